@@ -1,0 +1,38 @@
+"""Vision transformers and their training objectives as pure functions in JAX/Flax linen, equal to PyTorch."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vit_flax.blocks.positions import resize_position_embedding
+    from vit_flax.registry import create_model, list_models
+    from vit_flax.weights import from_torch, load_checkpoint, to_torch
+
+__version__ = '0.1.0'
+
+_HOME = {
+    'create_model': 'vit_flax.registry',
+    'list_models': 'vit_flax.registry',
+    'from_torch': 'vit_flax.weights',
+    'to_torch': 'vit_flax.weights',
+    'load_checkpoint': 'vit_flax.weights',
+    'resize_position_embedding': 'vit_flax.blocks.positions',
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str):
+    import importlib
+
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        return importlib.import_module(f'vit_flax.{name}')
+    except ModuleNotFoundError as error:
+        if error.name != f'vit_flax.{name}':
+            raise
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,1 @@
+"""Parts shared by three or more models, one concept a file."""

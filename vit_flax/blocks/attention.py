@@ -1,0 +1,138 @@
+"""Softmax attention: the one function that chooses how it is computed, and the two modules most models share."""
+
+import warnings
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, LayerNorm
+
+
+def attend(
+    module: Module,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    bias: Array | None = None,
+    mask: Array | None = None,
+    dropout: float = 0.0,
+    train: bool = False,
+) -> Array:
+    """softmax(scale * q k^T + bias) v, with the map tapped as `attention`.
+
+    A fused kernel is used where the device, the dtype and the head width allow one and nobody asks
+    for the map (no taps read, no dropout on it); otherwise the map is formed.
+
+    Args:
+      module: the attention module that calls; owns the tap and the dropout's rng.
+      q: `[b e n k]`.
+      k, v: `[b e m k]` (the width of v may differ).
+      scale: multiplies the scores.
+      bias: added to the scores, broadcast to `[b e n m]`.
+      mask: bool, True where attention is allowed, broadcast to `[b e n m]`. A row without any
+        allowed key attends to all keys equally, so that it stays finite.
+      dropout: rate on the map, active with `train`.
+
+    Returns:
+      `[b e n k]`.
+    """
+    if not module.tapped and not (train and dropout > 0) and _fused_kernel_fits(q, v):
+        out = _fused(q, k, v, scale, bias, mask)
+        if out is not None:
+            return out
+    scores = jnp.einsum('b e n k, b e m k -> b e n m', q * scale, k)
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    weights = module.tap('attention', weights)
+    weights = nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=not train)
+    return jnp.einsum('b e n m, b e m k -> b e n k', weights, v)
+
+
+def _fused_kernel_fits(q: Array, v: Array) -> bool:
+    """cuDNN's kernel: 16-bit floats, head widths that are multiples of 8 up to 128."""
+    return (
+        jax.default_backend() == 'gpu'
+        and q.dtype in (jnp.bfloat16, jnp.float16)
+        and q.shape[-1] == v.shape[-1]
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= 128
+    )
+
+
+def _fused(q, k, v, scale, bias, mask) -> Array | None:
+    q, k, v = (rearrange(x, 'b e n k -> b n e k') for x in (q, k, v))
+    try:
+        out = jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, implementation='cudnn')
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        _warn_once(f'{type(error).__name__}: {error}')
+        return None
+    return rearrange(out, 'b n e k -> b e n k')
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f'fused attention is not available here, the attention map is formed instead ({reason})', stacklevel=4)
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """`[b n (e k)] -> [b e n k]`."""
+    return rearrange(x, 'b n (e k) -> b e n k', e=heads)
+
+
+def merge_heads(x: Array) -> Array:
+    """`[b e n k] -> [b n (e k)]`."""
+    return rearrange(x, 'b e n k -> b n (e k)')
+
+
+class Attention(Module):
+    """Pre-norm multi-head self-attention, `[b n d] -> [b n d]`.
+
+    As in vit-pytorch, queries, keys and values have no bias, and a single head as wide as the
+    token has no output projection.
+    """
+
+    heads: int = 8
+    dim_head: int = 64
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim, inner = x.shape[-1], self.heads * self.dim_head
+        x = LayerNorm(**self.precision, name='norm')(x)
+        qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
+        q, k, v = (split_heads(t, self.heads) for t in jnp.split(qkv, 3, axis=-1))
+        x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
+        x = merge_heads(x)
+        if self.heads == 1 and self.dim_head == dim:
+            return x
+        x = Dense(dim, **self.precision, name='to_out')(x)
+        return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    torch_names = {'to_out': 'to_out.0'}
+
+
+class SimpleAttention(Module):
+    """The same in the SimpleViT family: no dropout, an output projection always, without bias."""
+
+    heads: int = 8
+    dim_head: int = 64
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim, inner = x.shape[-1], self.heads * self.dim_head
+        x = LayerNorm(**self.precision, name='norm')(x)
+        qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
+        q, k, v = (split_heads(t, self.heads) for t in jnp.split(qkv, 3, axis=-1))
+        x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5))
+        return Dense(dim, use_bias=False, **self.precision, name='to_out')(x)

@@ -1,0 +1,45 @@
+"""The base class of every module: where numbers are computed, stored and shown."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax import Array
+from jax.typing import DTypeLike
+
+
+class Module(nn.Module, kw_only=True):
+    """A linen module with a computation dtype, a parameter dtype and taps.
+
+    Attributes:
+      dtype: computation dtype; None takes it from inputs and parameters, as linen does.
+      param_dtype: dtype of newly initialised parameters.
+      torch_names: rows `name here -> name in the PyTorch state dict`, read by `vit_flax.weights`.
+        A name that is the same on both sides needs no row.
+    """
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    torch_names: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def precision(self) -> dict[str, Any]:
+        """The two dtypes, to hand to a submodule: `Dense(dim, **self.precision)`."""
+        return {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+
+    def promote(self, *arrays: Array) -> tuple[Array, ...]:
+        """Casts arrays to `dtype`, or to their common dtype when it is None."""
+        return tuple(promote_dtype(*arrays, dtype=self.dtype))
+
+    def tap(self, name: str, x: Array) -> Array:
+        """Shows an intermediate under a name and returns it; free unless `intermediates` is mutable."""
+        self.sow('intermediates', name, x)
+        return x
+
+    @property
+    def tapped(self) -> bool:
+        """Whether the caller reads intermediates in this call."""
+        return self.is_mutable_collection('intermediates')

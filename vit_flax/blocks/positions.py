@@ -1,0 +1,117 @@
+"""Position tables: made from sines and cosines, and learned ones moved to another grid."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vit_flax.blocks.checks import check_choice
+
+ResizeMethod = Literal['torch_bicubic', 'jax_bicubic']
+
+
+def sincos_2d(rows: int, columns: int, dim: int, temperature: float = 10000.0) -> np.ndarray:
+    """Fixed 2-d table of "Better plain ViT baselines" (arXiv:2205.01580), `[rows * columns, dim]` in float32.
+
+    Sine and cosine of the column, then of the row, a quarter of the channels each.
+    """
+    if dim % 4 or dim < 8:
+        raise ValueError(f'dim={dim} must be a multiple of 4, at least 8, for 2-d sine-cosine positions')
+    # Frequencies are rounded to float32 before the angle is formed: at some positions that is
+    # more than float32's last digit, and trained weights have seen the rounded ones.
+    exponent = np.arange(dim // 4, dtype=np.float32) / np.float32(dim // 4 - 1)
+    omega = (np.float32(1) / np.float32(temperature) ** exponent).astype(np.float32)
+    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
+    y = y.reshape(-1, 1).astype(np.float32) * omega
+    x = x.reshape(-1, 1).astype(np.float32) * omega
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+
+
+def resize_position_embedding(
+    table: Array | np.ndarray,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    prefix_tokens: int = 0,
+    method: ResizeMethod = 'torch_bicubic',
+    antialias: bool = False,
+) -> Array:
+    """Interpolates a learned position table to another grid of patches.
+
+    Args:
+      table: `[prefix_tokens + rows * columns, d]`, rows first; a leading batch axis of 1 is kept.
+      old_grid: (rows, columns) of the patches that `table` was trained on.
+      new_grid: (rows, columns) wanted.
+      prefix_tokens: leading rows without a place in the image (cls, registers); copied.
+      method: `torch_bicubic` is `torch.nn.functional.interpolate(mode='bicubic', align_corners=False)`,
+        whose cubic has a = -0.75 without and -0.5 with antialiasing; `jax_bicubic` is
+        `jax.image.resize(method='bicubic')`, a = -0.5, weights renormalised at the border.
+      antialias: widen the filter when the grid shrinks.
+
+    Returns:
+      `[prefix_tokens + new rows * new columns, d]`, in the table's dtype.
+
+    Raises:
+      ValueError: the table does not hold the old grid, or the method is unknown.
+    """
+    check_choice('method', method, ('torch_bicubic', 'jax_bicubic'))
+    table = jnp.asarray(table)
+    old_tokens = prefix_tokens + old_grid[0] * old_grid[1]
+    if table.ndim not in (2, 3) or table.shape[-2] != old_tokens or (table.ndim == 3 and table.shape[0] != 1):
+        raise ValueError(
+            f'table of shape {table.shape} does not hold {prefix_tokens} prefix tokens and a grid of '
+            f'old_grid={tuple(old_grid)}: expected [{old_tokens} d] or [1 {old_tokens} d]'
+        )
+    if min(*new_grid) < 1:
+        raise ValueError(f'new_grid={tuple(new_grid)} must have at least one row and one column')
+    prefix, patches = jnp.split(table, [prefix_tokens], axis=-2)
+    grid = patches.reshape(*old_grid, table.shape[-1])
+    if method == 'jax_bicubic':
+        shape = (*new_grid, table.shape[-1])
+        grid = jax.image.resize(grid, shape, 'bicubic', antialias=antialias).astype(table.dtype)
+    else:
+        rows, columns = (_torch_bicubic(old, new, antialias) for old, new in zip(old_grid, new_grid, strict=True))
+        # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
+        grid = jnp.einsum(
+            'p h, q w, h w d -> p q d',
+            rows.astype(table.dtype),
+            columns.astype(table.dtype),
+            grid,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+    patches = grid.reshape(*patches.shape[:-2], -1, table.shape[-1])
+    return jnp.concatenate([prefix, patches], axis=-2)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' convolution kernel with the free parameter a."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def _torch_bicubic(old: int, new: int, antialias: bool) -> np.ndarray:
+    """The matrix `[new old]` by which torch resizes one axis."""
+    scale = old / new
+    matrix = np.zeros((new, old))
+    if not antialias:
+        # Four taps around each source coordinate; those outside take the border's value.
+        centre = (np.arange(new) + 0.5) * scale - 0.5
+        first = np.floor(centre).astype(int) - 1
+        for tap in range(4):
+            source = first + tap
+            np.add.at(matrix, (np.arange(new), source.clip(0, old - 1)), _cubic(centre - source, -0.75))
+        return matrix
+    # As Pillow: the filter grows with the shrinking factor, is cut at the border and renormalised.
+    stretch = max(scale, 1.0)
+    for i in range(new):
+        centre = (i + 0.5) * scale
+        first = max(int(centre - 2 * stretch + 0.5), 0)
+        last = min(int(centre + 2 * stretch + 0.5), old)
+        source = np.arange(first, last)
+        weights = _cubic((source - centre + 0.5) / stretch, -0.5)
+        matrix[i, first:last] = weights / weights.sum()
+    return matrix

@@ -1,0 +1,135 @@
+"""Layers with PyTorch's defaults: the only place where they are written down.
+
+Flax differs silently in each: GELU is the tanh form, LayerNorm's epsilon is 1e-6, kernels are
+drawn from LeCun's normal, BatchNorm keeps the biased variance and another momentum.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+from jax.nn.initializers import Initializer
+
+from vit_flax.blocks.depthwise import depthwise_conv
+from vit_flax.blocks.module import Module
+
+gelu = partial(jax.nn.gelu, approximate=False)
+
+
+def uniform_by_fan_in(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): torch's weights *and* biases of Linear and Conv."""
+    bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0.0
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises the last axis; the variance is computed in two passes, as torch does."""
+
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+
+class Dense(Module):
+    """Linear map of the last axis, [... c] -> [... features]."""
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = uniform_by_fan_in(x.shape[-1])
+        kernel = self.param('kernel', init, (x.shape[-1], self.features), self.param_dtype)
+        if not self.use_bias:
+            return jnp.matmul(*self.promote(x, kernel))
+        bias = self.param('bias', init, (self.features,), self.param_dtype)
+        x, kernel, bias = self.promote(x, kernel, bias)
+        return x @ kernel + bias
+
+
+class Conv(Module):
+    """Convolution, [b *space c] -> [b *space features]; `padding` is explicit, equal on both sides.
+
+    Attributes:
+      groups: as torch's; equal to the channels it is a depthwise convolution, which has a
+        faster form of its own on a CPU.
+    """
+
+    features: int
+    kernel_size: Sequence[int]
+    strides: int = 1
+    padding: int = 0
+    groups: int = 1
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels, rank = x.shape[-1], len(self.kernel_size)
+        if channels % self.groups:
+            raise ValueError(f'groups={self.groups} must divide the {channels} input channels')
+        fan_in = math.prod(self.kernel_size) * channels // self.groups
+        init = uniform_by_fan_in(fan_in)
+        shape = (*self.kernel_size, channels // self.groups, self.features)
+        parameters = [self.param('kernel', init, shape, self.param_dtype)]
+        if self.use_bias:
+            parameters.append(self.param('bias', init, (self.features,), self.param_dtype))
+        x, kernel, *bias = self.promote(x, *parameters)
+        if self.groups == channels == self.features and rank == 2:
+            x = depthwise_conv(x, kernel, self.strides, self.padding)
+        else:
+            space = 'DHW'[-rank:]
+            x = lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.strides,) * rank,
+                padding=[(self.padding, self.padding)] * rank,
+                dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
+                feature_group_count=self.groups,
+            )
+        return x + bias[0] if bias else x
+
+
+class BatchNorm(Module):
+    """Normalises over all axes but the last, with running statistics in `batch_stats`.
+
+    As torch: in training the batch's biased variance normalises, the unbiased one enters the
+    running average, and `count` is torch's `num_batches_tracked`. Statistics are over the global
+    batch: under jit on a mesh they are synchronised without being asked.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False, update: bool | Array = True) -> Array:
+        """Args: x `[... c]`; train: use and record the batch's statistics; update: record them at all."""
+        features = x.shape[-1:]
+        mean_state = self.variable('batch_stats', 'mean', jnp.zeros, features, jnp.float32)
+        var_state = self.variable('batch_stats', 'var', jnp.ones, features, jnp.float32)
+        count = self.variable('batch_stats', 'count', jnp.zeros, (), jnp.int32)
+        scale = self.param('scale', nn.initializers.ones, features, self.param_dtype)
+        bias = self.param('bias', nn.initializers.zeros, features, self.param_dtype)
+
+        if train:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            axes = tuple(range(x.ndim - 1))
+            mean, var = wide.mean(axes), wide.var(axes)
+            if not self.is_initializing():
+                size = x.size // x.shape[-1]
+                unbiased = var * (size / max(size - 1, 1))
+                for state, new in ((mean_state, mean), (var_state, unbiased)):
+                    blend = self.momentum * state.value + (1 - self.momentum) * new
+                    state.value = jnp.where(update, blend, state.value).astype(state.value.dtype)
+                count.value = jnp.where(update, count.value + 1, count.value)
+        else:
+            mean, var = mean_state.value, var_state.value
+
+        x, mean, var, scale, bias = self.promote(x, mean, var, scale, bias)
+        return (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias

@@ -1,0 +1,73 @@
+"""The trunk: depth blocks one after another. Scanning and rematerialisation live here and nowhere else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.module import Module
+
+
+class Block(Module):
+    """x + attention(x), then x + feedforward(x); both constructors take a name."""
+
+    attention: Callable[..., nn.Module]
+    feedforward: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        x = x + self.attention(name='attention')(x, train=train)
+        x = x + self.feedforward(name='feedforward')(x, train=train)
+        return self.tap('block', x)
+
+    torch_names = {'attention': '0', 'feedforward': '1'}
+
+
+class Transformer(Module):
+    """`depth` blocks in a row, then a norm.
+
+    Attributes:
+      block: constructor of a block; takes a name. A block is called as
+        `block(x, *context, train=..., **per_layer)` and returns x.
+      norm: constructor of the norm after the last block; None for the models without one.
+      scan: one traced block for all layers, with parameters stacked along a leading axis under
+        `block` instead of `block_0`, `block_1`, ...: compiles in constant time. A seed draws other
+        initial values in this layout.
+      remat: forget activations inside a block and compute them again in the backward pass. Saves
+        memory on a CPU only together with `scan`.
+    """
+
+    depth: int
+    block: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module] | None = None
+    scan: bool = False
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, *context: Any, train: bool = False, **per_layer: Any) -> Array:
+        """Runs the blocks.
+
+        Args:
+          x: the residual stream, `[b n d]` or whatever the blocks map to itself.
+          *context: handed to every block.
+          train: handed to every block.
+          **per_layer: arrays with a leading axis of `depth`; block i gets row i.
+        """
+
+        def step(block: nn.Module, x, row):
+            return block(x, *context, train=train, **row), None
+
+        if self.remat:
+            step = nn.remat(step, prevent_cse=not self.scan)
+        if self.scan and self.depth > 0:
+            step = nn.scan(step, variable_axes={True: 0}, split_rngs={True: True}, length=self.depth)
+            x, _ = step(self.block(name='block'), x, per_layer)
+        else:
+            for i in range(self.depth):
+                row = jax.tree.map(lambda values, i=i: values[i], per_layer)
+                x, _ = step(self.block(name=f'block_{i}'), x, row)
+        return x if self.norm is None else self.norm(name='norm')(x)
+
+    torch_names = {'block_{i}': 'layers.{i}', 'block': 'layers.{i}'}

@@ -1,0 +1,76 @@
+"""Every model by name, read from the model files: each ends with one `MODEL = Model(...)`."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from flax import linen as nn
+
+from vit_flax import models
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model file says of itself.
+
+    Attributes:
+      build: the main class of the file.
+      title: the paper's title.
+      arxiv: the paper's arXiv number, or its address if it has none.
+      takes: layout of the input.
+      paper_size: keyword arguments of the size that the paper (or upstream's README) leads with.
+      presets: names of further ready-made sizes, each with the constructor's keyword arguments.
+    """
+
+    build: Callable[..., nn.Module]
+    title: str
+    arxiv: str
+    takes: str
+    paper_size: Mapping[str, Any]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@cache
+def stems() -> tuple[str, ...]:
+    """The model files."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(models.__path__)))
+
+
+def model_info(stem: str) -> Model:
+    """The `MODEL` of one file."""
+    return importlib.import_module(f'{models.__name__}.{stem}').MODEL
+
+
+@cache
+def presets() -> dict[str, tuple[Model, Mapping[str, Any]]]:
+    """Preset name -> its model and keyword arguments."""
+    return {name: (info, kwargs) for info in map(model_info, stems()) for name, kwargs in info.presets.items()}
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` takes: upstream's module names, and presets."""
+    return sorted({*stems(), *presets()})
+
+
+def create_model(name: str, **kwargs: Any) -> nn.Module:
+    """Builds a model by name.
+
+    Args:
+      name: a stem such as `vit` or a preset such as `vit_base_patch16_224`.
+      **kwargs: the constructor's; they win over a preset's.
+
+    Raises:
+      ValueError: no such name; the nearest is given.
+    """
+    if name in stems():
+        return model_info(name).build(**kwargs)
+    if name not in presets():
+        near = difflib.get_close_matches(name, list_models(), n=1)
+        hint = f'did you mean {near[0]!r}?' if near else 'vit_flax.list_models() has them all'
+        raise ValueError(f'no model is called {name!r}: {hint}')
+    info, preset = presets()[name]
+    return info.build(**{**preset, **kwargs})
