@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vit_flax.blocks.positions import resize_position_embedding
     from vit_flax.registry import create_model, list_models
-    from vit_flax.weights import from_torch, load_checkpoint, to_torch
+    from vit_flax.weights import from_torch, to_torch
 
 __version__ = '0.1.0'
 
@@ -14,7 +14,6 @@ _HOME = {
     'list_models': 'vit_flax.registry',
     'from_torch': 'vit_flax.weights',
     'to_torch': 'vit_flax.weights',
-    'load_checkpoint': 'vit_flax.weights',
     'resize_position_embedding': 'vit_flax.blocks.positions',
 }
 

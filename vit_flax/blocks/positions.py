@@ -13,19 +13,15 @@ ResizeMethod = Literal['torch_bicubic', 'jax_bicubic']
 
 
 def sincos_2d(rows: int, columns: int, dim: int, temperature: float = 10000.0) -> np.ndarray:
-    """Fixed 2-d table of "Better plain ViT baselines" (arXiv:2205.01580), `[rows * columns, dim]` in float32.
+    """Fixed 2-d table of "Better plain ViT baselines" (arXiv:2205.01580), `[rows * columns, dim]` in float64.
 
-    Sine and cosine of the column, then of the row, a quarter of the channels each.
+    Sine and cosine of the column, then of the row, a quarter of the channels each. Cast it to the
+    dtype of the tokens: a sine taken in float32 already differs from machine to machine.
     """
     if dim % 4 or dim < 8:
         raise ValueError(f'dim={dim} must be a multiple of 4, at least 8, for 2-d sine-cosine positions')
-    # Frequencies are rounded to float32 before the angle is formed: at some positions that is
-    # more than float32's last digit, and trained weights have seen the rounded ones.
-    exponent = np.arange(dim // 4, dtype=np.float32) / np.float32(dim // 4 - 1)
-    omega = (np.float32(1) / np.float32(temperature) ** exponent).astype(np.float32)
-    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
-    y = y.reshape(-1, 1).astype(np.float32) * omega
-    x = x.reshape(-1, 1).astype(np.float32) * omega
+    omega = temperature ** -(np.arange(dim // 4) / (dim // 4 - 1))
+    y, x = (grid.reshape(-1, 1) * omega for grid in np.mgrid[:rows, :columns])
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
 
 

@@ -7,11 +7,13 @@ instead of a class token, one linear layer as head, and no dropout.
 from collections.abc import Sequence
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
 from vit_flax.blocks.attention import SimpleAttention
-from vit_flax.blocks.checks import check_images, patch_grid
+from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.feedforward import SimpleFeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
@@ -88,6 +90,10 @@ class SimpleViT(Module, kw_only=True):
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(self.embed(images, train), train))
+
+    def example_input(self) -> jax.ShapeDtypeStruct:
+        """An input that fits, for tracing."""
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
 
 
 MODEL = Model(

@@ -6,9 +6,11 @@ reads them together with a class token. It differs from the paper's ViT in the p
 positions drawn from N(0, 1).
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
@@ -17,7 +19,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import Attention
-from vit_flax.blocks.checks import check_choice, check_images, patch_grid
+from vit_flax.blocks.checks import check_choice, check_images, pair, patch_grid
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
@@ -127,8 +129,50 @@ class ViT(Module, kw_only=True):
         tokens = self.encode(self.embed(images, train), train)
         return self.classify(tokens) if self.num_classes > 0 else tokens
 
+    def example_input(self) -> jax.ShapeDtypeStruct:
+        """An input that fits, for tracing."""
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+
     # upstream: without a class token the state dict still holds one, of no rows.
     torch_only = {'cls_token': lambda model: None if model.num_cls_tokens else np.zeros((0, model.dim), np.float32)}
+
+    def from_older_torch(self, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """State dicts of vit-pytorch 1.0 to 1.15 in today's names and shapes; others as they are.
+
+        Up to 1.15 class token and positions had a batch axis. Up to 1.2 each layer was wrapped
+        in a PreNorm, and the last norm stood in the head, behind the pooling, which for a class
+        token is the same. Before 1.0 patches were not normalised: another model.
+        """
+        names = {name: name for name in state_dict}
+        for pattern, replacement in OLDER_NAMES:
+            names = {old: re.sub(pattern, replacement, name) for old, name in names.items()}
+        older = any(old != name for old, name in names.items())
+        if older and 'to_patch_embedding.2.weight' not in state_dict:
+            raise ValueError(
+                'the state dict is of vit-pytorch before 1.0, whose patches are not normalised: '
+                'this ViT cannot compute the same'
+            )
+        if older and self.pool == 'mean':
+            raise ValueError(
+                "the state dict is of vit-pytorch before 1.3 (the head holds the last norm): with pool='mean' it "
+                'averages before that norm and keeps a class token, which this ViT does not'
+            )
+        batched = {'cls_token', 'pos_embedding'}
+        return {
+            names[old]: array[0] if old in batched and array.ndim == 3 and len(array) == 1 else array
+            for old, array in state_dict.items()
+        }
+
+
+# Module names up to vit-pytorch 1.2, in the order in which they are to be replaced.
+OLDER_NAMES = (
+    (r'^transformer\.layers\.(\d+)\.0\.fn\.', r'transformer.layers.\1.0.'),
+    (r'^transformer\.layers\.(\d+)\.1\.norm\.', r'transformer.layers.\1.1.net.0.'),
+    (r'^transformer\.layers\.(\d+)\.1\.fn\.net\.3\.', r'transformer.layers.\1.1.net.4.'),
+    (r'^transformer\.layers\.(\d+)\.1\.fn\.net\.0\.', r'transformer.layers.\1.1.net.1.'),
+    (r'^mlp_head\.0\.', 'transformer.norm.'),
+    (r'^mlp_head\.1\.', 'mlp_head.'),
+)
 
 
 def published_size(patch_size: int, dim: int, depth: int, heads: int, image_size: int = 224) -> dict:

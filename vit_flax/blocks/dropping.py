@@ -1,0 +1,13 @@
+"""Random omissions; the draw is apart from its use, so that a caller can make it."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def draw_layers(rng: Array, depth: int, rate: float) -> Array:
+    """Which of `depth` layers run, bool `[depth]`: each is dropped with probability `rate`, never all."""
+    drop_rng, survivor_rng = jax.random.split(rng)
+    keep = jax.random.uniform(drop_rng, (depth,)) >= rate
+    survivor = jnp.arange(depth) == jax.random.randint(survivor_rng, (), 0, depth)
+    return jnp.where(keep.any(), keep, survivor)

@@ -1,0 +1,147 @@
+"""The correspondence between a model's variables and a PyTorch state dict.
+
+Tracing the model shapes-only tells which module owns each variable. A path is then translated from
+the root down: each module's `torch_names` rows name its children on the other side (`{i}` stands
+for any number; a row may reach several levels down and wins over the child's own), a child without
+a row keeps its name, and the leaf follows from what Flax calls it. A number that only torch's name
+has is a layer of a scanned stack: its leaves are joined along a leading axis.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from vit_flax.weights.ops import KEEP, Op, kernel_op
+
+Path = tuple[str, ...]
+
+# Flax's name of a leaf is unambiguous where torch's `weight` is not.
+LEAVES = {
+    'kernel': 'weight',
+    'scale': 'weight',
+    'embedding': 'weight',
+    'mean': 'running_mean',
+    'var': 'running_var',
+    'count': 'num_batches_tracked',
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One Flax variable and its torch counterparts.
+
+    Attributes:
+      path: from the collection to the leaf.
+      shape: of the Flax array.
+      names: torch's names; several if the Flax array stacks layers.
+      stack: leading axes of the Flax array that run over `names`, row-major.
+      op: for one layer's array.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    stack: tuple[int, ...]
+    op: Op
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        return self.op.to_torch(np.empty(self.shape[len(self.stack) :], np.bool_)).shape
+
+    def to_flax(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        layers = [self.op.to_flax(arrays[name]) for name in self.names]
+        return np.stack(layers).reshape(self.shape) if self.stack else layers[0]
+
+    def to_torch(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        layers = array.reshape(len(self.names), *self.shape[len(self.stack) :]) if self.stack else [array]
+        for name, layer in zip(self.names, layers, strict=True):
+            yield name, np.ascontiguousarray(self.op.to_torch(layer))
+
+
+@dataclass(frozen=True)
+class Table:
+    """All entries of a model, and what only torch's state dict holds (`constants`)."""
+
+    entries: tuple[Entry, ...]
+    constants: Mapping[str, np.ndarray]
+    modules: Mapping[Path, str]
+
+
+def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
+    """Traces the model without computing anything and names its variables in torch's words."""
+    modules: dict[Path, nn.Module] = {}
+
+    def remember(next_fun, args, call_kwargs, context):
+        modules.setdefault(tuple(context.module.path), context.module)
+        return next_fun(*args, **call_kwargs)
+
+    with nn.intercept_methods(remember):
+        shapes = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, **kwargs), *example_inputs)
+    rows = {path: getattr(type(module), 'torch_names', {}) for path, module in modules.items()}
+
+    entries = []
+    depths: dict[str, tuple[int, ...]] = {}
+    for path, leaf in flatten_dict(shapes).items():
+        pattern, op = _translate(rows, path[1:])
+        ends = [match.end() for match in re.finditer(r'\{\w+\}', pattern)]
+        stack = leaf.shape[: len(ends)]
+        depths |= {pattern[:end]: stack[: i + 1] for i, end in enumerate(ends)}
+        if op is None:
+            op = kernel_op(len(leaf.shape) - len(stack)) if path[-1] == 'kernel' else KEEP
+        entries.append(Entry(path, leaf.shape, _expand(pattern, stack), stack, op))
+
+    constants = {}
+    for path, module in modules.items():
+        prefix, _ = _translate(rows, path)
+        for name, make in getattr(type(module), 'torch_only', {}).items():
+            value = make(module)
+            if value is not None:
+                pattern = f'{prefix}.{name}'.strip('.')
+                last = max((match.end() for match in re.finditer(r'\{\w+\}', pattern)), default=0)
+                for full_name in _expand(pattern, depths[pattern[:last]] if last else ()):
+                    constants[full_name] = np.asarray(value)
+    return Table(tuple(entries), constants, {path: _translate(rows, path)[0] for path in modules})
+
+
+def _translate(rows: Mapping[Path, Mapping[str, Any]], path: Path) -> tuple[str, Op | None]:
+    """Torch's dotted name of a module or variable, numbers that only torch has left as `{i}`."""
+    done, name, op = 0, [], None
+    while done < len(path):
+        here, rest = path[:done], path[done:]
+        candidates = sorted(rows.get(here, {}).items(), key=lambda row: -row[0].count('/'))
+        for key, target in candidates:
+            length = key.count('/') + 1
+            match = re.fullmatch(_pattern(key), '/'.join(rest[:length]))
+            if match:
+                target, op = (target, None) if isinstance(target, str) else target
+                for index, value in match.groupdict().items():
+                    target = target.replace(f'{{{index}}}', value)
+                name.append(target)
+                done += length
+                break
+        else:
+            is_leaf = done == len(path) - 1 and path not in rows
+            name.append(LEAVES.get(rest[0], rest[0]) if is_leaf else rest[0])
+            done += 1
+    return '.'.join(filter(None, name)), op
+
+
+def _pattern(key: str) -> str:
+    return re.sub(r'\\\{(\w+)\\\}', r'(?P<\1>[0-9]+)', re.escape(key))
+
+
+def _expand(pattern: str, stack: tuple[int, ...]) -> tuple[str, ...]:
+    """`layers.{i}.weight` and (2,) to `layers.0.weight`, `layers.1.weight`."""
+    pieces = re.split(r'\{\w+\}', pattern)
+    names = []
+    for index in itertools.product(*map(range, stack)):
+        numbers = [*map(str, index), '']
+        names.append(''.join(piece + number for piece, number in zip(pieces, numbers, strict=True)))
+    return tuple(names)
