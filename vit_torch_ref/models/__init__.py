@@ -1,0 +1,1 @@
+"""One file per architecture, named as upstream and vit_flax name it."""
