@@ -1,0 +1,210 @@
+"""Between the frameworks: the only place that knows both layouts of an array.
+
+Everything random comes from numpy with a seed made of the case's name, and goes to both sides.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import vit_flax
+from parity_tests.case import Case, Input
+from vit_flax.weights.table import Table, build_table
+
+
+def rng_of(case: Case, purpose: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(f'{case.id}/{purpose}'.encode()))
+
+
+def channels_second(array: np.ndarray, layout: str) -> np.ndarray:
+    """`[b *space c]` to `[b c *space]`; layouts without c stay."""
+    axes = layout.split()
+    return np.ascontiguousarray(np.moveaxis(array, axes.index('c'), 1)) if 'c' in axes else array
+
+
+def align(torch_array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Torch's array in Flax's shape: as it is, or with the channels moved last."""
+    if torch_array.shape == shape or torch_array.ndim < 3:
+        return torch_array
+    return np.moveaxis(torch_array, 1, -1)
+
+
+def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
+    """Weights that hide nothing: no zeros, no ones, statistics of a network in use."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            shape = tuple(value.shape)
+            if not value.is_floating_point():
+                if name.endswith('num_batches_tracked'):
+                    value.fill_(int(rng.integers(3, 9)))
+                continue
+            if name.endswith('running_var'):
+                new = rng.uniform(0.5, 2.0, shape)
+            elif value.ndim >= 2 and name.endswith('weight'):
+                new = rng.normal(size=shape) / np.sqrt(max(1, value[0].numel()))
+            else:
+                around_one = value.numel() > 0 and bool((value == value.flatten()[0]).all() and value.flatten()[0] > 0)
+                new = float(around_one) + 0.4 * rng.normal(size=shape)
+            value.copy_(torch.from_numpy(np.asarray(new)))
+
+
+@dataclass
+class Run:
+    """What one side computed, in Flax's names and layout."""
+
+    outputs: list[np.ndarray]
+    gradients: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+    unused: tuple[str, ...] = ()
+
+
+@dataclass
+class Pair:
+    """The two models of a case with the same weights, inputs and cotangents."""
+
+    case: Case
+    flax: nn.Module
+    torch: torch.nn.Module
+    variables: dict[str, Any]
+    table: Table
+    inputs: list[np.ndarray]
+
+    @property
+    def call(self) -> dict[str, Any]:
+        return {'train': self.case.train, **self.case.call}
+
+    def torch_inputs(self, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+        layouts = (spec.layout for spec in self.case.inputs)
+        arrays = (channels_second(array, layout) for array, layout in zip(self.inputs, layouts, strict=True))
+        return [torch.from_numpy(array).to(dtype) for array in arrays]
+
+    def cotangents(self, outputs: list[np.ndarray]) -> list[np.ndarray]:
+        rng = rng_of(self.case, 'cotangents')
+        return [rng.normal(size=output.shape) for output in outputs]
+
+
+def example_inputs(case: Case) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(spec.shape, np.float32) for spec in case.inputs]
+
+
+def draw_inputs(case: Case) -> list[np.ndarray]:
+    rng = rng_of(case, 'inputs')
+    return [rng.normal(size=spec.shape) for spec in case.inputs]
+
+
+def make_pair(case: Case, **flax_extra: Any) -> Pair:
+    """Builds both models in float64 and loads the witness's random weights into Flax."""
+    reference = case.torch_model().double()
+    randomise(reference, rng_of(case, 'weights'))
+    reference.train(case.train)
+    model = case.flax_model(**flax_extra)
+    variables = vit_flax.from_torch(model, reference.state_dict(), *example_inputs(case), source='vit_pytorch')
+    table = build_table(model, *example_inputs(case))
+    return Pair(case, model, reference, variables, table, draw_inputs(case))
+
+
+def run_torch(pair: Pair) -> Run:
+    """Outputs, gradients and new statistics of the witness."""
+    inputs = [tensor.requires_grad_() for tensor in pair.torch_inputs()]
+    call = {name: torch.from_numpy(np.asarray(value)) for name, value in pair.case.call.items()}
+    result = pair.torch(*inputs, **call)
+    tensors = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, torch.Tensor)]
+    parameters = dict(pair.torch.named_parameters())
+    flax_shapes = [align(tensor.detach().numpy(), _flax_shape(tensor)) for tensor in tensors]
+    cotangents = pair.cotangents(flax_shapes)
+    grads = torch.autograd.grad(
+        tensors,
+        [*parameters.values(), *inputs],
+        [torch.from_numpy(_to_torch_layout(array, tensor)) for array, tensor in zip(cotangents, tensors, strict=True)],
+        allow_unused=True,
+    )
+    by_name = dict(zip(parameters, grads, strict=False))
+    unused = {name for name, grad in by_name.items() if grad is None or (grad.numel() > 0 and not grad.any())}
+    arrays = {
+        name: np.zeros(tuple(parameters[name].shape)) if grad is None else grad.numpy()
+        for name, grad in by_name.items()
+    }
+    entries = [entry for entry in pair.table.entries if entry.path[0] == 'params']
+    gradients = {'/'.join(entry.path[1:]): entry.to_flax(arrays) for entry in entries}
+    for index, (spec, grad) in enumerate(zip(pair.case.inputs, grads[len(parameters) :], strict=True)):
+        array = np.zeros(inputs[index].shape) if grad is None else grad.numpy()
+        gradients[f'input {index}'] = np.moveaxis(array, 1, -1) if 'c' in spec.layout.split() else array
+    buffers = {name: buffer.numpy() for name, buffer in pair.torch.named_buffers()}
+    state = {
+        '/'.join(entry.path): entry.to_flax(buffers)
+        for entry in pair.table.entries
+        if entry.path[0] != 'params' and pair.case.train
+    }
+    return Run(
+        outputs=flax_shapes,
+        gradients=gradients,
+        state=state,
+        unused=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= unused),
+    )
+
+
+def run_flax(pair: Pair) -> Run:
+    """The same of the Flax model, compiled."""
+    params = {'params': pair.variables['params']}
+    others = {name: value for name, value in pair.variables.items() if name != 'params'}
+
+    @jax.jit
+    def run(params, others, inputs, draws, cotangents):
+        def forward(params, *inputs):
+            return _leaves_and_state(pair.flax, {**params, **others}, inputs, draws, pair.case.train)
+
+        outputs, pull_back, state = jax.vjp(forward, params, *inputs, has_aux=True)
+        grads, *input_grads = pull_back(cotangents)
+        return outputs, grads['params'], input_grads, state
+
+    shapes, _ = jax.eval_shape(
+        lambda variables, inputs, draws: _leaves_and_state(pair.flax, variables, inputs, draws, pair.case.train),
+        pair.variables,
+        pair.inputs,
+        dict(pair.case.call),
+    )
+    cotangents = pair.cotangents(shapes)
+    outputs, grads, input_grads, state = jax.device_get(
+        run(params, others, pair.inputs, dict(pair.case.call), cotangents)
+    )
+    gradients = flatten_dict(grads, sep='/')
+    gradients |= {f'input {index}': grad for index, grad in enumerate(input_grads)}
+    return Run(list(outputs), gradients, flatten_dict(state, sep='/') if pair.case.train else {})
+
+
+def _leaves_and_state(model, variables, inputs, draws, train):
+    output, state = model.apply(variables, *inputs, train=train, mutable=['batch_stats'], **draws)
+    return jax.tree.leaves(output), state
+
+
+def _flax_shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Feature maps and longer are `[b c *space]` in torch; anything shorter has no channel axis to move."""
+    shape = tuple(tensor.shape)
+    return (shape[0], *shape[2:], shape[1]) if tensor.ndim >= 4 else shape
+
+
+def _to_torch_layout(array: np.ndarray, tensor: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if tensor.ndim >= 4 else array
+
+
+def relative_error(got: np.ndarray, want: np.ndarray, floor: float = 0.0) -> float:
+    """Largest difference over the largest magnitude; NaN counts as infinite."""
+    if want.size == 0:
+        return 0.0
+    difference = np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64)).max()
+    scale = max(np.abs(np.asarray(want, np.float64)).max(), floor, np.finfo(np.float64).tiny)
+    return float(difference / scale) if np.isfinite(difference) else float('inf')
+
+
+def nested(variables: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    return unflatten_dict(dict(variables))
+
+
+__all__ = ['Case', 'Input', 'Pair', 'Run', 'make_pair', 'relative_error', 'run_flax', 'run_torch']

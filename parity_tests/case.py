@@ -1,0 +1,106 @@
+"""The declaration of a parity case.
+
+House rule for sizes: height and width, dim, heads, depth, head width, hidden width and classes
+pairwise different, batch 2; so small that a case takes a second. Then no swapped axis can hide.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from flax import linen as nn
+
+from parity_tests import cases
+from vit_flax import registry
+
+
+@dataclass(frozen=True)
+class Input:
+    """Shape of one input as the Flax model takes it; an axis `c` stands second in PyTorch."""
+
+    shape: tuple[int, ...]
+    layout: str
+
+
+def image(*shape: int) -> tuple[Input, ...]:
+    """One batch of images `[b h w c]`."""
+    return (Input(shape, 'b h w c'),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One configuration of one model, run by every test.
+
+    Attributes:
+      name: which branch it takes.
+      kwargs: arguments of both constructors.
+      inputs: what both are called with.
+      parameters: exact number of learned parameters.
+      call: further arguments of both calls: masks and draws, as numpy arrays.
+      train: training mode; rates of dropout must be 0, draws are in `call`.
+      unused: patterns of the Flax paths of all parameters that no gradient reaches.
+      model: name of the class, if not the file's main one.
+      tolerance: relative, in float64; a looser one than 1e-9 needs its `reason`.
+      upstream_kwargs: arguments for upstream's constructor that the witness expresses otherwise.
+      upstream_patch: for draws upstream makes itself: a function of its module and `call`, giving
+        attributes to put in their place.
+      upstream_tolerance: of the witness against upstream, likewise with a `upstream_reason`.
+      upstream_fails: upstream's error in this case, when the witness goes further than upstream.
+    """
+
+    name: str
+    kwargs: Mapping[str, Any]
+    inputs: tuple[Input, ...]
+    parameters: int
+    call: Mapping[str, Any] = field(default_factory=dict)
+    train: bool = False
+    unused: tuple[str, ...] = ()
+    model: str | None = None
+    tolerance: float = 1e-9
+    reason: str = ''
+    upstream_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    upstream_patch: Any = None
+    upstream_tolerance: float = 1e-9
+    upstream_reason: str = ''
+    upstream_fails: type[Exception] | None = None
+    stem: str = ''
+
+    def __post_init__(self) -> None:
+        for bound, reason in ((self.tolerance, self.reason), (self.upstream_tolerance, self.upstream_reason)):
+            if bound > 1e-9 and not reason:
+                raise ValueError(f'case {self.name!r}: a tolerance of {bound} needs a reason')
+
+    @property
+    def id(self) -> str:
+        return f'{self.stem}-{self.name}'
+
+    @property
+    def class_name(self) -> str:
+        return self.model or registry.model_info(self.stem).build.__name__
+
+    def flax_model(self, **extra: Any) -> nn.Module:
+        module = importlib.import_module(f'vit_flax.models.{self.stem}')
+        return getattr(module, self.class_name)(**self.kwargs, **extra)
+
+    def torch_model(self, package: str = 'vit_torch_ref.models'):
+        module = importlib.import_module(f'{package}.{self.stem}')
+        return getattr(module, self.class_name)(**self.kwargs)
+
+
+@cache
+def all_cases() -> tuple[Case, ...]:
+    """Every case of every file in `cases/`, each with its stem."""
+    found = []
+    for info in pkgutil.iter_modules(cases.__path__):
+        module = importlib.import_module(f'{cases.__name__}.{info.name}')
+        found += [Case(**{**vars(case), 'stem': info.name}) for case in module.CASES]
+    return tuple(found)
+
+
+@cache
+def first_cases() -> tuple[Case, ...]:
+    """The first case of each file: the one for checks that every model needs once."""
+    return tuple({case.stem: case for case in reversed(all_cases())}.values())[::-1]

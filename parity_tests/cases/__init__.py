@@ -1,0 +1,1 @@
+"""One file per architecture: what is compared, at which sizes."""

@@ -1,0 +1,28 @@
+from parity_tests.case import Case, image
+
+SMALL = dict(
+    image_size=(24, 36), patch_size=(4, 9), num_classes=7, dim=20, depth=2, heads=3, dim_head=6, mlp_dim=28
+)
+FLOAT32_TABLE = dict(
+    upstream_tolerance=1e-6,
+    upstream_reason='upstream computes its position table in float32, the witness in float64',
+)
+
+CASES = [
+    Case(name='rectangular', kwargs=SMALL, inputs=image(2, 24, 36, 3), parameters=7_999, **FLOAT32_TABLE),
+    Case(
+        name='square',
+        kwargs={**SMALL, 'image_size': 24, 'patch_size': 8},
+        inputs=image(2, 24, 24, 3),
+        parameters=9_847,
+        **FLOAT32_TABLE,
+    ),
+    Case(
+        name='one_head',
+        kwargs={**SMALL, 'heads': 1, 'dim_head': 20, 'depth': 2},
+        inputs=image(2, 24, 36, 3),
+        parameters=8_319,
+        **FLOAT32_TABLE,
+    ),
+    Case(name='grey', kwargs={**SMALL, 'channels': 1}, inputs=image(2, 24, 36, 1), parameters=6_415, **FLOAT32_TABLE),
+]

@@ -1,0 +1,130 @@
+"""What holds for every model in every way it can be run: compiled, eager, mapped, sharded, scanned, in other dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import vit_flax
+from parity_tests.bridge import Pair, example_inputs, make_pair, relative_error
+from parity_tests.case import first_cases
+
+
+@pytest.fixture(scope='module', params=first_cases(), ids=lambda case: case.stem)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    with jax.enable_x64(True):
+        return make_pair(request.param)
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def outputs(model, variables, inputs, **call):
+    return jax.tree.leaves(model.apply(variables, *inputs, **call))
+
+
+def assert_close(got, want, tolerance):
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine.shape == theirs.shape
+        assert relative_error(mine, theirs) <= tolerance
+
+
+def test_compiled_eager_mapped_in_float32_and_bfloat16(pair: Pair):
+    """Also: evaluation needs no rng and repeats itself, whatever the rates of dropping are."""
+    call = dict(pair.case.call)
+    want = [tensor.detach().numpy() for tensor in jax.tree.leaves(pair.torch.eval()(*pair.torch_inputs(), **call))]
+    variables, inputs = cast(pair.variables, jnp.float32), cast([*map(jnp.asarray, pair.inputs)], jnp.float32)
+    rates = [name for name in ('dropout', 'emb_dropout', 'layer_dropout') if hasattr(pair.flax, name)]
+
+    @jax.jit
+    def run(variables, inputs):
+        variants = pair.flax, pair.flax.clone(**dict.fromkeys(rates, 0.5)), pair.flax.clone(dtype=jnp.bfloat16)
+        return [outputs(model, variables, inputs, **call) for model in variants]
+
+    compiled, noisy, low = run(variables, inputs)
+    assert all(array.dtype == jnp.float32 for array in compiled)
+    assert_close(compiled, want, 1e-5)
+    assert_close(noisy, compiled, 0.0)
+    assert all(array.dtype == jnp.bfloat16 for array in low)
+    assert_close(low, want, 0.1)
+
+    assert_close(outputs(pair.flax, variables, inputs, **call), compiled, 1e-5)
+
+    one_each = [array[:, None] for array in inputs]
+    mapped = jax.pmap(lambda inputs: outputs(pair.flax, variables, inputs, **call), devices=jax.devices()[:2])
+    assert_close([array[:, 0] for array in mapped(one_each)], compiled, 1e-5)
+
+
+def training_step(model, variables, inputs, call):
+    """Outputs, gradients of a loss and new statistics, in training mode."""
+    others = {name: tree for name, tree in variables.items() if name != 'params'}
+
+    @jax.jit
+    def run(params, inputs):
+        def loss(params):
+            output, state = model.apply(
+                {'params': params, **others}, *inputs, train=True, mutable=['batch_stats'], **call
+            )
+            return sum((leaf**2).mean() for leaf in jax.tree.leaves(output)), (output, state)
+
+        (_, (output, state)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.leaves(output), grads, state
+
+    return run(variables['params'], inputs)
+
+
+def batch_of_four(pair: Pair) -> list[jax.Array]:
+    return [jnp.concatenate([jnp.asarray(array), array[::-1] * 0.5]) for array in pair.inputs]
+
+
+@pytest.fixture(scope='module')
+def plain_step(pair: Pair):
+    """One device, unrolled: what the sharded and the scanned step must give too."""
+    with jax.enable_x64(True):
+        return training_step(pair.flax, pair.variables, batch_of_four(pair), dict(pair.case.call))
+
+
+def test_sharded_equals_one_device(pair: Pair, plain_step):
+    """Batch over four devices, every parameter that can be halved over two."""
+    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+
+    def place(leaf):
+        axis = next((axis for axis, size in enumerate(leaf.shape) if size % 2 == 0), None)
+        spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, 'fsdp')
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec('data'))) for array in batch_of_four(pair)]
+    got = training_step(pair.flax, jax.tree.map(place, pair.variables), spread, dict(pair.case.call))
+    assert len(got[0][0].sharding.device_set) == 8
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step))
+    for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(plain_step), strict=True):
+        assert relative_error(mine, theirs, floor=1e-4 * largest) <= 1e-9
+
+
+def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
+    """Compared in torch's names: both layouts have those."""
+    if not hasattr(pair.flax, 'scan'):
+        assert not hasattr(pair.flax, 'remat')
+        return
+    shapes = example_inputs(pair.case)
+    scanned = pair.flax.clone(scan=True, remat=True)
+    variables = vit_flax.from_torch(scanned, pair.torch.state_dict(), *shapes, source='vit_pytorch')
+    outputs, *got = training_step(scanned, variables, batch_of_four(pair), dict(pair.case.call))
+    assert_close(outputs, plain_step[0], 1e-11)
+    in_torch_names = [
+        vit_flax.to_torch(model, {'params': grads, **state}, *shapes, source='vit_pytorch')
+        for model, (grads, state) in ((scanned, got), (pair.flax, plain_step[1:]))
+    ]
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step[1]))
+    for name, theirs in in_torch_names[1].items():
+        assert relative_error(in_torch_names[0][name], theirs, floor=1e-4 * largest) <= 1e-9, name
+
+
+def test_submodules_have_names(pair: Pair):
+    """Names are the checkpoint format: none that Flax made up, such as Dense_0."""
+    for path in flatten_dict(pair.variables):
+        for part in path[1:]:
+            assert part == part.lower(), f'{"/".join(path)}: {part!r} is an automatic name'

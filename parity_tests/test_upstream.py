@@ -1,0 +1,58 @@
+"""The witness is vit-pytorch: it loads its state dict strictly and gives its outputs, gradients and statistics."""
+
+from contextlib import nullcontext
+from importlib.metadata import version
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from parity_tests.bridge import channels_second, draw_inputs, randomise, relative_error, rng_of
+from parity_tests.case import Case
+from parity_tests.upstream import VERSION, upstream_module
+
+
+def test_upstream_is_the_pinned_release():
+    assert version('vit-pytorch') == VERSION
+
+
+def run(model: torch.nn.Module, case: Case, call: dict) -> dict[str, np.ndarray]:
+    """Everything the model computes, by name."""
+    arrays = (channels_second(array, spec.layout) for array, spec in zip(draw_inputs(case), case.inputs, strict=True))
+    inputs = [torch.from_numpy(array).requires_grad_() for array in arrays]
+    result = model(*inputs, **call)
+    outputs = [result] if isinstance(result, torch.Tensor) else [t for t in result if isinstance(t, torch.Tensor)]
+    rng = rng_of(case, 'upstream')
+    loss = sum((output * torch.from_numpy(rng.normal(size=tuple(output.shape)))).sum() for output in outputs)
+    loss.backward()
+    found = {f'output {i}': output for i, output in enumerate(outputs)}
+    found |= {f'gradient of input {i}': tensor.grad for i, tensor in enumerate(inputs)}
+    found |= {f'gradient of {name}': p.grad for name, p in model.named_parameters() if p.grad is not None}
+    found |= dict(model.named_buffers())
+    return {name: tensor.detach().numpy() for name, tensor in found.items()}
+
+
+def test_witness_equals_upstream(case: Case):
+    module = upstream_module(case.stem)
+    build = getattr(module, case.class_name)
+    kwargs = {**case.kwargs, **case.upstream_kwargs}
+    if case.upstream_fails:
+        with pytest.raises(case.upstream_fails):
+            build(**kwargs)
+        return
+    witness, upstream = case.torch_model().double(), build(**kwargs).double()
+    randomise(witness, rng_of(case, 'weights'))
+    # also refuses a name or a shape that differs, in either direction
+    upstream.load_state_dict(witness.state_dict(), strict=True)
+    witness.train(case.train)
+    upstream.train(case.train)
+    draws = {name: torch.from_numpy(np.asarray(value)) for name, value in case.call.items()}
+    want_call, patches = ({}, case.upstream_patch(module, draws)) if case.upstream_patch else (draws, {})
+    with mock.patch.multiple(module, **patches) if patches else nullcontext():
+        want = run(upstream, case, want_call)
+    got = run(witness, case, draws)
+    assert got.keys() == want.keys()
+    errors = {name: relative_error(got[name], want[name], floor=1e-6) for name in want}
+    worst = max(errors, key=errors.get)
+    assert errors[worst] <= case.upstream_tolerance, f'{worst} differs from upstream by {errors[worst]:.1e}'

@@ -1,0 +1,29 @@
+"""The pinned vit-pytorch, one module at a time."""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from types import ModuleType
+
+VERSION = '1.26.11'
+
+
+def _package() -> ModuleType:
+    """vit_pytorch without its own start, which would load every model and torchvision."""
+    if 'vit_pytorch' not in sys.modules:
+        package = ModuleType('vit_pytorch')
+        package.__path__ = list(importlib.util.find_spec('vit_pytorch').submodule_search_locations)
+        sys.modules['vit_pytorch'] = package
+    return sys.modules['vit_pytorch']
+
+
+def upstream_module(stem: str) -> ModuleType:
+    """`vit_pytorch.<stem>`."""
+    _package()
+    return importlib.import_module(f'vit_pytorch.{stem}')
+
+
+def upstream_stems() -> set[str]:
+    """Names of all of upstream's modules."""
+    return {info.name for info in pkgutil.iter_modules(_package().__path__)}

@@ -1,0 +1,75 @@
+"""Attention maps of every attention in a model; upstream module `recorder`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Runs a model and returns its attention maps with its output.
+
+    Attributes:
+      vit: any model whose attentions are tapped, as all of this package's are.
+    """
+
+    vit: nn.Module
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own variables: `variables` of the bare model serve as well."""
+        return self.vit.init(*args, **kwargs)
+
+    def apply(
+        self, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, Array | dict[str, Array] | None]:
+        """The model's `apply`, and the maps in the order in which they were computed.
+
+        Returns:
+          output: what the model's `apply` returns, without the taps.
+          attentions: `[b layers e n m]` if all maps have the same shape, as in upstream's; else a
+            dict of the module's path to its map `[b e n m]`; None if the model has no attention.
+            Gradients do not flow through them.
+        """
+        output, taps = apply_with_taps(self.vit, variables, *args, **kwargs)
+        maps = attention_maps(taps)
+        if not maps:
+            return output, None
+        if len({attention.shape for attention in maps.values()}) == 1:
+            return output, jnp.stack([*maps.values()], axis=1)
+        return output, maps
+
+
+def apply_with_taps(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """`model.apply` with readable taps: its own result, and the `intermediates` collection apart."""
+    mutable = kwargs.pop('mutable', False)
+    collections = [mutable] if isinstance(mutable, str) else list(mutable or ())
+    output, state = model.apply(variables, *args, mutable=[*collections, 'intermediates'], **kwargs)
+    taps = state.pop('intermediates', {})
+    return ((output, state) if mutable else output), taps
+
+
+def attention_maps(intermediates: Mapping[str, Any]) -> dict[str, Array]:
+    """Taps named `attention`, `[b e n m]` each, by the path of the module they stand in.
+
+    A scanned trunk taps one array for all its layers; they are taken apart and named `block_0`,
+    `block_1`, ... as without scan.
+    """
+    maps = {}
+    for path, values in flatten_dict(intermediates).items():
+        if path[-1] != 'attention' or not isinstance(values, tuple):
+            continue
+        name = '/'.join(path[:-1])
+        for call, attention in enumerate(map(jax.lax.stop_gradient, values)):
+            suffix = f' (call {call})' if len(values) > 1 else ''
+            if attention.ndim == 5:
+                for layer, of_layer in enumerate(attention):
+                    maps[name.replace('/block/', f'/block_{layer}/') + suffix] = of_layer
+            else:
+                maps[name + suffix] = attention
+    return maps
