@@ -7,8 +7,9 @@ pairwise different, batch 2; so small that a case takes a second. Then no swappe
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from flax import linen as nn
@@ -90,14 +91,40 @@ class Case:
         return getattr(module, self.class_name)(**self.kwargs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A mistake of the caller that must end in one clear ValueError.
+
+    Attributes:
+      says: a pattern of the message: the argument, its value, what would be right.
+      kwargs: arguments of the constructor.
+      inputs: what the model is called with.
+    """
+
+    says: str
+    kwargs: Mapping[str, Any]
+    inputs: tuple[Input, ...]
+    stem: str = ''
+
+
+@cache
+def all_refusals() -> tuple[Refused, ...]:
+    """Every `REFUSED` of every file in `cases/`."""
+    return tuple(replace(refused, stem=stem) for stem in stems() for refused in case_file(stem).REFUSED)
+
+
+def stems() -> list[str]:
+    return [info.name for info in pkgutil.iter_modules(cases.__path__)]
+
+
+def case_file(stem: str) -> ModuleType:
+    return importlib.import_module(f'{cases.__name__}.{stem}')
+
+
 @cache
 def all_cases() -> tuple[Case, ...]:
     """Every case of every file in `cases/`, each with its stem."""
-    found = []
-    for info in pkgutil.iter_modules(cases.__path__):
-        module = importlib.import_module(f'{cases.__name__}.{info.name}')
-        found += [Case(**{**vars(case), 'stem': info.name}) for case in module.CASES]
-    return tuple(found)
+    return tuple(replace(case, stem=stem) for stem in stems() for case in case_file(stem).CASES)
 
 
 @cache

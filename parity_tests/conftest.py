@@ -26,9 +26,11 @@ def float64():
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    from parity_tests.case import all_cases, first_cases
+    from parity_tests.case import all_cases, all_refusals, first_cases
 
     if 'case' in metafunc.fixturenames:
         metafunc.parametrize('case', all_cases(), ids=lambda case: case.id)
     if 'first_case' in metafunc.fixturenames:
         metafunc.parametrize('first_case', first_cases(), ids=lambda case: case.stem)
+    if 'refused' in metafunc.fixturenames:
+        metafunc.parametrize('refused', all_refusals(), ids=lambda refused: f'{refused.stem}-{refused.says[:30]}')

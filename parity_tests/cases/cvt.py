@@ -1,4 +1,4 @@
-from parity_tests.case import Case, image
+from parity_tests.case import Case, Refused, image
 
 # Heads are 64 wide in this model, whatever the stage; the rest is small.
 SMALL = dict(
@@ -36,4 +36,11 @@ CASES = [
         parameters=26_679,
     ),
     Case(name='grey', kwargs={**SMALL, 'channels': 1, 's3_depth': 1}, inputs=image(2, 32, 44, 1), parameters=22_375),
+]
+
+REFUSED = [
+    Refused(says=r's2_proj_kernel=4 must be odd', kwargs={**SMALL, 's2_proj_kernel': 4}, inputs=image(2, 40, 52, 3)),
+    Refused(says=r's1_emb_kernel=6 must be odd', kwargs={**SMALL, 's1_emb_kernel': 6}, inputs=image(2, 40, 52, 3)),
+    Refused(says=r'expected 3 channels in the last axis, got shape \(2, 40, 52, 1\)', kwargs=SMALL, inputs=image(2, 40, 52, 1)),
+    Refused(says=r'layout \[b h w c\], got shape \(40, 52, 3\)', kwargs=SMALL, inputs=image(40, 52, 3)),
 ]

@@ -62,7 +62,8 @@ class Entry:
     def to_torch(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         layers = array.reshape(len(self.names), *self.shape[len(self.stack) :]) if self.stack else [array]
         for name, layer in zip(self.names, layers, strict=True):
-            yield name, np.ascontiguousarray(self.op.to_torch(layer))
+            # a copy of its own, writable, as torch.from_numpy wants it
+            yield name, np.array(self.op.to_torch(layer), order='C')
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
@@ -56,7 +57,7 @@ class Extractor:
             if context.method_name == '__call__' and path:
                 places.append(path)
                 if path == self.layer_name:
-                    arrays = tuple(value for value in module_args if isinstance(value, jax.Array))
+                    arrays = tuple(value for value in module_args if isinstance(value, jax.Array | np.ndarray))
                     context.module.sow('intermediates', INPUT, arrays)
                     context.module.sow('intermediates', OUTPUT, output)
             return output

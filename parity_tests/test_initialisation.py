@@ -1,0 +1,56 @@
+"""Every model starts as upstream's does: mean, spread and shape of each parameter's distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax.traverse_util import flatten_dict
+
+import vit_flax
+from parity_tests.bridge import example_inputs
+from parity_tests.case import Case
+from parity_tests.upstream import upstream_module
+from vit_flax.models.xcit import upstream_layer_scale
+from vit_flax.weights.table import build_table
+
+SEEDS = 24
+
+
+def test_same_distribution_as_upstream(first_case: Case):
+    model, shapes = first_case.flax_model(), example_inputs(first_case)
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+    zeros = [jnp.zeros(spec.shape, spec.dtype) for spec in shapes]
+    variables = jax.jit(jax.vmap(lambda key: model.init(key, *zeros)))(keys)
+    ours = {path: np.asarray(leaf, np.float64) for path, leaf in flatten_dict(variables).items()}
+
+    build = getattr(upstream_module(first_case.stem), first_case.class_name)
+    draws = []
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        draws.append({name: value.numpy() for name, value in build(**first_case.kwargs).state_dict().items()})
+    for entry in build_table(model, *shapes).entries:
+        mine = ours[entry.path].ravel()
+        theirs = np.stack([entry.to_flax(draw) for draw in draws]).astype(np.float64).ravel()
+        name = '/'.join(entry.path)
+        spread, size = theirs.std(), theirs.size
+        if spread == 0:
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6, err_msg=name)
+            continue
+        # six standard errors of a difference of two means, two deviations, two fourth moments
+        assert abs(mine.mean() - theirs.mean()) <= 6 * spread * np.sqrt(2 / size), name
+        assert abs(mine.std() - spread) <= 6 * spread * np.sqrt(1 / size), name
+        tails = [np.mean(((x - x.mean()) / x.std()) ** 4) for x in (mine, theirs)]
+        assert abs(tails[0] - tails[1]) <= 6 * np.sqrt(2 * 24 / size) + 0.1, name
+
+
+def test_layer_scale_follows_the_depth():
+    upstream = upstream_module('xcit').LayerScale
+    want = [upstream(3, torch.nn.Identity(), depth=layer + 1).scale[0].item() for layer in range(30)]
+    np.testing.assert_allclose(upstream_layer_scale(np.arange(30)), want, rtol=1e-6)
+
+
+def test_parameters_in_another_dtype(first_case: Case):
+    model = first_case.flax_model(param_dtype=jnp.bfloat16)
+    params = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(first_case))['params']
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    assert vit_flax.list_models()

@@ -1,0 +1,122 @@
+"""Recorder and Extractor: upstream's numbers for ViT, and every attention of every model."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import linen as nn
+
+from parity_tests.bridge import make_pair, relative_error
+from parity_tests.case import Case, all_cases
+from parity_tests.upstream import upstream_module
+from vit_flax.wrappers.extractor import Extractor
+from vit_flax.wrappers.recorder import Recorder
+
+VIT = next(case for case in all_cases() if case.id == 'vit-cls')
+
+
+@pytest.fixture(scope='module')
+def vit():
+    with jax.enable_x64(True):
+        pair = make_pair(VIT)
+        upstream = upstream_module('vit').ViT(**VIT.kwargs).double()
+        upstream.load_state_dict(pair.torch.state_dict())
+        return pair, upstream.eval()
+
+
+def test_recorder_as_upstream(vit):
+    pair, upstream = vit
+    logits, maps = upstream_module('recorder').Recorder(upstream)(*pair.torch_inputs())
+    got_logits, got_maps = Recorder(pair.flax).apply(pair.variables, *pair.inputs)
+    assert got_maps.shape == (2, 2, 3, 25, 25)
+    assert relative_error(got_maps, maps.numpy()) <= 1e-12
+    assert relative_error(got_logits, logits.detach().numpy()) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    'path, torch_name', [('transformer', 'transformer'), ('to_patch_embedding', 'to_patch_embedding')]
+)
+@pytest.mark.parametrize('save_input', [False, True])
+def test_extractor_as_upstream(vit, path, torch_name, save_input):
+    pair, upstream = vit
+    settings = dict(layer_name=torch_name, layer_save_input=save_input)
+    extractor = upstream_module('extractor').Extractor(upstream, **settings)
+    logits, want = extractor(*pair.torch_inputs())
+    extractor.eject()
+    got_logits, got = Extractor(pair.flax, layer_name=path, layer_save_input=save_input).apply(
+        pair.variables, *pair.inputs
+    )
+    assert relative_error(got_logits, logits.detach().numpy()) <= 1e-12
+    if save_input:
+        (got,), (want,) = got, want
+    want = want.moveaxis(1, -1) if want.ndim == 4 else want
+    assert relative_error(np.asarray(got).ravel(), want.reshape(-1).numpy()) <= 1e-12
+
+
+def test_every_attention_of_every_model(first_case: Case):
+    """Rows of a softmax sum to one; scanned and unrolled, the maps are the same."""
+    pair = make_pair(first_case)
+
+    def maps_of(model, variables):
+        def run(variables):
+            output, maps = Recorder(model).apply(variables, *pair.inputs)
+            return maps if isinstance(maps, dict) else dict(enumerate(jnp.unstack(maps, axis=1)))
+
+        return jax.jit(run)(variables)
+
+    plain = maps_of(pair.flax, pair.variables)
+    heads = sum('attend' in inspect.unwrap(type(module).__call__).__code__.co_names for module in calls(pair))
+    assert len(plain) == heads > 0
+    for attention in plain.values():
+        assert attention.ndim == 4 and attention.shape[0] == 2
+        np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-12)
+    if hasattr(pair.flax, 'scan'):
+        scanned = make_pair(first_case, scan=True)
+        for name, attention in maps_of(scanned.flax, scanned.variables).items():
+            assert relative_error(attention, plain[name]) <= 1e-12
+
+
+def calls(pair):
+    """The modules of a model, one for each call."""
+    found = []
+
+    def remember(next_fun, args, kwargs, context):
+        if context.method_name == '__call__':
+            found.append(context.module)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(remember):
+        jax.eval_shape(pair.flax.apply, pair.variables, *pair.inputs)
+    return found
+
+
+def test_extractor_takes_taps_gradients_and_other_collections(vit):
+    pair, _ = vit
+
+    def norm(variables, detach):
+        embedding = Extractor(
+            pair.flax, layer_name='transformer/block_0/block', return_embeddings_only=True, detach=detach
+        ).apply(variables, *pair.inputs)
+        return (embedding**2).sum()
+
+    gradient = jax.grad(norm)(pair.variables, detach=False)['params']
+    assert np.abs(gradient['transformer']['block_0']['attention']['to_qkv']['kernel']).max() > 0
+    assert np.abs(gradient['transformer']['block_1']['attention']['to_qkv']['kernel']).max() == 0
+    assert all(not leaf.any() for leaf in jax.tree.leaves(jax.grad(norm)(pair.variables, detach=True)))
+
+
+def test_recorder_keeps_the_callers_collections():
+    case = next(case for case in all_cases() if case.id == 'cvt-train')
+    pair = make_pair(case)
+    (logits, state), maps = Recorder(pair.flax).apply(pair.variables, *pair.inputs, train=True, mutable=['batch_stats'])
+    assert logits.shape == (2, 7) and set(state) == {'batch_stats'} and 'stage_2/transformer/block_1/attention' in maps
+
+
+def test_unknown_layer(vit):
+    pair, _ = vit
+    with pytest.raises(ValueError, match="'transfomer' is no submodule or tap of the model: did you mean 'transformer'"):
+        Extractor(pair.flax, layer_name='transfomer').apply(pair.variables, *pair.inputs)
+    assert isinstance(pair.torch, torch.nn.Module)
