@@ -10,9 +10,9 @@ QUICK_COMPILE = (
 )
 os.environ.setdefault('XLA_FLAGS', ' '.join(QUICK_COMPILE))
 
-import jax
-import pytest
-import torch
+import jax  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 torch.set_num_threads(1)

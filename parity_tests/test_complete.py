@@ -25,5 +25,5 @@ def test_same_stems_in_three_places():
 def test_nothing_of_upstream_is_forgotten():
     missing = upstream_stems() - files('vit_flax/models') - WRAPPERS
     assert missing <= NOT_PORTED, 'not ported and not listed: the list can only shrink'
-    assert NOT_PORTED <= upstream_stems()
+    assert upstream_stems() >= NOT_PORTED
     assert len(NOT_PORTED) <= 78

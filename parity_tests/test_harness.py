@@ -43,7 +43,10 @@ def test_swapped_axes_of_a_square_weight(monkeypatch):
     square = case_named('vit-cls')
     square = Case(**{**vars(square), 'kwargs': {**square.kwargs, 'dim': 18}, 'parameters': 7_731})
     said = complaint(square)
-    assert 'first module that differs: transformer/block_0/attention/to_out (torch: transformer.layers.0.0.to_out.0)' in said
+    assert (
+        'first module that differs: transformer/block_0/attention/to_out (torch: transformer.layers.0.0.to_out.0)'
+        in said
+    )
 
 
 def test_forgotten_scale(monkeypatch):
@@ -118,7 +121,9 @@ def test_unused_parameter_is_noticed(monkeypatch):
     """A parameter that torch trains and Flax does not use cannot pass."""
 
     original = attention.attend
-    monkeypatch.setattr(attention, 'attend', lambda module, q, k, v, **options: original(module, q, k, jnp.zeros_like(v), **options))
+    monkeypatch.setattr(
+        attention, 'attend', lambda module, q, k, v, **options: original(module, q, k, jnp.zeros_like(v), **options)
+    )
     assert 'outputs output 0' in complaint(case_named('vit-cls'))
 
 

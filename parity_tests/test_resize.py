@@ -8,7 +8,14 @@ import torch
 
 from vit_flax import resize_position_embedding
 
-GRIDS = [((6, 9), (11, 7)), ((6, 9), (3, 4)), ((14, 14), (24, 24)), ((7, 5), (7, 5)), ((5, 8), (1, 1)), ((1, 4), (3, 2))]
+GRIDS = [
+    ((6, 9), (11, 7)),
+    ((6, 9), (3, 4)),
+    ((14, 14), (24, 24)),
+    ((7, 5), (7, 5)),
+    ((5, 8), (1, 1)),
+    ((1, 4), (3, 2)),
+]
 
 
 def table_of(grid, prefix, dtype=np.float64):
@@ -52,9 +59,9 @@ def test_same_grid_is_the_same_table_and_dtypes_stay():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match='does not hold 1 prefix tokens and a grid of old_grid=.6, 8.'):
+    with pytest.raises(ValueError, match=r'does not hold 1 prefix tokens and a grid of old_grid=.6, 8.'):
         resize_position_embedding(table_of((6, 9), 1), (6, 8), (3, 3), prefix_tokens=1)
     with pytest.raises(ValueError, match="method='bicubic' is unknown: use one of 'torch_bicubic', 'jax_bicubic'"):
         resize_position_embedding(table_of((6, 9), 0), (6, 9), (3, 3), method='bicubic')
-    with pytest.raises(ValueError, match='new_grid=.0, 3.'):
+    with pytest.raises(ValueError, match=r'new_grid=.0, 3.'):
         resize_position_embedding(table_of((6, 9), 0), (6, 9), (0, 3))

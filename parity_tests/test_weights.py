@@ -84,14 +84,16 @@ def test_source_is_named_never_guessed():
 def test_variables_of_another_model_are_refused():
     model = ViT(**SMALL)
     variables = vit_flax.from_torch(model, TorchViT(**SMALL).state_dict(), source='vit_pytorch')
-    with pytest.raises(ValueError, match='mlp_head/kernel: expected .20, 8., got .20, 7.'):
+    with pytest.raises(ValueError, match=r'mlp_head/kernel: expected .20, 8., got .20, 7.'):
         vit_flax.to_torch(ViT(**{**SMALL, 'num_classes': 8}), variables, source='vit_pytorch')
 
 
 # What releases of vit-pytorch called and shaped things, as functions of today's state dict.
 def with_batch_axis(state_dict):
     """1.3 to 1.15."""
-    return {name: value[None] if name in ('cls_token', 'pos_embedding') else value for name, value in state_dict.items()}
+    return {
+        name: value[None] if name in ('cls_token', 'pos_embedding') else value for name, value in state_dict.items()
+    }
 
 
 def with_pre_norm(state_dict):
@@ -124,11 +126,11 @@ def test_older_vit_pytorch_checkpoints(vintage, scan):
 
 def test_older_checkpoints_of_another_mathematics_are_refused():
     old = with_pre_norm(TorchViT(**SMALL).state_dict())
-    with pytest.raises(ValueError, match="pool='mean' it averages before that norm"):
+    with pytest.raises(ValueError, match=r"pool='mean' it averages before that norm"):
         vit_flax.from_torch(ViT(**SMALL, pool='mean'), old, source='vit_pytorch')
     linear = {name: value for name, value in old.items() if not name.startswith('to_patch_embedding')}
     linear |= {'to_patch_embedding.1.weight': torch.zeros(20, 108), 'to_patch_embedding.1.bias': torch.zeros(20)}
-    with pytest.raises(ValueError, match='before 1.0, whose patches are not normalised'):
+    with pytest.raises(ValueError, match=r'before 1\.0, whose patches are not normalised'):
         vit_flax.from_torch(ViT(**SMALL), linear, source='vit_pytorch')
 
 
@@ -145,7 +147,7 @@ def test_upstream_itself_takes_what_we_write():
 
 def test_product_needs_no_torch():
     """Importing, building, converting and running with torch unimportable."""
-    code = '''
+    code = """
 import sys
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
@@ -158,5 +160,5 @@ variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
 state_dict = vit_flax.to_torch(model, variables, source='vit_pytorch')
 again = vit_flax.from_torch(model, state_dict, source='vit_pytorch')
 assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), variables, again))
-'''
+"""
     subprocess.run([sys.executable, '-c', code], check=True)

@@ -62,7 +62,7 @@ def test_every_attention_of_every_model(first_case: Case):
 
     def maps_of(model, variables):
         def run(variables):
-            output, maps = Recorder(model).apply(variables, *pair.inputs)
+            _, maps = Recorder(model).apply(variables, *pair.inputs)
             return maps if isinstance(maps, dict) else dict(enumerate(jnp.unstack(maps, axis=1)))
 
         return jax.jit(run)(variables)
@@ -117,6 +117,8 @@ def test_recorder_keeps_the_callers_collections():
 
 def test_unknown_layer(vit):
     pair, _ = vit
-    with pytest.raises(ValueError, match="'transfomer' is no submodule or tap of the model: did you mean 'transformer'"):
+    with pytest.raises(
+        ValueError, match="'transfomer' is no submodule or tap of the model: did you mean 'transformer'"
+    ):
         Extractor(pair.flax, layer_name='transfomer').apply(pair.variables, *pair.inputs)
     assert isinstance(pair.torch, torch.nn.Module)

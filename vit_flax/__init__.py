@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vit_flax.blocks.positions import resize_position_embedding
-    from vit_flax.registry import create_model, list_models
-    from vit_flax.weights import from_torch, to_torch
+    from vit_flax.blocks.positions import resize_position_embedding as resize_position_embedding
+    from vit_flax.registry import create_model as create_model
+    from vit_flax.registry import list_models as list_models
+    from vit_flax.weights import from_torch as from_torch
+    from vit_flax.weights import to_torch as to_torch
 
 __version__ = '0.1.0'
 

@@ -41,6 +41,10 @@ CASES = [
 REFUSED = [
     Refused(says=r's2_proj_kernel=4 must be odd', kwargs={**SMALL, 's2_proj_kernel': 4}, inputs=image(2, 40, 52, 3)),
     Refused(says=r's1_emb_kernel=6 must be odd', kwargs={**SMALL, 's1_emb_kernel': 6}, inputs=image(2, 40, 52, 3)),
-    Refused(says=r'expected 3 channels in the last axis, got shape \(2, 40, 52, 1\)', kwargs=SMALL, inputs=image(2, 40, 52, 1)),
+    Refused(
+        says=r'expected 3 channels in the last axis, got shape \(2, 40, 52, 1\)',
+        kwargs=SMALL,
+        inputs=image(2, 40, 52, 1),
+    ),
     Refused(says=r'layout \[b h w c\], got shape \(40, 52, 3\)', kwargs=SMALL, inputs=image(40, 52, 3)),
 ]

@@ -1,8 +1,6 @@
 from parity_tests.case import Case, Refused, image
 
-SMALL = dict(
-    image_size=(24, 36), patch_size=(4, 9), num_classes=7, dim=20, depth=2, heads=3, dim_head=6, mlp_dim=28
-)
+SMALL = dict(image_size=(24, 36), patch_size=(4, 9), num_classes=7, dim=20, depth=2, heads=3, dim_head=6, mlp_dim=28)
 FLOAT32_TABLE = dict(
     upstream_tolerance=1e-6,
     upstream_reason='upstream computes its position table in float32, the witness in float64',
@@ -28,8 +26,16 @@ CASES = [
 ]
 
 REFUSED = [
-    Refused(says=r'image_size=\(24, 40\) is not divisible', kwargs={**SMALL, 'image_size': (24, 40)}, inputs=image(2, 24, 36, 3)),
+    Refused(
+        says=r'image_size=\(24, 40\) is not divisible',
+        kwargs={**SMALL, 'image_size': (24, 40)},
+        inputs=image(2, 24, 36, 3),
+    ),
     Refused(says=r'dim=22 must be a multiple of 4', kwargs={**SMALL, 'dim': 22}, inputs=image(2, 24, 36, 3)),
-    Refused(says=r'expected 3 channels in the last axis, got shape \(2, 24, 36, 1\)', kwargs=SMALL, inputs=image(2, 24, 36, 1)),
+    Refused(
+        says=r'expected 3 channels in the last axis, got shape \(2, 24, 36, 1\)',
+        kwargs=SMALL,
+        inputs=image(2, 24, 36, 1),
+    ),
     Refused(says=r'images=\(24, 30\) is not divisible by patch_size', kwargs=SMALL, inputs=image(2, 24, 30, 3)),
 ]

@@ -2,9 +2,7 @@ import numpy as np
 
 from parity_tests.case import Case, Refused, image
 
-SMALL = dict(
-    image_size=24, patch_size=4, num_classes=7, dim=20, depth=2, cls_depth=1, heads=3, dim_head=6, mlp_dim=28
-)
+SMALL = dict(image_size=24, patch_size=4, num_classes=7, dim=20, depth=2, cls_depth=1, heads=3, dim_head=6, mlp_dim=28)
 SOME_LAYERS = dict(keep_layers=np.array([False, True]), keep_cls_layers=np.array([True]))
 
 
@@ -50,8 +48,18 @@ CASES = [
 ]
 
 REFUSED = [
-    Refused(says=r'local_patch_kernel_size=4 must be odd', kwargs={**SMALL, 'local_patch_kernel_size': 4}, inputs=image(2, 24, 24, 3)),
-    Refused(says=r'image_size=\(26, 26\) is not divisible', kwargs={**SMALL, 'image_size': 26}, inputs=image(2, 24, 24, 3)),
+    Refused(
+        says=r'local_patch_kernel_size=4 must be odd',
+        kwargs={**SMALL, 'local_patch_kernel_size': 4},
+        inputs=image(2, 24, 24, 3),
+    ),
+    Refused(
+        says=r'image_size=\(26, 26\) is not divisible', kwargs={**SMALL, 'image_size': 26}, inputs=image(2, 24, 24, 3)
+    ),
     Refused(says=r'have 42 patches, image_size=24 has positions for 36', kwargs=SMALL, inputs=image(2, 28, 24, 3)),
-    Refused(says=r'expected 3 channels in the last axis, got shape \(2, 3, 24, 24\)', kwargs=SMALL, inputs=image(2, 3, 24, 24)),
+    Refused(
+        says=r'expected 3 channels in the last axis, got shape \(2, 3, 24, 24\)',
+        kwargs=SMALL,
+        inputs=image(2, 3, 24, 24),
+    ),
 ]

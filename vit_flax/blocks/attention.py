@@ -82,7 +82,9 @@ def _fused(q, k, v, scale, bias, mask) -> Array | None:
 
 @cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(f'fused attention is not available here, the attention map is formed instead ({reason})', stacklevel=4)
+    warnings.warn(
+        f'fused attention is not available here, the attention map is formed instead ({reason})', stacklevel=4
+    )
 
 
 def split_heads(x: Array, heads: int) -> Array:

@@ -5,13 +5,16 @@ import pytest
 from vit_flax.blocks.depthwise import _native, _shifted, depthwise_conv
 
 
-@pytest.mark.parametrize('size, kernel, stride, padding', [
-    ((9, 7), (3, 3), 1, 1),
-    ((9, 7), (3, 3), 2, 1),
-    ((10, 8), (5, 3), 3, 2),
-    ((8, 8), (1, 1), 2, 0),
-    ((6, 9), (3, 2), 1, 0),
-])
+@pytest.mark.parametrize(
+    'size, kernel, stride, padding',
+    [
+        ((9, 7), (3, 3), 1, 1),
+        ((9, 7), (3, 3), 2, 1),
+        ((10, 8), (5, 3), 3, 2),
+        ((8, 8), (1, 1), 2, 0),
+        ((6, 9), (3, 2), 1, 0),
+    ],
+)
 def test_shifted_sums_equal_the_native_operation(size, kernel, stride, padding):
     x = jax.random.normal(jax.random.key(0), (2, *size, 5))
     weights = jax.random.normal(jax.random.key(1), (*kernel, 1, 5))

@@ -95,11 +95,10 @@ def _torch_bicubic(old: int, new: int, antialias: bool) -> np.ndarray:
     matrix = np.zeros((new, old))
     if not antialias:
         # Four taps around each source coordinate; those outside take the border's value.
-        centre = (np.arange(new) + 0.5) * scale - 0.5
-        first = np.floor(centre).astype(int) - 1
-        for tap in range(4):
-            source = first + tap
-            np.add.at(matrix, (np.arange(new), source.clip(0, old - 1)), _cubic(centre - source, -0.75))
+        centres = (np.arange(new) + 0.5) * scale - 0.5
+        for tap in range(-1, 3):
+            source = np.floor(centres).astype(int) + tap
+            np.add.at(matrix, (np.arange(new), source.clip(0, old - 1)), _cubic(centres - source, -0.75))
         return matrix
     # As Pillow: the filter grows with the shrinking factor, is cut at the border and renormalised.
     stretch = max(scale, 1.0)

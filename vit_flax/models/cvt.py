@@ -64,9 +64,7 @@ class ConvAttention(Module):
         x = ChannelLayerNorm(**self.precision, name='norm')(x)
         q = ConvProjection(inner, self.proj_kernel, 1, **self.precision, name='to_q')(x, train)
         kv = ConvProjection(2 * inner, self.proj_kernel, self.kv_proj_stride, **self.precision, name='to_kv')(x, train)
-        q, k, v = (
-            rearrange(t, 'b h w (e k) -> b e (h w) k', e=self.heads) for t in (q, *jnp.split(kv, 2, axis=-1))
-        )
+        q, k, v = (rearrange(t, 'b h w (e k) -> b e (h w) k', e=self.heads) for t in (q, *jnp.split(kv, 2, axis=-1)))
         x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
         x = rearrange(x, 'b e (h w) k -> b h w (e k)', h=height)
         x = PointwiseConv(dim, **self.precision, name='to_out')(x)

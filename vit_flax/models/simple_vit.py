@@ -77,7 +77,8 @@ class SimpleViT(Module, kw_only=True):
         """Images to tokens with positions, `[b h w c] -> [b n d]`."""
         check_images(images, self.channels)
         x = self.to_patch_embedding(images)
-        positions = sincos_2d(*x.shape[1:3], self.dim).astype(x.dtype)
+        _, rows, columns, dim = x.shape
+        positions = sincos_2d(rows, columns, dim).astype(x.dtype)
         return self.tap('embedding', rearrange(x, 'b h w d -> b (h w) d') + positions)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:

@@ -7,6 +7,7 @@ branch, and a class token that joins only for the last blocks. It differs from V
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,14 +42,14 @@ def paper_layer_scale(layer: Array) -> Array:
 class LayerScale(Module):
     """A learned factor for each channel, `[... d] -> [... d]`."""
 
-    init: Callable[[Array], Array]
+    start: Callable[[Array], Array]
 
     @nn.compact
     def __call__(self, x: Array, layer: Array) -> Array:
-        def start(key, shape, dtype):
-            return jnp.full(shape, self.init(layer), dtype)
+        def init(key, shape, dtype):
+            return jnp.full(shape, self.start(layer), dtype)
 
-        x, scale = self.promote(x, self.param('scale', start, x.shape[-1:], self.param_dtype))
+        x, scale = self.promote(x, self.param('scale', init, x.shape[-1:], self.param_dtype))
         return x * scale
 
     torch_names = {'scale': 'scale'}
@@ -164,9 +165,7 @@ class ClassBlock(Module):
     layer_scale: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(
-        self, x: Array, context: Array, layer: Array, keep: bool | Array = True, train: bool = False
-    ) -> Array:
+    def __call__(self, x: Array, context: Array, layer: Array, keep: bool | Array = True, train: bool = False) -> Array:
         """Args: x `[b m d]`; context `[b n d]`; layer: index of the block; keep: False leaves x alone."""
         before = x
         y = self.attention(name='attention')(x, context, train=train)
@@ -233,17 +232,15 @@ class XCiT(Module, kw_only=True):
         self.cls_token = self.param('cls_token', normal(1.0), (self.dim,), self.param_dtype)
         self.embedding_dropout = nn.Dropout(self.emb_dropout)
 
-        heads = dict(heads=self.heads, dim_head=self.dim_head, dropout=self.dropout, **self.precision)
-        parts = dict(
+        heads: dict[str, Any] = dict(heads=self.heads, dim_head=self.dim_head, dropout=self.dropout, **self.precision)
+        parts: dict[str, Any] = dict(
             feedforward=partial(FeedForward, self.mlp_dim, dropout=self.dropout, **self.precision),
             layer_scale=partial(LayerScale, self.layer_scale_init, **self.precision),
         )
         xca_block = partial(
             XCABlock,
             attention=partial(XCAttention, **heads),
-            local_patch_interaction=partial(
-                LocalPatchInteraction, self.local_patch_kernel_size, **self.precision
-            ),
+            local_patch_interaction=partial(LocalPatchInteraction, self.local_patch_kernel_size, **self.precision),
             **parts,
         )
         class_block = partial(ClassBlock, attention=partial(ClassAttention, **heads), **parts)

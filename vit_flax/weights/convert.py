@@ -122,4 +122,6 @@ def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:
         elif name in table.constants and not np.array_equal(arrays[name], table.constants[name]):
             problems.append(f'{name}: a constant of the model, with other values in the state dict')
     if problems:
-        raise ValueError(f'the state dict does not fit the model ({len(problems)} problems):\n  ' + '\n  '.join(problems))
+        raise ValueError(
+            f'the state dict does not fit the model ({len(problems)} problems):\n  ' + '\n  '.join(problems)
+        )

@@ -50,8 +50,8 @@ def apply_with_taps(model: nn.Module, variables: Mapping[str, Any], *args: Any, 
     mutable = kwargs.pop('mutable', False)
     collections = [mutable] if isinstance(mutable, str) else list(mutable or ())
     output, state = model.apply(variables, *args, mutable=[*collections, 'intermediates'], **kwargs)
-    taps = state.pop('intermediates', {})
-    return ((output, state) if mutable else output), taps
+    rest = {name: value for name, value in state.items() if name != 'intermediates'}
+    return ((output, rest) if mutable else output), state.get('intermediates', {})
 
 
 def attention_maps(intermediates: Mapping[str, Any]) -> dict[str, Array]:

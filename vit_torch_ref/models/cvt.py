@@ -86,12 +86,12 @@ class CvT(nn.Module):
         if settings:
             raise TypeError(f'unknown arguments {sorted(settings)}')
         self.layers = nn.Sequential(*stages)
-        self.to_logits = nn.Sequential(Reduce('b c h w -> b c', 'mean'), nn.Identity(), nn.Linear(channels, num_classes))
+        self.to_logits = nn.Sequential(
+            Reduce('b c h w -> b c', 'mean'), nn.Identity(), nn.Linear(channels, num_classes)
+        )
 
     @staticmethod
-    def stage(
-        channels, dropout, emb_dim, emb_kernel, emb_stride, proj_kernel, kv_proj_stride, heads, depth, mlp_mult
-    ):
+    def stage(channels, dropout, emb_dim, emb_kernel, emb_stride, proj_kernel, kv_proj_stride, heads, depth, mlp_mult):
         return nn.Sequential(
             nn.Conv2d(channels, emb_dim, emb_kernel, stride=emb_stride, padding=emb_kernel // 2),
             LayerNorm(emb_dim),

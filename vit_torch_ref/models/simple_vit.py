@@ -40,9 +40,7 @@ class Attention(nn.Module):
 
 
 class SimpleViT(nn.Module):
-    def __init__(
-        self, *, dim, depth, heads, dim_head=64, mlp_dim, image_size, patch_size, channels=3, num_classes
-    ):
+    def __init__(self, *, dim, depth, heads, dim_head=64, mlp_dim, image_size, patch_size, channels=3, num_classes):
         super().__init__()
         (h, w), (p, q) = pair(image_size), pair(patch_size)
         self.to_patch_embedding = patch_embedding((p, q), channels, dim)

@@ -1,0 +1,114 @@
+"""Forward and training step of each model against vit-pytorch, in one process, turn by turn.
+
+    python benchmarks/speed.py [STEM ...] [--batch 8] [--rounds 7]
+
+Each model has the size of its paper (`MODEL.paper_size`) and float32 weights; a training step is
+forward, backward and AdamW. The two frameworks take turns, so that a busy machine disturbs both;
+the figures are the medians, the ratio is vit-pytorch's time over ours (above 1: ours is faster).
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from parity_tests.upstream import upstream_module
+from vit_flax.registry import model_info, stems
+
+
+def take_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each, after one call to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(measured[1:]) for name, measured in times.items()}
+
+
+def ours(stem: str, images: np.ndarray, labels: np.ndarray):
+    info = model_info(stem)
+    model = info.build(**info.paper_size)
+    images = jax.device_put(images)
+    variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+    params = variables.pop('params')
+    optimizer = optax.adamw(1e-3, weight_decay=0.05)
+
+    @jax.jit
+    def forward(params, state):
+        return model.apply({'params': params, **state}, images)
+
+    def step(params, state, slots):
+        def loss(params):
+            logits, new_state = model.apply({'params': params, **state}, images, train=True, mutable=['batch_stats'])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), new_state
+
+        (value, state), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, slots = optimizer.update(grads, slots, params)
+        return optax.apply_updates(params, updates), state, slots, value
+
+    train = jax.jit(step, donate_argnums=(0, 1, 2))
+    held = [jax.tree.map(jax.numpy.copy, params), variables, jax.jit(optimizer.init)(params)]
+
+    def train_once():
+        *held[:], value = train(*held)
+        jax.block_until_ready(value)
+
+    state = jax.tree.map(jax.numpy.copy, variables)
+    return lambda: jax.block_until_ready(forward(params, state)), train_once
+
+
+def theirs(stem: str, images: np.ndarray, labels: np.ndarray):
+    info = model_info(stem)
+    model = getattr(upstream_module(stem), info.build.__name__)(**info.paper_size)
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    labels = torch.from_numpy(labels).long()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05)
+
+    def forward():
+        model.eval()
+        with torch.inference_mode():
+            model(images)
+
+    def train_once():
+        model.train()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return forward, train_once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('stems', nargs='*', default=None, help='models; all of them if none is named')
+    parser.add_argument('--batch', type=int, default=8)
+    parser.add_argument('--rounds', type=int, default=7)
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    versions = f'jax {jax.__version__}, torch {torch.__version__}'
+    table = Table(title=f'batch {args.batch} on {jax.default_backend()}, {versions}')
+    for heading in ('model', 'pass', 'vit-pytorch ms', 'vit_flax ms', 'ratio'):
+        table.add_column(heading, justify='left' if heading in ('model', 'pass') else 'right')
+    for stem in args.stems or stems():
+        shape = model_info(stem).build(**model_info(stem).paper_size).example_input().shape[1:]
+        images = rng.normal(size=(args.batch, *shape)).astype(np.float32)
+        labels = rng.integers(0, 1000, args.batch)
+        mine, other = ours(stem, images, labels), theirs(stem, images, labels)
+        for kind, torch_run, flax_run in zip(('forward', 'train step'), other, mine, strict=True):
+            medians = take_turns({'torch': torch_run, 'flax': flax_run}, args.rounds)
+            ratio = medians['torch'] / medians['flax']
+            table.add_row(stem, kind, f'{medians["torch"]:.0f}', f'{medians["flax"]:.0f}', f'{ratio:.2f}')
+    Console().print(table)
+
+
+if __name__ == '__main__':
+    main()

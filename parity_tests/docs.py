@@ -1,0 +1,93 @@
+"""Writes the generated pages: `python -m parity_tests.docs`.
+
+docs/models.md and the table in README.md (parity measured now, parameters at the paper's size counted on both
+sides), and docs/quirks.md (the `# upstream:` comments).
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import torch
+
+from parity_tests.case import all_cases
+from parity_tests.compare import compare
+from parity_tests.upstream import VERSION, upstream_module
+from vit_flax.registry import model_info, stems
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = '<!-- models: written by python -m parity_tests.docs -->', '<!-- /models -->'
+
+
+def paper_sizes(stem: str) -> tuple[int, int]:
+    """Parameters at the paper's size, in Flax and in upstream; nothing is allocated."""
+    info = model_info(stem)
+    model = info.build(**info.paper_size)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_input())['params']
+    with torch.device('meta'):
+        upstream = getattr(upstream_module(stem), info.build.__name__)(**info.paper_size)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes)), sum(p.numel() for p in upstream.parameters())
+
+
+def facts(stem: str) -> str:
+    """The cells of a model's row that no machine changes."""
+    info = model_info(stem)
+    ours, theirs = paper_sizes(stem)
+    if ours != theirs:
+        raise AssertionError(f'{stem}: {ours} parameters, upstream has {theirs}')
+    cases = sum(case.stem == stem for case in all_cases())
+    paper = f'[{info.title}](https://arxiv.org/abs/{info.arxiv})'
+    return f'| `{stem}` | `{info.build.__name__}` | {paper} | {ours:,} | {cases} |'
+
+
+def rows() -> Iterator[str]:
+    """One row of the table for each model."""
+    for stem in stems():
+        reports = [compare(case)[0] for case in all_cases() if case.stem == stem]
+        worst = [max(max(getattr(report, kind).values(), default=0.0) for report in reports) for kind in KINDS]
+        figures = ' | '.join(f'{error:.0e}' if error else '-' for error in worst)
+        loosest = max(case.tolerance for case in all_cases() if case.stem == stem)
+        reasons = {case.reason for case in all_cases() if case.stem == stem and case.reason}
+        bound = f'{loosest:.0e}' + (f' ({"; ".join(sorted(reasons))})' if reasons else '')
+        yield f'{facts(stem)} {figures} | {bound} |'
+
+
+KINDS = ('outputs', 'gradients', 'state')
+HEADER = (
+    '| module | class | paper | parameters | cases | outputs | gradients | statistics | bound |',
+    '|---|---|---|--:|--:|--:|--:|--:|--:|',
+)
+
+
+def quirks() -> str:
+    """The page of the `# upstream:` comments, by model."""
+    page = f'# Quirks\n\nWhere vit-pytorch {VERSION} departs from its paper or itself, and what is done about it here.\n'
+    for stem in stems():
+        found = []
+        for place in ('vit_flax/models', 'vit_torch_ref/models'):
+            text = (ROOT / place / f'{stem}.py').read_text()
+            for comment in re.findall(r'# upstream: ((?:.*)(?:\n\s*# .*)*)', text):
+                found.append(re.sub(r'\s*\n\s*# ', ' ', comment))
+        if found:
+            items = '\n'.join(f'- {comment[0].upper()}{comment[1:]}' for comment in dict.fromkeys(found))
+            page += f'\n## {stem}\n\n{items}\n'
+    return page
+
+
+def main() -> None:
+    with jax.enable_x64(True):
+        table = '\n'.join([*HEADER, *rows()])
+    (ROOT / 'docs' / 'models.md').write_text(
+        f'# Models\n\nParity with vit-pytorch {VERSION}: largest relative error in float64 over all cases, measured '
+        'by `python -m parity_tests.docs`. Parameters are at the size the paper leads with, equal to upstream\'s '
+        f'count.\n\n{table}\n'
+    )
+    readme = (ROOT / 'README.md').read_text()
+    before, rest = readme.split(BEGIN)
+    (ROOT / 'README.md').write_text(f'{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}')
+    (ROOT / 'docs' / 'quirks.md').write_text(quirks())
+
+
+if __name__ == '__main__':
+    main()
