@@ -6,7 +6,6 @@ drawn from LeCun's normal, BatchNorm keeps the biased variance and another momen
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,10 @@ from jax.nn.initializers import Initializer
 from vit_flax.blocks.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
 
-gelu = partial(jax.nn.gelu, approximate=False)
+
+def gelu(x: Array) -> Array:
+    """Exact GELU by erf, as torch has it; `jax.nn.gelu` takes erfc, which is slower on a CPU."""
+    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
 def uniform_by_fan_in(fan_in: int) -> Initializer:
@@ -48,10 +50,27 @@ class Dense(Module):
         init = uniform_by_fan_in(x.shape[-1])
         kernel = self.param('kernel', init, (x.shape[-1], self.features), self.param_dtype)
         if not self.use_bias:
-            return jnp.matmul(*self.promote(x, kernel))
+            return _matmul(*self.promote(x, kernel))
         bias = self.param('bias', init, (self.features,), self.param_dtype)
         x, kernel, bias = self.promote(x, kernel, bias)
-        return x @ kernel + bias
+        return _matmul(x, kernel) + bias
+
+
+def _matmul(x: Array, kernel: Array) -> Array:
+    """`[... c] [c d] -> [... d]`.
+
+    On a CPU the leading axes are merged first: the gradient of the kernel is then one plain matrix
+    product, which shortens a training step by a third. Elsewhere they are left alone, since merging
+    axes that are sharded would gather them.
+    """
+    if x.ndim == 2:
+        return x @ kernel
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1),
+        default=jnp.matmul,
+    )
 
 
 class Conv(Module):

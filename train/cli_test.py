@@ -1,0 +1,144 @@
+"""The command line as a stranger meets it: help, overrides, and mistakes."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from train import recipes
+from train.cli import main, parse
+from train.config import check, differences, to_json
+from train.conftest import ROOT
+from train.errors import UserError
+
+
+def refused(args, capsys):
+    """The message of a command that must end with exit code 2, without a traceback."""
+    code: object
+    try:
+        code = main(['digits', *args])
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    assert code == 2 and 'Traceback' not in out + err
+    return ' '.join((out + err).replace('│', ' ').split())
+
+
+def title(name):
+    return str(recipes.find(name).__doc__).splitlines()[0]
+
+
+def test_help_lists_the_recipes(capsys):
+    assert main(['--help']) == 0
+    out = capsys.readouterr().out
+    for name in recipes.names():
+        assert f'\n  {name} ' in out and title(name) in out
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize('name', recipes.names())
+def test_help_of_a_recipe_explains_every_key(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, '--help'])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert title(name) in out
+    entries = re.split(r'^\W* --(?=\w)', out, flags=re.MULTILINE)[1:]
+    assert len(entries) > 30
+    for entry in entries:
+        described = re.sub(r'[^\w.]+', ' ', entry.split('(default:')[0]).split()
+        assert len(described) >= 4, f'--{entry} is not explained'
+
+
+def test_a_module_run_from_another_process_says_the_same():
+    done = subprocess.run(
+        [sys.executable, '-m', 'train', 'digitz'], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == "error: no recipe is called 'digitz': did you mean 'digits'?\n"
+
+
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (['--optim.learning-rat', '1'], ['--optim.learning-rate']),
+        (['--model.dept', '2'], ['--model.depth']),
+        (['--stepz', '2'], ['--steps']),
+        (['--steps', 'many'], ['--steps', 'many']),
+        (['--model.dtype', 'float8'], ['bfloat16']),
+        (['--model.name', 'vitt'], ["model.name='vitt'", "did you mean 'vit'?"]),
+        (['--steps', '0'], ['steps=0 must be at least 1']),
+        (['--seed', '-1'], ['seed=-1 must be at least 0']),
+        (['--optim.ema', '1'], ['optim.ema=1.0']),
+        (['--optim.learning-rate', 'nan'], ['optim.learning_rate=nan']),
+        (['--objective.label-smoothing', '2'], ['objective.label_smoothing=2.0']),
+        (['--data.image-size', '4'], ['data.image_size=4']),
+        (['--data.rotate', '-3'], ['data.rotate=-3.0']),
+        (['--model.patch-size', '5'], ['image_size', 'patch_size=(5, 5)']),
+        (['--model.num-classes', '4'], ['model.num_classes=4', '10 classes']),
+        (['--model.pool', 'max'], ["pool='max'", "'cls', 'mean'"]),
+        (['--optim.decay', '.*/kernle'], ["optim.decay='.*/kernle' matches no parameter"]),
+        (['--optim.decay', '('], ["optim.decay='('", 'not a regular expression']),
+        (['--batch-size', '12'], ['batch_size=12', 'multiple of 8']),
+        (['--mesh.distributed'], ['mesh.distributed: ']),
+    ],
+    ids=lambda value: value[0] if value[0].startswith('--') else '',
+)
+def test_a_mistake_is_one_clear_message(args, words, capsys, tmp_path):
+    message = refused([*args, '--out', str(tmp_path / 'run')], capsys)
+    for word in words:
+        assert word in message
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_folder_of_somebody_else_is_not_touched(capsys, tmp_path):
+    (tmp_path / 'thesis.tex').write_text('text')
+    assert "holds 'thesis.tex': choose another --out" in refused(['--out', str(tmp_path)], capsys)
+    assert 'is a file, not a folder' in refused(['--out', str(tmp_path / 'thesis.tex')], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
+    (tmp_path / 'config.json').write_text('{"steps":')
+    assert 'cannot be read' in refused(['--out', str(tmp_path)], capsys)
+
+
+def test_overrides_are_typed_and_land_in_the_config():
+    config = parse('digits', ['--optim.learning-rate', '3e-4', '--model.depth=2', '--seed', '1', '--no-plots'])
+    assert config.optim.learning_rate == 3e-4 and config.seed == 1 and config.plots is False
+    assert config.model.args['depth'] == 2 and config.model.args['dim'] == 64
+    assert parse('digits', ['--model.patch-size', '4', '2']).model.args['patch_size'] == (4, 2)
+    assert type(config) is type(recipes.find('digits').CONFIG)
+    check(config)
+    assert json.loads(json.dumps(to_json(config))) == to_json(config)
+
+
+def test_the_same_command_finds_the_same_folder():
+    assert parse('digits', []).out == parse('digits', ['--seed=0']).out == 'runs/digits'
+    seeded = parse('digits', ['--seed', '1', '--optim.learning-rate=1e-3']).out
+    assert seeded == parse('digits', ['--optim.learning-rate=0.001', '--seed=1', '--loader.threads=2']).out
+    assert seeded == 'runs/digits-optim.learning_rate=0.001-seed=1'
+    rules = ['--optim.decay', *(f'.*/{name}/kernel' for name in ('to_qkv', 'to_out', 'expand', 'contract', 'mlp_head'))]
+    assert len(parse('digits', rules).out) < 120
+    assert parse('digits', ['--out', 'elsewhere']).out == 'elsewhere'
+
+
+def test_another_model_keeps_what_it_knows():
+    config = parse('digits', ['--model.name', 'simple_vit', '--model.dim=32'])
+    assert config.model.args['dim'] == 32 and config.model.args['depth'] == 4
+    assert 'pool' not in config.model.args
+    large = parse('digits', ['--model.name=vit_small_patch16_224'])
+    assert large.model.args['mlp_dim'] == 128, 'what the recipe sets wins over the preset'
+
+
+def test_differences_name_the_keys():
+    old, new = (to_json(parse('digits', args)) for args in (['--seed=1', '--mesh.fsdp=2'], ['--model.depth=2']))
+    assert differences(old, new) == {'seed': (1, 0), 'model.args.depth': (4, 2)}
+
+
+def test_a_recipe_without_an_argument_of_its_model_is_told_so():
+    from train.config import Model
+    from train.model import build
+
+    digits = recipes.find('digits').CONFIG
+    with pytest.raises(UserError, match=r"model 'vit' has no argument 'deph': did you mean 'depth'\?"):
+        build(Model('vit', {'deph': 3}), digits.data)

@@ -1,0 +1,46 @@
+"""The folder of a run: made once, found again by the same command."""
+
+import json
+import os
+from pathlib import Path
+
+from train.config import Config, differences, to_json
+from train.errors import UserError
+
+SUMMARY = 'summary.json'
+
+
+def open_folder(config: Config) -> Path:
+    """The absolute path of the run's folder, with its `config.json`.
+
+    Raises:
+      UserError: the folder holds something else, or a run of another config.
+    """
+    folder = Path(config.out).absolute()
+    written = folder / 'config.json'
+    started = folder / 'config.tmp'
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'--out {config.out} is a file, not a folder')
+    if written.exists():
+        _check_same(config, written)
+    elif folder.exists() and (foreign := sorted(p.name for p in folder.iterdir() if p != started)):
+        raise UserError(f'--out {config.out} is no run of this trainer, it holds {foreign[0]!r}: choose another --out')
+    else:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            started.write_text(json.dumps(to_json(config), indent=2) + '\n')
+            os.replace(started, written)
+        except OSError as error:
+            raise UserError(f'--out {config.out} cannot be written: {error.strerror}') from error
+    return folder
+
+
+def _check_same(config: Config, written: Path) -> None:
+    try:
+        old = json.loads(written.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f'{written} cannot be read ({error}): choose another --out') from error
+    changed = differences(old, to_json(config))
+    if changed:
+        listed = '\n'.join(f'  {key}: {was!r} there, {now!r} now' for key, (was, now) in changed.items())
+        raise UserError(f'{config.out} holds another run:\n{listed}\nchoose another --out, or the same values')

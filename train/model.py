@@ -1,0 +1,97 @@
+"""The network of a run: its constructor's arguments as typed options, and the module built from them."""
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from train.config import Model
+from train.data.source import Source
+from train.errors import UserError, nearest
+from vit_flax.registry import list_models, model_info, presets, stems
+
+# Not options: the trainer sets the dtypes, linen the rest.
+NOT_OPTIONS = {'dtype', 'param_dtype', 'parent', 'name'}
+# Options that nobody needs to give.
+FROM_DATA = ('image_size', 'channels', 'num_classes')
+
+
+@dataclass(frozen=True)
+class Option:
+    """One argument of a model's constructor."""
+
+    type: Any
+    default: Any
+    help: str
+
+
+def options(name: str) -> dict[str, Option]:
+    """The constructor's arguments that can be given on a command line: numbers, words, and lists of them.
+
+    Raises:
+      UserError: no model or preset has this name.
+    """
+    build, preset = _constructor(name)
+    help_of = _attribute_help(build.__doc__ or '')
+    found = {}
+    for key, parameter in inspect.signature(build, eval_str=True).parameters.items():
+        if key not in NOT_OPTIONS and _is_plain(parameter.annotation):
+            default = preset.get(key, parameter.default)
+            found[key] = Option(parameter.annotation, default, help_of.get(key, ''))
+    return found
+
+
+def build(config: Model, source: Source) -> nn.Module:
+    """The module, with the arguments that follow from the data filled in.
+
+    Raises:
+      UserError: unknown or missing arguments, or fewer classes than the data have.
+    """
+    known = options(config.name)
+    for key in config.args:
+        if key not in known:
+            raise UserError(f'model {config.name!r} has no argument {key!r}: {nearest(key, known)}')
+    height, width, channels = source.shape
+    of_data = dict(
+        zip(FROM_DATA, (height if height == width else (height, width), channels, len(source.classes)), strict=True)
+    )
+    args = {**{key: value for key, value in of_data.items() if key in known}, **config.args}
+    classes = len(source.classes)
+    if args.get('num_classes', classes) < classes:
+        raise UserError(f'model.num_classes={args["num_classes"]} is below the {classes} classes of the data')
+    constructor, preset = _constructor(config.name)
+    return constructor(**{**preset, **args}, dtype=jnp.dtype(config.dtype))
+
+
+def _constructor(name: str) -> tuple[Callable[..., nn.Module], Mapping[str, Any]]:
+    if name in stems():
+        return model_info(name).build, {}
+    if name not in presets():
+        raise UserError(f'model.name={name!r} is unknown: {nearest(name, list_models())}')
+    info, kwargs = presets()[name]
+    return info.build, kwargs
+
+
+def _is_plain(hint: Any) -> bool:
+    if hint in (int, float, bool, str, type(None)):
+        return True
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return True
+    if origin in (typing.Union, types.UnionType, Sequence, tuple, list):
+        return all(_is_plain(part) for part in typing.get_args(hint) if part is not Ellipsis)
+    return False
+
+
+def _attribute_help(docstring: str) -> dict[str, str]:
+    """`name: text` of the docstring's section Attributes; `a, b: text` speaks of both."""
+    _, _, section = inspect.cleandoc(docstring).partition('Attributes:\n')
+    section = re.split(r'\n(?=\S)', section)[0]
+    entries = re.findall(r'^  (\w[\w, ]*): (.*(?:\n    .*)*)', section, flags=re.MULTILINE)
+    return {key: ' '.join(text.split()) for keys, text in entries for key in keys.split(', ')}

@@ -1,0 +1,1 @@
+"""What is minimised: one pure object per way of training."""

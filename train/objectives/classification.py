@@ -1,0 +1,50 @@
+"""Softmax cross-entropy with label smoothing (arXiv:1512.00567)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import Array
+
+from train.errors import UserError
+from train.objectives.objective import Batch, Objective, Variables
+
+# Every collection of random numbers that a model of vit_flax may ask for.
+RNGS = ('dropout', 'drop_path', 'mask', 'tokens')
+
+
+@dataclass(frozen=True)
+class Classification(Objective):
+    """Logits to labels."""
+
+    label_smoothing: float = 0.1
+    """Probability that is spread over all classes, in training only."""
+
+    watch = 'accuracy'
+    best = 'max'
+
+    def check(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f'objective.label_smoothing={self.label_smoothing} must be at least 0 and below 1')
+
+    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
+        return model.init(rng, batch['image'])
+
+    def loss(
+        self, model: nn.Module, variables: Variables, batch: Batch, rng: Array, train: bool
+    ) -> tuple[Array, tuple[dict[str, Array], Variables]]:
+        state: Variables = {name: value for name, value in variables.items() if name != 'params'}
+        if train:
+            rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
+            logits, state = model.apply(variables, batch['image'], train=True, rngs=rngs, mutable=list(state))
+        else:
+            logits = model.apply(variables, batch['image'])
+        logits = logits.astype(jnp.float32)
+        targets = jax.nn.one_hot(batch['label'], logits.shape[-1])
+        if train:
+            targets = optax.smooth_labels(targets, self.label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets)
+        hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
+        return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)

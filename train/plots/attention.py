@@ -1,0 +1,65 @@
+"""Where the model looks: attention of the last block, and attention rollout."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from train.plots.style import FAINT, figure, grid, picture
+
+HEADS = 6
+
+
+def attention(path: Path, images: np.ndarray, titles: list[str], maps: np.ndarray, patches: tuple[int, int]) -> None:
+    """One row per image: itself, every head of the last block, their mean, and the rollout.
+
+    Args:
+      images: `[b h w c]`.
+      titles: one per image.
+      maps: attention `[b layers e n n]`; tokens in front of the patches have no place in the image.
+      patches: rows and columns of patches.
+    """
+    prefix = maps.shape[-1] - patches[0] * patches[1]
+    last = maps[:, -1]
+    columns = [*np.moveaxis(last[:, :HEADS], 1, 0), last.mean(1), rollout(maps)]
+    names = [*(f'head {i + 1}' for i in range(min(HEADS, last.shape[1]))), 'all heads', 'rollout']
+    asked = 'from the class token' if prefix else 'from all patches together'
+    width, cell = 1.0 + 1.05 * (len(columns) + 1), 1.05
+    with figure(
+        path, width, 1.15 + cell * len(images), 'Attention',
+        f'last block, {asked} to each patch; rollout: through all {maps.shape[1]} blocks (arXiv:2005.00928)',
+    ) as drawn:  # fmt: skip
+        axes = grid(drawn, len(images), len(columns) + 1, top=1.05, right=0.9)
+        for row, image, title in zip(axes, images, titles, strict=True):
+            picture(row[0], image)
+            row[0].text(0.04, 0.96, title, transform=row[0].transAxes, va='top', size=8, weight='bold')
+        for column, name, weights in zip(axes.T[1:], names, columns, strict=True):
+            column[0].set_title(name, loc='center', size=9, weight='normal')
+            for cell_axes, image, of_image in zip(column, images, weights, strict=True):
+                seen = (of_image[0] if prefix else of_image.mean(0))[prefix:].reshape(patches)
+                overlay(cell_axes, image, seen / seen.max())
+        axes[0, 0].set_title('image', loc='center', size=9, weight='normal')
+        legend = drawn.add_axes((1 - 0.72 / width, 0.3, 0.14 / width, 0.4))
+        bar = drawn.colorbar(ScalarMappable(Normalize(0, 1), 'inferno'), cax=legend, ticks=[0, 1])
+        bar.ax.set_yticklabels(['none', 'most'], color=FAINT)
+        bar.outline.set_visible(False)
+
+
+def rollout(maps: np.ndarray) -> np.ndarray:
+    """How much of each input token reaches each output token, `[b layers e n n] -> [b n n]`.
+
+    Abnar and Zuidema, arXiv:2005.00928: heads averaged, half of each block passes by it unchanged.
+    """
+    flow = np.eye(maps.shape[-1])[None]
+    for layer in range(maps.shape[1]):
+        flow = (0.5 * maps[:, layer].mean(1) + 0.5 * np.eye(maps.shape[-1])) @ flow
+    return flow
+
+
+def overlay(axes, image: np.ndarray, weights: np.ndarray) -> None:
+    """The weights `[rows columns]` as colour, under the contours of the image."""
+    h, w = image.shape[:2]
+    picture(axes, weights, cmap='inferno', vmin=0, vmax=1, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
+    ink = image.mean(-1)
+    axes.contour(ink, levels=[(ink.min() + ink.max()) / 2], colors='white', linewidths=0.9)

@@ -1,0 +1,79 @@
+"""The end of a run: pictures, `summary.json`, and where everything lies."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.checkpoints import Meta
+from train.config import Config
+from train.folder import SUMMARY
+from train.log import Terminal, duration, read_rows
+from train.setup import Setup
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the loop hands over.
+
+    Attributes:
+      folder: of the run.
+      meta: of the last checkpoint.
+      best: of the best checkpoint; None if somebody has removed it.
+      seconds: of all sessions together.
+    """
+
+    folder: Path
+    meta: Meta
+    best: Meta | None
+    seconds: float
+
+
+def report(config: Config, setup: Setup, variables: Mapping[str, Any], result: Result, terminal: Terminal) -> None:
+    """Draws, writes the summary, and says so. `summary.json` comes last: it marks a run as finished."""
+    drawn = []
+    if config.plots:
+        from train.plots.draw import draw  # matplotlib is slow to import
+
+        terminal.say('drawing ...')
+        rows = read_rows(result.folder / 'metrics.jsonl')
+        drawn = draw(result.folder / 'plots', rows, config.data, setup.model, variables)
+
+    summary = {
+        'step': result.meta['step'],
+        **result.meta['val'],
+        'seconds': round(result.seconds, 1),
+        'parameters': setup.parameters,
+    }
+    kept = f'last (step {result.meta["step"]})'
+    if result.best is not None:
+        summary['best'] = {'step': result.best['step'], **result.best['val']}
+        kept += f' and best (step {result.best["step"]})'
+    unfinished = result.folder / 'summary.tmp'
+    unfinished.write_text(json.dumps(summary, indent=2) + '\n')
+    os.replace(unfinished, result.folder / SUMMARY)
+
+    val = result.meta['val']
+    held_out = len(config.data.records('val'))
+    lines = [('', '')]
+    if 'val/accuracy' in val:
+        right = round(val['val/accuracy'] * held_out)
+        lines.append(('accuracy', f'{100 * val["val/accuracy"]:.2f} % of the held-out images ({right} of {held_out})'))
+    lines += [
+        ('held-out loss', f'{val["val/loss"]:.4f}'),
+        ('time', duration(result.seconds)),
+        ('parameters', f'{setup.parameters:,}'),
+        ('', ''),
+        ('everything is in', str(result.folder)),
+        ('  metrics.jsonl', 'every logged number'),
+        ('  tensorboard/', f'tensorboard --logdir {result.folder / "tensorboard"}'),
+        ('  checkpoints/', kept),
+    ]
+    if drawn:
+        lines.append(('  plots/', ', '.join(path.name for path in drawn)))
+    lines.append(('  summary.json', 'the numbers above'))
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        terminal.say(f'{name:<{width}}  {text}'.rstrip())

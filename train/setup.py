@@ -1,0 +1,81 @@
+"""From a config to what can run: mesh, model, initial state and the two jitted steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
+
+from train.config import Config
+from train.errors import UserError
+from train.model import build
+from train.optim import optimizer
+from train.sharding import check_batch, make_mesh, state_sharding
+from train.state import TrainState, initial_state
+from train.step import make_eval_step, make_train_step
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run computes with.
+
+    Attributes:
+      mesh: over all devices.
+      model: the network.
+      parameters: how many numbers it has.
+      state: shapes, dtypes and shardings of the train state.
+      initial: makes the state before the first step.
+      train_step, eval_step: see `train.step`; the first eats the state that it is given.
+      gather: copies a tree of arrays whole to every device.
+    """
+
+    mesh: jax.sharding.Mesh
+    model: nn.Module
+    parameters: int
+    state: TrainState
+    initial: Callable
+    train_step: Callable
+    eval_step: Callable
+    gather: Callable
+
+
+def set_up(config: Config) -> Setup:
+    """Checks everything that can be checked without computing.
+
+    Raises:
+      UserError: mesh, batch, model and data do not fit together.
+    """
+    source, objective = config.data, config.objective
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.batch_size, source.shape)
+    model = build(config.model, source)
+    record = source.augment(source.records('train')[0], np.random.default_rng(0))
+    example = jax.tree.map(lambda leaf: np.asarray(leaf)[None], record)
+    key = jax.random.key(config.seed)
+    try:
+        params = jax.eval_shape(lambda: objective.init(model, key, example))['params']
+        tx = optimizer(config.optim, config.steps, params)
+        train_step = make_train_step(objective, model, tx, config.seed, config.optim.ema)
+
+        def initial() -> TrainState:
+            return initial_state(objective, model, tx, key, example, ema=config.optim.ema > 0)
+
+        shapes = jax.eval_shape(initial)
+        jax.eval_shape(train_step, shapes, example)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f'model {config.model.name!r} cannot be trained like this: {error}') from error
+    shardings = state_sharding(shapes, mesh, config.mesh)
+    return Setup(
+        mesh=mesh,
+        model=model,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
+        initial=jax.jit(initial, out_shardings=shardings),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
+        eval_step=jax.jit(make_eval_step(objective, model)),
+        gather=jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec())),
+    )

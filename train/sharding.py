@@ -1,0 +1,100 @@
+"""Where everything lives: the mesh, and the rules that split parameters, optimizer state and batches over it."""
+
+import math
+import re
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from train.config import Mesh
+from train.errors import UserError
+from train.optim import paths
+
+AXES = ('data', 'fsdp', 'tensor', 'seq')
+ROWS = ('data', 'fsdp')
+
+
+def make_mesh(config: Mesh) -> jax.sharding.Mesh:
+    """The mesh over all devices.
+
+    Raises:
+      UserError: the four sizes do not multiply to the number of devices.
+    """
+    devices, rest = jax.device_count(), config.fsdp * config.tensor * config.seq
+    sizes = f'mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} x mesh.seq={config.seq}'
+    if devices % rest:
+        raise UserError(f'{sizes} = {rest} does not divide the {devices} devices here')
+    if config.data not in (0, devices // rest):
+        raise UserError(
+            f'mesh.data={config.data} x {sizes} = {config.data * rest}, but there are {devices} devices: '
+            f'mesh.data={devices // rest} would fit'
+        )
+    shape = (devices // rest, config.fsdp, config.tensor, config.seq)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_batch(mesh: jax.sharding.Mesh, batch_size: int, image_shape: tuple[int, ...]) -> None:
+    """Raises a `UserError` if the rows of a batch or of an image do not divide over the mesh."""
+    copies = mesh.shape['data'] * mesh.shape['fsdp']
+    if batch_size % copies:
+        raise UserError(
+            f'batch_size={batch_size} does not divide over mesh.data={mesh.shape["data"]} x '
+            f'mesh.fsdp={mesh.shape["fsdp"]}: take a multiple of {copies}'
+        )
+    if image_shape[0] % mesh.shape['seq']:
+        raise UserError(f'mesh.seq={mesh.shape["seq"]} does not divide the {image_shape[0]} rows of an image')
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, ndim: int) -> NamedSharding:
+    """Rows of a batch over `data` and `fsdp`; of images `[b h w c]` also the rows of pixels, over `seq`."""
+    return NamedSharding(mesh, PartitionSpec(ROWS, 'seq') if ndim >= 4 else PartitionSpec(ROWS))
+
+
+def state_sharding(state, mesh: jax.sharding.Mesh, config: Mesh):
+    """A tree of shardings like `state`: parameters by the rules, what belongs to a parameter as that parameter.
+
+    Args:
+      state: shapes of the whole train state; its parameters are `state.params`.
+      mesh: from `make_mesh`.
+      config: the rules.
+    """
+    specs = {
+        path: (leaf.shape, parameter_spec(path, leaf.shape, mesh, config))
+        for path, leaf in zip(paths(state.params), jax.tree.leaves(state.params), strict=True)
+    }
+
+    def place(path: str, shape: tuple[int, ...]) -> NamedSharding:
+        # Adam's moments and the average have the parameter's path behind their own name.
+        parts = path.split('/')
+        for start in range(len(parts)):
+            own = specs.get('/'.join(parts[start:]))
+            if own is not None and own[0] == shape:
+                return NamedSharding(mesh, own[1])
+        return NamedSharding(mesh, PartitionSpec())
+
+    shardings = [place(path, leaf.shape) for path, leaf in zip(paths(state), jax.tree.leaves(state), strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(state), shardings)
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, config: Mesh) -> PartitionSpec:
+    """The first rule that matches; then `fsdp` on the largest free axis that it divides."""
+    words = next((words for pattern, words in config.rules if _matches(pattern, path)), '').split()
+    if len(words) > len(shape):
+        raise UserError(f'mesh.rules: {" ".join(words)!r} names {len(words)} axes, but {path} has shape {shape}')
+    axes = ['*'] * (len(shape) - len(words)) + words
+    for size, axis in zip(shape, axes, strict=True):
+        if axis not in (*AXES, '*', '-'):
+            raise UserError(f'mesh.rules: {axis!r} is none of {", ".join(AXES)}, * and -')
+        if axis in AXES and size % mesh.shape[axis]:
+            raise UserError(f'mesh.{axis}={mesh.shape[axis]} does not divide {path} of shape {shape}: see mesh.rules')
+    fits = [i for i, axis in enumerate(axes) if axis == '*' and shape[i] % mesh.shape['fsdp'] == 0]
+    if fits and 'fsdp' not in axes and math.prod(shape) >= config.fsdp_min_size:
+        axes[max(fits, key=lambda i: shape[i])] = 'fsdp'
+    return PartitionSpec(*(axis if axis in AXES else None for axis in axes))
+
+
+def _matches(pattern: str, path: str) -> bool:
+    try:
+        return re.fullmatch(pattern, path) is not None
+    except re.error as error:
+        raise UserError(f'mesh.rules: {pattern!r} is not a regular expression: {error}') from error

@@ -1,0 +1,126 @@
+"""The same numbers on every mesh, everything where the rules say, and clear words when it does not fit."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from train.config import Mesh, Optim
+from train.data.digits import Digits
+from train.data.stream import place, train_batches
+from train.errors import UserError
+from train.recipes.digits import CONFIG
+from train.setup import set_up
+from train.sharding import make_mesh, parameter_spec
+
+TINY = dataclasses.replace(
+    CONFIG,
+    steps=5,
+    batch_size=16,
+    optim=Optim(ema=0.9),
+    model=dataclasses.replace(
+        CONFIG.model,
+        args=dict(patch_size=4, dim=16, depth=2, heads=2, dim_head=12, mlp_dim=40, dropout=0.1),
+    ),
+)
+
+
+def trained(mesh, **changes):
+    """Setup, final state and losses of a few steps."""
+    config = dataclasses.replace(TINY, mesh=mesh, **changes)
+    setup = set_up(config)
+    state, losses = setup.initial(), []
+    for batch in train_batches(config.data, seed=0, batch_size=16, steps=5, loader=config.loader):
+        state, numbers = setup.train_step(state, place(batch, setup.mesh, 16))
+        losses.append(float(numbers['loss']))
+    return setup, state, losses
+
+
+@pytest.fixture(scope='module')
+def single():
+    """The run on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), ('data', 'fsdp', 'tensor', 'seq'))
+        patch.setattr('train.setup.make_mesh', lambda config: one)
+        return trained(Mesh())
+
+
+@pytest.mark.parametrize(
+    'mesh',
+    [Mesh(), Mesh(fsdp=8, fsdp_min_size=64), Mesh(fsdp=2, tensor=2, seq=2, fsdp_min_size=64)],
+    ids=['data', 'fsdp', 'fsdp-tensor-seq'],
+)
+def test_every_mesh_trains_the_same(mesh, single):
+    _, state, losses = trained(mesh)
+    _, expected, expected_losses = single
+    np.testing.assert_allclose(losses, expected_losses, rtol=2e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), state, expected)
+
+
+def test_state_lies_where_the_rules_say():
+    setup = set_up(dataclasses.replace(TINY, mesh=Mesh(data=1, fsdp=2, tensor=4, fsdp_min_size=200)))
+    state = setup.initial()
+    kernel = state.params['transformer']['block_0']['attention']['to_qkv']['kernel']
+    assert kernel.sharding.spec == PartitionSpec('fsdp', 'tensor')
+    assert kernel.addressable_shards[0].data.shape == (16 // 2, 72 // 4)
+    moments = state.opt_state[1][0].mu['transformer']['block_0']['attention']['to_qkv']['kernel']
+    average = state.ema['transformer']['block_0']['attention']['to_qkv']['kernel']
+    assert moments.sharding == average.sharding == kernel.sharding
+    assert state.params['transformer']['norm']['scale'].sharding.is_fully_replicated
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert held < 0.3 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    'path, shape, spec',
+    [
+        ('transformer/block_3/attention/to_qkv/kernel', (64, 96), PartitionSpec('fsdp', 'tensor')),
+        ('transformer/block/attention/to_qkv/kernel', (6, 64, 96), PartitionSpec(None, 'fsdp', 'tensor')),
+        ('transformer/block_3/attention/to_out/kernel', (96, 64), PartitionSpec('tensor', 'fsdp')),
+        ('transformer/block_3/feedforward/expand/bias', (96,), PartitionSpec('tensor')),
+        ('mlp_head/kernel', (64, 96), PartitionSpec(None, 'fsdp')),
+        ('mlp_head/kernel', (63, 97), PartitionSpec(None, None)),
+        ('mlp_head/bias', (10,), PartitionSpec(None)),
+    ],
+)
+def test_rules_then_size(path, shape, spec):
+    mesh = make_mesh(Mesh(fsdp=2, tensor=2))
+    assert parameter_spec(path, shape, mesh, Mesh(fsdp_min_size=100)) == spec
+
+
+def test_the_first_rule_counts_and_can_keep_a_parameter_whole():
+    rules = (('.*/special/kernel', '- -'), *Mesh().rules, ('.*', 'seq *'))
+    mesh, config = make_mesh(Mesh(fsdp=2, tensor=2)), Mesh(rules=rules, fsdp_min_size=0)
+    assert parameter_spec('a/special/kernel', (64, 64), mesh, config) == PartitionSpec(None, None)
+    assert parameter_spec('a/other/kernel', (64, 64), mesh, config) == PartitionSpec('seq', 'fsdp')
+
+
+@pytest.mark.parametrize(
+    'mesh, words',
+    [
+        (Mesh(tensor=3), ['mesh.tensor=3', '8 devices']),
+        (Mesh(data=2, fsdp=2), ['mesh.data=2', 'mesh.fsdp=2', 'mesh.data=4 would fit']),
+        (Mesh(data=1, tensor=2, fsdp=1, seq=4, rules=(('.*/to_qkv/kernel', 'rows *'),)), ["'rows'", 'tensor, seq']),
+        (Mesh(tensor=2, rules=(('.*/bias', 'tensor * *'),)), ['names 3 axes', 'bias']),
+        (Mesh(rules=(('(', '*'),)), ["'('", 'not a regular expression']),
+    ],
+    ids=['devices', 'product', 'axis', 'rank', 'pattern'],
+)
+def test_a_mesh_that_does_not_fit_is_one_clear_error(mesh, words):
+    with pytest.raises(UserError) as error:
+        set_up(dataclasses.replace(TINY, mesh=mesh))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_sizes_that_do_not_divide_are_named():
+    with pytest.raises(UserError, match=r'batch_size=12 does not divide over mesh.data=8 x mesh.fsdp=1.*multiple of 8'):
+        set_up(dataclasses.replace(TINY, batch_size=12))
+    rules = (('.*/to_out/kernel', 'tensor *'), ('.*', '*'))
+    model = dataclasses.replace(TINY.model, args={**TINY.model.args, 'heads': 3, 'dim_head': 4})
+    with pytest.raises(UserError, match=r'mesh.tensor=8 does not divide transformer/block_0/.* of shape \(12, 16\)'):
+        set_up(dataclasses.replace(TINY, model=model, mesh=Mesh(tensor=8, rules=rules)))
+    with pytest.raises(UserError, match=r'mesh.seq=8 does not divide the 20 rows'):
+        set_up(dataclasses.replace(TINY, data=Digits(image_size=20), mesh=Mesh(seq=8)))
