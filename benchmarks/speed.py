@@ -1,10 +1,10 @@
 """Forward and training step of each model against vit-pytorch, in one process, turn by turn.
 
-    python benchmarks/speed.py [STEM ...] [--batch 8] [--rounds 7]
+    python benchmarks/speed.py [MODEL ...] [--batch 8] [--rounds 5]
 
-Each model has the size of its paper (`MODEL.paper_size`) and float32 weights; a training step is
+A stem has the size of its paper (`MODEL.paper_size`), a preset its own; weights are float32; a training step is
 forward, backward and AdamW. The two frameworks take turns, so that a busy machine disturbs both;
-the figures are the medians, the ratio is vit-pytorch's time over ours (above 1: ours is faster).
+figures are medians, the ratio is vit-pytorch's time over ours (above 1: ours is faster).
 """
 
 import argparse
@@ -20,23 +20,38 @@ from rich.console import Console
 from rich.table import Table
 
 from parity_tests.upstream import upstream_module
-from vit_flax.registry import model_info, stems
+from vit_flax.registry import Model, model_info, presets, stems
 
 
 def take_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each, after one call to warm up."""
+    """Median milliseconds of each.
+
+    A turn is a pause, a call that does not count and two that do: the threads of the one before
+    would otherwise still be spinning in the first.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            time.sleep(0.5)
             run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(measured[1:]) for name, measured in times.items()}
+            for _ in range(2):
+                start = time.perf_counter()
+                run()
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(measured) for name, measured in times.items()}
 
 
-def ours(stem: str, images: np.ndarray, labels: np.ndarray):
-    info = model_info(stem)
-    model = info.build(**info.paper_size)
+def named(name: str) -> tuple[str, Model, dict]:
+    """Stem, model and keyword arguments of a stem or a preset."""
+    if name in stems():
+        return name, model_info(name), dict(model_info(name).paper_size)
+    info, kwargs = presets()[name]
+    return next(stem for stem in stems() if model_info(stem) is info), info, dict(kwargs)
+
+
+def ours(name: str, images: np.ndarray, labels: np.ndarray):
+    _, info, kwargs = named(name)
+    model = info.build(**kwargs)
     images = jax.device_put(images)
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     params = variables.pop('params')
@@ -66,9 +81,9 @@ def ours(stem: str, images: np.ndarray, labels: np.ndarray):
     return lambda: jax.block_until_ready(forward(params, state)), train_once
 
 
-def theirs(stem: str, images: np.ndarray, labels: np.ndarray):
-    info = model_info(stem)
-    model = getattr(upstream_module(stem), info.build.__name__)(**info.paper_size)
+def theirs(name: str, images: np.ndarray, labels: np.ndarray):
+    stem, info, kwargs = named(name)
+    model = getattr(upstream_module(stem), info.build.__name__)(**kwargs)
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     labels = torch.from_numpy(labels).long()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05)
@@ -89,24 +104,25 @@ def theirs(stem: str, images: np.ndarray, labels: np.ndarray):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('stems', nargs='*', default=None, help='models; all of them if none is named')
+    parser.add_argument('names', nargs='*', help='models; all stems if none is named')
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--rounds', type=int, default=5)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     versions = f'jax {jax.__version__}, torch {torch.__version__}'
     table = Table(title=f'batch {args.batch} on {jax.default_backend()}, {versions}')
     for heading in ('model', 'pass', 'vit-pytorch ms', 'vit_flax ms', 'ratio'):
         table.add_column(heading, justify='left' if heading in ('model', 'pass') else 'right')
-    for stem in args.stems or stems():
-        shape = model_info(stem).build(**model_info(stem).paper_size).example_input().shape[1:]
+    for name in args.names or stems():
+        _, info, kwargs = named(name)
+        shape = info.build(**kwargs).example_input().shape[1:]
         images = rng.normal(size=(args.batch, *shape)).astype(np.float32)
         labels = rng.integers(0, 1000, args.batch)
-        mine, other = ours(stem, images, labels), theirs(stem, images, labels)
+        mine, other = ours(name, images, labels), theirs(name, images, labels)
         for kind, torch_run, flax_run in zip(('forward', 'train step'), other, mine, strict=True):
             medians = take_turns({'torch': torch_run, 'flax': flax_run}, args.rounds)
             ratio = medians['torch'] / medians['flax']
-            table.add_row(stem, kind, f'{medians["torch"]:.0f}', f'{medians["flax"]:.0f}', f'{ratio:.2f}')
+            table.add_row(name, kind, f'{medians["torch"]:.0f}', f'{medians["flax"]:.0f}', f'{ratio:.2f}')
     Console().print(table)
 
 
