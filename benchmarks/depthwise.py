@@ -8,13 +8,15 @@ each platform.
 """
 
 import argparse
+import statistics
+import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from speed import take_turns
 
 from vit_flax.blocks.depthwise import _native, _shifted
 
@@ -25,6 +27,20 @@ SHAPES = (
     ((8, 14, 14, 384), 3, 1),
     ((8, 56, 56, 96), 7, 1),
 )
+
+
+def take_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each; the first of three calls in a turn does not count."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            time.sleep(0.3)
+            run()
+            for _ in range(2):
+                start = time.perf_counter()
+                run()
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(measured) for name, measured in times.items()}
 
 
 def main() -> None:

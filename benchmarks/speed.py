@@ -1,16 +1,19 @@
-"""Forward and training step of each model against vit-pytorch, in one process, turn by turn.
+"""Forward and training step of each model against vit-pytorch, side by side, turn by turn.
 
     python benchmarks/speed.py [MODEL ...] [--batch 8] [--rounds 5]
 
-A stem has the size of its paper (`MODEL.paper_size`), a preset its own; weights are float32; a training step is
-forward, backward and AdamW. The two frameworks take turns, so that a busy machine disturbs both;
-figures are medians, the ratio is vit-pytorch's time over ours (above 1: ours is faster).
+A stem has the size of its paper (`MODEL.paper_size`), a preset its own; weights are float32; a
+training step is forward, backward and AdamW. Each framework has a process of its own, as it has in
+use, and they take turns, so that a busy machine disturbs both. Figures are medians, the ratio is
+vit-pytorch's time over ours (above 1: ours is faster).
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import jax
 import numpy as np
@@ -23,22 +26,7 @@ from parity_tests.upstream import upstream_module
 from vit_flax.registry import Model, model_info, presets, stems
 
 
-def take_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each.
-
-    A turn is a pause, a call that does not count and two that do: the threads of the one before
-    would otherwise still be spinning in the first.
-    """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            time.sleep(0.5)
-            run()
-            for _ in range(2):
-                start = time.perf_counter()
-                run()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(measured) for name, measured in times.items()}
+PASSES = ('forward', 'train step')
 
 
 def named(name: str) -> tuple[str, Model, dict]:
@@ -102,25 +90,61 @@ def theirs(name: str, images: np.ndarray, labels: np.ndarray):
     return forward, train_once
 
 
+def work(build: Callable, name: str, batch: int, orders: Connection) -> None:
+    """A process: builds its side, then runs what it is told and answers with the milliseconds."""
+    _, info, kwargs = named(name)
+    shape = info.build(**kwargs).example_input().shape[1:]
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch, *shape)).astype(np.float32)
+    runs = dict(zip(PASSES, build(name, images, rng.integers(0, 1000, batch)), strict=True))
+    while (order := orders.recv()) is not None:
+        start = time.perf_counter()
+        runs[order]()
+        orders.send(1e3 * (time.perf_counter() - start))
+
+
+def measure(name: str, batch: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds by pass and framework."""
+    context = multiprocessing.get_context('spawn')
+    sides = {}
+    for side, build in (('torch', theirs), ('flax', ours)):
+        mine, its = context.Pipe()
+        process = context.Process(target=work, args=(build, name, batch, its), daemon=True)
+        process.start()
+        sides[side] = mine, process
+
+    def run(side: str, kind: str) -> float:
+        connection, _ = sides[side]
+        connection.send(kind)
+        return connection.recv()
+
+    medians = {}
+    for kind in PASSES:
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for turn in range(rounds + 1):
+            for side in sides:
+                run(side, kind)  # a call that does not count: caches are the other's
+                if turn:
+                    times[side].append(run(side, kind))
+        medians[kind] = {side: statistics.median(measured) for side, measured in times.items()}
+    for connection, process in sides.values():
+        connection.send(None)
+        process.join()
+    return medians
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('names', nargs='*', help='models; all stems if none is named')
+    parser.add_argument('names', nargs='*', help='stems or presets; all stems if none is named')
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=5)
     args = parser.parse_args()
-    rng = np.random.default_rng(0)
     versions = f'jax {jax.__version__}, torch {torch.__version__}'
     table = Table(title=f'batch {args.batch} on {jax.default_backend()}, {versions}')
     for heading in ('model', 'pass', 'vit-pytorch ms', 'vit_flax ms', 'ratio'):
         table.add_column(heading, justify='left' if heading in ('model', 'pass') else 'right')
     for name in args.names or stems():
-        _, info, kwargs = named(name)
-        shape = info.build(**kwargs).example_input().shape[1:]
-        images = rng.normal(size=(args.batch, *shape)).astype(np.float32)
-        labels = rng.integers(0, 1000, args.batch)
-        mine, other = ours(name, images, labels), theirs(name, images, labels)
-        for kind, torch_run, flax_run in zip(('forward', 'train step'), other, mine, strict=True):
-            medians = take_turns({'torch': torch_run, 'flax': flax_run}, args.rounds)
+        for kind, medians in measure(name, args.batch, args.rounds).items():
             ratio = medians['torch'] / medians['flax']
             table.add_row(name, kind, f'{medians["torch"]:.0f}', f'{medians["flax"]:.0f}', f'{ratio:.2f}')
     Console().print(table)

@@ -53,10 +53,37 @@ def attend(
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    weights = module.tap('attention', weights)
-    weights = nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=not train)
+    if module.tapped:
+        module.tap('attention', jax.nn.softmax(scores, axis=-1).astype(v.dtype))
+    if train and dropout > 0:
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        weights = nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=False)
+        return _apply_weights(weights, v)
+    return _softmax_average(scores, v)
+
+
+def _apply_weights(weights: Array, v: Array) -> Array:
     return jnp.einsum('b e n m, b e m k -> b e n k', weights, v)
+
+
+@jax.custom_jvp
+def _softmax_average(scores: Array, v: Array) -> Array:
+    """softmax(scores) v, `[b e n m] [b e m k] -> [b e n k]`.
+
+    The derivative is written so that its transpose sums over the k channels of the output where
+    that of a plain softmax sums over the m keys (as in FlashAttention, arXiv:2205.14135, section B.4).
+    """
+    return _apply_weights(jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+
+
+@_softmax_average.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (scores, v), (scores_dot, v_dot) = primals, tangents
+    weights = jax.nn.softmax(scores, axis=-1)
+    out = _apply_weights(weights.astype(v.dtype), v)
+    raised = weights * scores_dot
+    lowered = raised.sum(axis=-1, keepdims=True).astype(v.dtype) * out
+    return out, _apply_weights(raised.astype(v.dtype), v) - lowered + _apply_weights(weights.astype(v.dtype), v_dot)
 
 
 def _fused_kernel_fits(q: Array, v: Array) -> bool:

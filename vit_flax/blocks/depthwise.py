@@ -1,10 +1,14 @@
 """Depthwise convolution: one kernel a channel.
 
 XLA has no fast grouped convolution for CPUs. There the sum over the kernel's taps is written as
-shifted multiply-adds, which XLA fuses into one pass; elsewhere the native operation is used.
+shifted multiply-adds, which XLA fuses into one pass, and the kernel's gradient goes through the
+image row by row, so that it stays in the cache; elsewhere the native operation is used.
 `benchmarks/depthwise.py` measures both.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -17,6 +21,8 @@ def depthwise_conv(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -
       kernel: `[kh kw 1 c]`.
       stride: step along h and w.
       padding: zeros on each side of h and w.
+
+    Differentiable in reverse mode, any number of times; not in pure forward mode.
 
     Returns:
       `[b h' w' c]` with `h' = (h + 2 * padding - kh) // stride + 1`.
@@ -40,10 +46,15 @@ def _native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     )
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shifted(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    return _sum_of_shifts(x, kernel, stride, padding)
+
+
+def _sum_of_shifts(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     kh, kw, _, channels = kernel.shape
     b, h, w, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = _pad(x, padding)
     rows = (h + 2 * padding - kh) // stride + 1
     columns = (w + 2 * padding - kw) // stride + 1
     out = jnp.zeros((b, rows, columns, channels), x.dtype)
@@ -53,3 +64,36 @@ def _shifted(x: Array, kernel: Array, stride: int, padding: int) -> Array:
             window = lax.slice(x, (0, i, j, 0), end, (1, stride, stride, 1))
             out = out + window * kernel[i, j, 0]
     return out
+
+
+def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride: int, padding: int, saved: tuple[Array, Array], out_bar: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    kh, kw, _, channels = kernel.shape
+    b, rows, columns, _ = out_bar.shape
+    (x_bar,) = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, stride, padding), x)(out_bar)
+    padded = _pad(x, padding)
+
+    def add_row(row, total):
+        of_row = lax.dynamic_index_in_dim(out_bar, row, axis=1, keepdims=False)
+        lines = lax.dynamic_slice_in_dim(padded, row * stride, kh, axis=1)
+        end = stride * (columns - 1) + 1
+        taps = [
+            (lax.slice(lines[:, i], (0, j, 0), (b, j + end, channels), (1, stride, 1)) * of_row).sum(0)
+            for i in range(kh)
+            for j in range(kw)
+        ]
+        return total + jnp.stack(taps)
+
+    total = lax.fori_loop(0, rows, add_row, jnp.zeros((kh * kw, columns, channels), x.dtype))
+    return x_bar, total.sum(1).reshape(kernel.shape)
+
+
+def _pad(x: Array, padding: int) -> Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+_shifted.defvjp(_forward, _backward)

@@ -32,3 +32,21 @@ def test_other_platforms_get_the_native_operation():
     for platform, native in (('cpu', False), ('tpu', True), ('cuda', True)):
         text = run.trace(x, weights).lower(lowering_platforms=(platform,)).as_text()
         assert ('stablehlo.convolution' in text) == native
+
+
+def test_second_derivatives_and_per_example_gradients():
+    x = jax.random.normal(jax.random.key(0), (3, 6, 5, 2))
+    weights = jax.random.normal(jax.random.key(1), (3, 3, 1, 2))
+
+    def loss(conv):
+        return lambda w, x: (conv(x, w, 1, 1) ** 3).sum()
+
+    def penalty(conv):
+        return lambda w: (jax.grad(loss(conv))(w, x) ** 2).sum()
+
+    np.testing.assert_allclose(jax.grad(penalty(_shifted))(weights), jax.grad(penalty(_native))(weights), rtol=1e-3)
+    per_example = [
+        jax.vmap(jax.grad(lambda w, image, conv=conv: loss(conv)(w, image[None])), (None, 0))(weights, x)
+        for conv in (_shifted, _native)
+    ]
+    np.testing.assert_allclose(*per_example, rtol=1e-3, atol=1e-3)
