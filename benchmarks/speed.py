@@ -25,7 +25,6 @@ from rich.table import Table
 from parity_tests.upstream import upstream_module
 from vit_flax.registry import Model, model_info, presets, stems
 
-
 PASSES = ('forward', 'train step')
 
 

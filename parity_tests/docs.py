@@ -62,13 +62,13 @@ HEADER = (
 
 def quirks() -> str:
     """The page of the `# upstream:` comments, by model."""
-    page = f'# Quirks\n\nWhere vit-pytorch {VERSION} departs from its paper or itself, and what is done about it here.\n'
+    page = f'# Quirks\n\nWhere vit-pytorch {VERSION} departs from its paper or itself, and what is done about it.\n'
     for stem in stems():
         found = []
         for place in ('vit_flax/models', 'vit_torch_ref/models'):
             text = (ROOT / place / f'{stem}.py').read_text()
-            for comment in re.findall(r'# upstream: ((?:.*)(?:\n\s*# .*)*)', text):
-                found.append(re.sub(r'\s*\n\s*# ', ' ', comment))
+            comments = re.findall(r'# upstream: ((?:.*)(?:\n\s*# .*)*)', text)
+            found += [re.sub(r'\s*\n\s*# ', ' ', comment) for comment in comments]
         if found:
             items = '\n'.join(f'- {comment[0].upper()}{comment[1:]}' for comment in dict.fromkeys(found))
             page += f'\n## {stem}\n\n{items}\n'
@@ -80,7 +80,7 @@ def main() -> None:
         table = '\n'.join([*HEADER, *rows()])
     (ROOT / 'docs' / 'models.md').write_text(
         f'# Models\n\nParity with vit-pytorch {VERSION}: largest relative error in float64 over all cases, measured '
-        'by `python -m parity_tests.docs`. Parameters are at the size the paper leads with, equal to upstream\'s '
+        "by `python -m parity_tests.docs`. Parameters are at the size the paper leads with, equal to upstream's "
         f'count.\n\n{table}\n'
     )
     readme = (ROOT / 'README.md').read_text()

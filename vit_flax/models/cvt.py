@@ -134,7 +134,8 @@ class CvT(Module, kw_only=True):
       s1_mlp_mult: hidden width of the feed-forward networks over `s1_emb_dim`.
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
-      scan, remat: see `Transformer`.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
 
     Raises:
       ValueError: an even kernel, or images of another layout.

@@ -38,7 +38,8 @@ class SimpleViT(Module, kw_only=True):
       mlp_dim: hidden width of the feed-forward networks.
       channels: of the images.
       dim_head: width of one head.
-      scan, remat: see `Transformer`.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
 
     Raises:
       ValueError: patches do not tile the image, dim is not a multiple of 4, or images of

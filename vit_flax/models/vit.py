@@ -47,7 +47,8 @@ class ViT(Module, kw_only=True):
       dim_head: width of one head.
       dropout: rate after each projection and on the attention maps.
       emb_dropout: rate on the embedded tokens.
-      scan, remat: see `Transformer`.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
 
     Raises:
       ValueError: patches do not tile the image, unknown pool, images of another layout, or

