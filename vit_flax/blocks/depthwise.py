@@ -48,15 +48,17 @@ def _native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shifted(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    return _sum_of_shifts(x, kernel, stride, padding)
+    return _sum_of_shifts(_pad(x, padding), kernel, stride)
 
 
-def _sum_of_shifts(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _pad(x: Array, padding: int) -> Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+def _sum_of_shifts(x: Array, kernel: Array, stride: int) -> Array:
     kh, kw, _, channels = kernel.shape
     b, h, w, _ = x.shape
-    x = _pad(x, padding)
-    rows = (h + 2 * padding - kh) // stride + 1
-    columns = (w + 2 * padding - kw) // stride + 1
+    rows, columns = (h - kh) // stride + 1, (w - kw) // stride + 1
     out = jnp.zeros((b, rows, columns, channels), x.dtype)
     for i in range(kh):
         for j in range(kw):
@@ -72,15 +74,28 @@ def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array,
 
 def _backward(stride: int, padding: int, saved: tuple[Array, Array], out_bar: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    kh, kw, _, channels = kernel.shape
+    x_bar = _image_gradient(out_bar, kernel, stride, padding, x.shape)
+    return x_bar, _kernel_gradient(out_bar, _pad(x, padding), stride, kernel.shape)
+
+
+def _image_gradient(out_bar: Array, kernel: Array, stride: int, padding: int, shape: tuple[int, ...]) -> Array:
+    """The same sum with the kernel turned round, over the gradient with `stride - 1` zeros in between."""
+    spread = [
+        (size - 1 - padding, length + padding - (stride * (steps - 1) + 1), stride - 1)
+        for size, length, steps in zip(kernel.shape[:2], shape[1:3], out_bar.shape[1:3], strict=True)
+    ]
+    spread_out = lax.pad(out_bar, jnp.zeros((), out_bar.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    return _sum_of_shifts(spread_out, kernel[::-1, ::-1], 1)
+
+
+def _kernel_gradient(out_bar: Array, padded: Array, stride: int, shape: tuple[int, ...]) -> Array:
+    kh, kw, _, channels = shape
     b, rows, columns, _ = out_bar.shape
-    (x_bar,) = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, stride, padding), x)(out_bar)
-    padded = _pad(x, padding)
+    end = stride * (columns - 1) + 1
 
     def add_row(row, total):
         of_row = lax.dynamic_index_in_dim(out_bar, row, axis=1, keepdims=False)
         lines = lax.dynamic_slice_in_dim(padded, row * stride, kh, axis=1)
-        end = stride * (columns - 1) + 1
         taps = [
             (lax.slice(lines[:, i], (0, j, 0), (b, j + end, channels), (1, stride, 1)) * of_row).sum(0)
             for i in range(kh)
@@ -88,12 +103,8 @@ def _backward(stride: int, padding: int, saved: tuple[Array, Array], out_bar: Ar
         ]
         return total + jnp.stack(taps)
 
-    total = lax.fori_loop(0, rows, add_row, jnp.zeros((kh * kw, columns, channels), x.dtype))
-    return x_bar, total.sum(1).reshape(kernel.shape)
-
-
-def _pad(x: Array, padding: int) -> Array:
-    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    total = lax.fori_loop(0, rows, add_row, jnp.zeros((kh * kw, columns, channels), padded.dtype))
+    return total.sum(1).reshape(shape)
 
 
 _shifted.defvjp(_forward, _backward)

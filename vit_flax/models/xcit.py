@@ -80,7 +80,8 @@ class XCAttention(Module):
 
 
 def _unit_length(x: Array) -> Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    # bounded before the root, whose slope at zero is infinite
+    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-24))
 
 
 class LocalPatchInteraction(Module):

@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+import pytest
+
+import vit_flax
+from vit_flax.registry import model_info, presets, stems
+
+
+def test_names_are_stems_and_presets():
+    assert {'vit', 'simple_vit', 'cvt', 'xcit', 'vit_base_patch16_224'} <= set(vit_flax.list_models())
+    assert not set(stems()) & set(presets())
+    for stem in stems():
+        model_info(stem).build(**model_info(stem).paper_size)
+
+
+def test_arguments_win_over_a_preset():
+    model = vit_flax.create_model('vit_small_patch16_224', num_classes=7, scan=True)
+    assert (model.num_classes, model.dim, model.scan) == (7, 384, True)
+    assert type(model) is vit_flax.models.vit.ViT
+
+
+def test_unknown_attributes_are_attribute_errors():
+    for module in (vit_flax, vit_flax.models):
+        with pytest.raises(AttributeError, match='nonsense'):
+            _ = module.nonsense
+
+
+def test_importing_the_package_loads_nothing():
+    """What a name needs is loaded when it is used."""
+    code = 'import sys, vit_flax; sys.exit("jax" in sys.modules or "flax" in sys.modules)'
+    subprocess.run([sys.executable, '-c', code], check=True)
