@@ -4,7 +4,6 @@ Everything random comes from numpy with a seed made of the case's name, and goes
 """
 
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,10 @@ import jax
 import numpy as np
 import torch
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 import vit_flax
-from parity_tests.case import Case, Input
+from parity_tests.case import Case
 from vit_flax.weights.table import Table, build_table
 
 
@@ -201,10 +200,3 @@ def relative_error(got: np.ndarray, want: np.ndarray, floor: float = 0.0) -> flo
     difference = np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64)).max()
     scale = max(np.abs(np.asarray(want, np.float64)).max(), floor, np.finfo(np.float64).tiny)
     return float(difference / scale) if np.isfinite(difference) else float('inf')
-
-
-def nested(variables: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    return unflatten_dict(dict(variables))
-
-
-__all__ = ['Case', 'Input', 'Pair', 'Run', 'make_pair', 'relative_error', 'run_flax', 'run_torch']

@@ -45,7 +45,6 @@ class Case:
       unused: patterns of the Flax paths of all parameters that no gradient reaches.
       model: name of the class, if not the file's main one.
       tolerance: relative, in float64; a looser one than 1e-9 needs its `reason`.
-      upstream_kwargs: arguments for upstream's constructor that the witness expresses otherwise.
       upstream_patch: for draws upstream makes itself: a function of its module and `call`, giving
         attributes to put in their place.
       upstream_tolerance: of the witness against upstream, likewise with a `upstream_reason`.
@@ -62,7 +61,6 @@ class Case:
     model: str | None = None
     tolerance: float = 1e-9
     reason: str = ''
-    upstream_kwargs: Mapping[str, Any] = field(default_factory=dict)
     upstream_patch: Any = None
     upstream_tolerance: float = 1e-9
     upstream_reason: str = ''
@@ -86,8 +84,8 @@ class Case:
         module = importlib.import_module(f'vit_flax.models.{self.stem}')
         return getattr(module, self.class_name)(**self.kwargs, **extra)
 
-    def torch_model(self, package: str = 'vit_torch_ref.models'):
-        module = importlib.import_module(f'{package}.{self.stem}')
+    def torch_model(self):
+        module = importlib.import_module(f'vit_torch_ref.models.{self.stem}')
         return getattr(module, self.class_name)(**self.kwargs)
 
 

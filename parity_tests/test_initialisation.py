@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from flax.traverse_util import flatten_dict
 
-import vit_flax
 from parity_tests.bridge import example_inputs
 from parity_tests.case import Case
 from parity_tests.upstream import upstream_module
@@ -53,4 +52,3 @@ def test_parameters_in_another_dtype(first_case: Case):
     model = first_case.flax_model(param_dtype=jnp.bfloat16)
     params = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(first_case))['params']
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
-    assert vit_flax.list_models()

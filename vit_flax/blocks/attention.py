@@ -71,7 +71,7 @@ def _softmax_average(scores: Array, v: Array) -> Array:
     """softmax(scores) v, `[b e n m] [b e m k] -> [b e n k]`.
 
     The derivative is written so that its transpose sums over the k channels of the output where
-    that of a plain softmax sums over the m keys (as in FlashAttention, arXiv:2205.14135, section B.4).
+    that of a plain softmax sums over the m keys (as in FlashAttention, arXiv:2205.14135).
     """
     return _apply_weights(jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 

@@ -16,13 +16,13 @@ from jax import Array, lax
 def depthwise_conv(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
     """Convolves each channel with its own kernel.
 
+    Differentiable in reverse mode, any number of times; not in pure forward mode (`jax.jvp` alone).
+
     Args:
       x: `[b h w c]`.
       kernel: `[kh kw 1 c]`.
       stride: step along h and w.
       padding: zeros on each side of h and w.
-
-    Differentiable in reverse mode, any number of times; not in pure forward mode.
 
     Returns:
       `[b h' w' c]` with `h' = (h + 2 * padding - kh) // stride + 1`.
