@@ -6,15 +6,17 @@ pairwise different, batch 2; so small that a case takes a second. Then no swappe
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import ModuleType
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from parity_tests import cases
+from parity_tests.upstream import upstream_module
 from vit_flax import registry
 
 
@@ -31,13 +33,52 @@ def image(*shape: int) -> tuple[Input, ...]:
     return (Input(shape, 'b h w c'),)
 
 
+@dataclass(frozen=True)
+class Submodule:
+    """An argument that is itself a module: each side builds its own.
+
+    Attributes:
+      path: of the file, the same in `vit_flax` and `vit_torch_ref`: `models.vit`.
+      name: of the class.
+      kwargs: arguments of both constructors; may hold further submodules.
+      upstream: module that has the class upstream, if it is not vit-pytorch's of this stem.
+    """
+
+    path: str
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    upstream: str = ''
+
+
+def build(module: ModuleType, name: str, kwargs: Mapping[str, Any], submodule: Callable[[Submodule], Any]) -> Any:
+    """Calls a constructor, submodules among its arguments built first."""
+    return getattr(module, name)(
+        **jax.tree.map(lambda value: submodule(value) if isinstance(value, Submodule) else value, dict(kwargs))
+    )
+
+
+def build_flax(argument: Submodule) -> nn.Module:
+    return build(importlib.import_module(f'vit_flax.{argument.path}'), argument.name, argument.kwargs, build_flax)
+
+
+def build_torch(argument: Submodule):
+    module = importlib.import_module(f'vit_torch_ref.{argument.path}')
+    return build(module, argument.name, argument.kwargs, build_torch)
+
+
+def build_upstream(argument: Submodule):
+    path = argument.upstream
+    module = importlib.import_module(path) if path else upstream_module(argument.path.rpartition('.')[2])
+    return build(module, argument.name, argument.kwargs, build_upstream)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One configuration of one model, run by every test.
 
     Attributes:
       name: which branch it takes.
-      kwargs: arguments of both constructors.
+      kwargs: arguments of both constructors; a module among them is a `Submodule`.
       inputs: what both are called with.
       parameters: exact number of learned parameters.
       call: further arguments of both calls: masks and draws, as numpy arrays.
@@ -81,12 +122,13 @@ class Case:
         return self.model or registry.model_info(self.stem).build.__name__
 
     def flax_model(self, **extra: Any) -> nn.Module:
-        module = importlib.import_module(f'vit_flax.models.{self.stem}')
-        return getattr(module, self.class_name)(**self.kwargs, **extra)
+        return build_flax(Submodule(f'models.{self.stem}', self.class_name, {**self.kwargs, **extra}))
 
     def torch_model(self):
-        module = importlib.import_module(f'vit_torch_ref.models.{self.stem}')
-        return getattr(module, self.class_name)(**self.kwargs)
+        return build_torch(Submodule(f'models.{self.stem}', self.class_name, self.kwargs))
+
+    def upstream_model(self):
+        return build_upstream(Submodule(f'models.{self.stem}', self.class_name, self.kwargs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +139,20 @@ class Refused:
       says: a pattern of the message: the argument, its value, what would be right.
       kwargs: arguments of the constructor.
       inputs: what the model is called with.
+      call: further arguments of the call.
+      model: name of the class, if not the file's main one.
     """
 
     says: str
     kwargs: Mapping[str, Any]
     inputs: tuple[Input, ...]
+    call: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
     stem: str = ''
+
+    def flax_model(self) -> nn.Module:
+        name = self.model or registry.model_info(self.stem).build.__name__
+        return build_flax(Submodule(f'models.{self.stem}', name, self.kwargs))
 
 
 @cache

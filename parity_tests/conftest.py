@@ -14,6 +14,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from parity_tests.case import all_cases, all_refusals, first_cases  # noqa: E402
+
 jax.config.update('jax_num_cpu_devices', 8)
 torch.set_num_threads(1)
 
@@ -25,12 +27,25 @@ def float64():
         yield
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    from parity_tests.case import all_cases, all_refusals, first_cases
+PER_MODEL = {
+    'case': lambda: (all_cases(), lambda case: case.id),
+    'first_case': lambda: (first_cases(), lambda case: case.stem),
+    'refused': lambda: (all_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
+}
 
-    if 'case' in metafunc.fixturenames:
-        metafunc.parametrize('case', all_cases(), ids=lambda case: case.id)
-    if 'first_case' in metafunc.fixturenames:
-        metafunc.parametrize('first_case', first_cases(), ids=lambda case: case.stem)
-    if 'refused' in metafunc.fixturenames:
-        metafunc.parametrize('refused', all_refusals(), ids=lambda refused: f'{refused.stem}-{refused.says[:30]}')
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--stem', help='run the tests of this model alone (-k vit would match many)')
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    stem = metafunc.config.getoption('stem')
+    for name in PER_MODEL.keys() & set(metafunc.fixturenames):
+        declared, label = PER_MODEL[name]()
+        chosen = [one for one in declared if stem in (None, one.stem)]
+        metafunc.parametrize(name, chosen, ids=label, scope='module')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption('stem'):
+        items[:] = [item for item in items if PER_MODEL.keys() & set(getattr(item, 'fixturenames', ()))]

@@ -22,11 +22,10 @@ def test_same_distribution_as_upstream(first_case: Case):
     variables = jax.jit(jax.vmap(lambda key: model.init(key, *zeros)))(keys)
     ours = {path: np.asarray(leaf, np.float64) for path, leaf in flatten_dict(variables).items()}
 
-    build = getattr(upstream_module(first_case.stem), first_case.class_name)
     draws = []
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        draws.append({name: value.numpy() for name, value in build(**first_case.kwargs).state_dict().items()})
+        draws.append({name: value.numpy() for name, value in first_case.upstream_model().state_dict().items()})
     for entry in build_table(model, *shapes).entries:
         mine = ours[entry.path].ravel()
         theirs = np.stack([entry.to_flax(draw) for draw in draws]).astype(np.float64).ravel()

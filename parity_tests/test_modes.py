@@ -9,13 +9,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import vit_flax
 from parity_tests.bridge import Pair, example_inputs, make_pair, relative_error
-from parity_tests.case import first_cases
+from parity_tests.case import Case
 
 
-@pytest.fixture(scope='module', params=first_cases(), ids=lambda case: case.stem)
-def pair(request: pytest.FixtureRequest) -> Pair:
+@pytest.fixture(scope='module')
+def pair(first_case: Case) -> Pair:
     with jax.enable_x64(True):
-        return make_pair(request.param)
+        return make_pair(first_case)
 
 
 def cast(tree, dtype):

@@ -35,12 +35,11 @@ def run(model: torch.nn.Module, case: Case, call: dict) -> dict[str, np.ndarray]
 
 def test_witness_equals_upstream(case: Case):
     module = upstream_module(case.stem)
-    build = getattr(module, case.class_name)
     if case.upstream_fails:
         with pytest.raises(case.upstream_fails):
-            build(**case.kwargs)
+            case.upstream_model()
         return
-    witness, upstream = case.torch_model().double(), build(**case.kwargs).double()
+    witness, upstream = case.torch_model().double(), case.upstream_model().double()
     randomise(witness, rng_of(case, 'weights'))
     # also refuses a name or a shape that differs, in either direction
     upstream.load_state_dict(witness.state_dict(), strict=True)
