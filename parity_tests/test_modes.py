@@ -1,9 +1,13 @@
 """What holds for every model in every way it can be run: compiled, eager, mapped, sharded, scanned, in other dtypes."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -22,6 +26,12 @@ def cast(tree, dtype):
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
+def with_rates(model: nn.Module, rate: float) -> nn.Module:
+    """The model with all its rates of dropout, of whatever kind, at one value."""
+    fields = [field.name for field in dataclasses.fields(model) if re.search(r'dropout|depth_rate', field.name)]
+    return model.clone(**{name: rate for name in fields if isinstance(getattr(model, name), float)})
+
+
 def outputs(model, variables, inputs, **call):
     return jax.tree.leaves(model.apply(variables, *inputs, **call))
 
@@ -37,11 +47,10 @@ def test_compiled_eager_mapped_in_float32_and_bfloat16(pair: Pair):
     call = dict(pair.case.call)
     want = [tensor.detach().numpy() for tensor in jax.tree.leaves(pair.torch.eval()(*pair.torch_inputs(), **call))]
     variables, inputs = cast(pair.variables, jnp.float32), cast([*map(jnp.asarray, pair.inputs)], jnp.float32)
-    rates = [name for name in ('dropout', 'emb_dropout', 'layer_dropout') if hasattr(pair.flax, name)]
 
     @jax.jit
     def run(variables, inputs):
-        variants = pair.flax, pair.flax.clone(**dict.fromkeys(rates, 0.5)), pair.flax.clone(dtype=jnp.bfloat16)
+        variants = pair.flax, with_rates(pair.flax, 0.5), pair.flax.clone(dtype=jnp.bfloat16)
         return [outputs(model, variables, inputs, **call) for model in variants]
 
     compiled, noisy, low = run(variables, inputs)
@@ -65,7 +74,7 @@ def training_step(model, variables, inputs, call):
     @jax.jit
     def run(params, inputs):
         def loss(params):
-            output, state = model.apply(
+            output, state = with_rates(model, 0.0).apply(
                 {'params': params, **others}, *inputs, train=True, mutable=['batch_stats'], **call
             )
             return sum((leaf**2).mean() for leaf in jax.tree.leaves(output)), (output, state)

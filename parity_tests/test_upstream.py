@@ -35,20 +35,21 @@ def run(model: torch.nn.Module, case: Case, call: dict) -> dict[str, np.ndarray]
 
 def test_witness_equals_upstream(case: Case):
     module = upstream_module(case.stem)
+    draws = {name: torch.from_numpy(np.asarray(value)) for name, value in case.call.items()}
+    call, patches = ({}, case.upstream_patch(module, draws)) if case.upstream_patch else (draws, {})
     if case.upstream_fails:
         with pytest.raises(case.upstream_fails):
-            case.upstream_model()
+            run(case.upstream_model().double(), case, call)
         return
-    witness, upstream = case.torch_model().double(), case.upstream_model().double()
+    witness = case.torch_model().double()
     randomise(witness, rng_of(case, 'weights'))
-    # also refuses a name or a shape that differs, in either direction
-    upstream.load_state_dict(witness.state_dict(), strict=True)
     witness.train(case.train)
-    upstream.train(case.train)
-    draws = {name: torch.from_numpy(np.asarray(value)) for name, value in case.call.items()}
-    want_call, patches = ({}, case.upstream_patch(module, draws)) if case.upstream_patch else (draws, {})
     with mock.patch.multiple(module, **patches) if patches else nullcontext():
-        want = run(upstream, case, want_call)
+        upstream = case.upstream_model().double()
+        # also refuses a name or a shape that differs, in either direction
+        upstream.load_state_dict(witness.state_dict(), strict=True)
+        upstream.train(case.train)
+        want = run(upstream, case, call)
     got = run(witness, case, draws)
     assert got.keys() == want.keys()
     errors = {name: relative_error(got[name], want[name], floor=1e-6) for name in want}

@@ -62,6 +62,16 @@ def attend(
     return _softmax_average(scores, v)
 
 
+def attention_map(module: Module, scores: Array, *, dropout: float = 0.0, train: bool = False) -> Array:
+    """softmax(scores) tapped as `attention`, then dropout, `[b e n m] -> [b e n m]`.
+
+    For attentions that change the map before they apply it; all others call `attend`.
+    """
+    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    weights = module.tap('attention', jax.nn.softmax(wide, axis=-1).astype(scores.dtype))
+    return nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=not train)
+
+
 def _apply_weights(weights: Array, v: Array) -> Array:
     return jnp.einsum('b e n m, b e m k -> b e n k', weights, v)
 
@@ -119,6 +129,11 @@ def split_heads(x: Array, heads: int) -> Array:
     return rearrange(x, 'b n (e k) -> b e n k', e=heads)
 
 
+def split_qkv(qkv: Array, heads: int) -> list[Array]:
+    """One projection to queries, keys and values, `[b n (3 e k)] -> 3 x [b e n k]`."""
+    return [split_heads(x, heads) for x in jnp.split(qkv, 3, axis=-1)]
+
+
 def merge_heads(x: Array) -> Array:
     """`[b e n k] -> [b n (e k)]`."""
     return rearrange(x, 'b e n k -> b n (e k)')
@@ -140,7 +155,7 @@ class Attention(Module):
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = LayerNorm(**self.precision, name='norm')(x)
         qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
-        q, k, v = (split_heads(t, self.heads) for t in jnp.split(qkv, 3, axis=-1))
+        q, k, v = split_qkv(qkv, self.heads)
         x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
         x = merge_heads(x)
         if self.heads == 1 and self.dim_head == dim:
@@ -162,6 +177,6 @@ class SimpleAttention(Module):
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = LayerNorm(**self.precision, name='norm')(x)
         qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
-        q, k, v = (split_heads(t, self.heads) for t in jnp.split(qkv, 3, axis=-1))
+        q, k, v = split_qkv(qkv, self.heads)
         x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5))
         return Dense(dim, use_bias=False, **self.precision, name='to_out')(x)

@@ -11,3 +11,9 @@ def draw_layers(rng: Array, depth: int, rate: float) -> Array:
     keep = jax.random.uniform(drop_rng, (depth,)) >= rate
     survivor = jnp.arange(depth) == jax.random.randint(survivor_rng, (), 0, depth)
     return jnp.where(keep.any(), keep, survivor)
+
+
+def draw_patches(rng: Array, batch: int, tokens: int, rate: float) -> Array:
+    """Which patches of each image stay, int `[b kept]` without repetition: `int(tokens * (1 - rate))`, at least one."""
+    kept = max(1, int(tokens * (1 - rate)))
+    return jnp.argsort(jax.random.uniform(rng, (batch, tokens)), axis=1)[:, :kept]

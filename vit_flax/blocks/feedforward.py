@@ -29,3 +29,9 @@ class SimpleFeedForward(FeedForward):
     """The same in the SimpleViT family, whose PyTorch twin has no dropout layers to count."""
 
     torch_names = {**FeedForward.torch_names, 'contract': 'net.3'}
+
+
+class BareFeedForward(FeedForward):
+    """The same where PyTorch's twin is the sequence itself, without a module around it."""
+
+    torch_names = {'norm': '0', 'expand': '1', 'contract': '3'}

@@ -4,12 +4,13 @@ vit-pytorch's `simple_vit`: a ViT with fixed 2-d sine-cosine positions, the aver
 instead of a class token, one linear layer as head, and no dropout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import SimpleAttention
@@ -24,8 +25,11 @@ from vit_flax.models.vit import published_size
 from vit_flax.registry import Model
 
 
-class SimpleViT(Module, kw_only=True):
-    """Simple ViT (arXiv:2205.01580): images `[b h w c]` to logits `[b num_classes]`.
+class SimpleViTBase(Module, kw_only=True):
+    """All of SimpleViT but its trunk: patches, positions, average pooling, head.
+
+    A variant overrides what it changes: `trunk`, `attention`, `feedforward`, `head`, or a stage of
+    the forward pass (`embed`, `encode`, `classify`).
 
     Attributes:
       image_size: height and width in pixels, or one number for both; an image of another size
@@ -38,8 +42,6 @@ class SimpleViT(Module, kw_only=True):
       mlp_dim: hidden width of the feed-forward networks.
       channels: of the images.
       dim_head: width of one head.
-      scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
 
     Raises:
       ValueError: patches do not tile the image, dim is not a multiple of 4, or images of
@@ -55,24 +57,28 @@ class SimpleViT(Module, kw_only=True):
     mlp_dim: int
     channels: int = 3
     dim_head: int = 64
-    scan: bool = False
-    remat: bool = False
 
     def setup(self) -> None:
         patch_grid(self.image_size, self.patch_size)
         self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, **self.precision)
-        self.transformer = Transformer(
-            depth=self.depth,
-            block=partial(
-                Block,
-                attention=partial(SimpleAttention, self.heads, self.dim_head, **self.precision),
-                feedforward=partial(SimpleFeedForward, self.mlp_dim, **self.precision),
-            ),
-            norm=partial(LayerNorm, **self.precision),
-            scan=self.scan,
-            remat=self.remat,
-        )
-        self.linear_head = Dense(self.num_classes, **self.precision)
+        self.transformer = self.trunk()
+        self.linear_head = self.head()
+
+    def trunk(self) -> nn.Module:
+        """The transformer, `[b n d] -> [b n d]`."""
+        raise NotImplementedError
+
+    def attention(self) -> Callable[..., nn.Module]:
+        """Constructor of a block's attention."""
+        return partial(SimpleAttention, self.heads, self.dim_head, **self.precision)
+
+    def feedforward(self) -> Callable[..., nn.Module]:
+        """Constructor of a block's feed-forward network."""
+        return partial(SimpleFeedForward, self.mlp_dim, **self.precision)
+
+    def head(self) -> nn.Module:
+        """From the average token to the logits."""
+        return Dense(self.num_classes, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`."""
@@ -96,6 +102,26 @@ class SimpleViT(Module, kw_only=True):
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+
+
+class SimpleViT(SimpleViTBase, kw_only=True):
+    """Simple ViT (arXiv:2205.01580): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
+    """
+
+    scan: bool = False
+    remat: bool = False
+
+    def block(self) -> Callable[..., nn.Module]:
+        """Constructor of a block of the trunk."""
+        return partial(Block, attention=self.attention(), feedforward=self.feedforward())
+
+    def trunk(self) -> nn.Module:
+        norm = partial(LayerNorm, **self.precision)
+        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
 
 
 MODEL = Model(

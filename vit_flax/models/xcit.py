@@ -21,6 +21,7 @@ from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.dropping import draw_layers
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
@@ -70,18 +71,13 @@ class XCAttention(Module):
         qkv = Dense(3 * self.heads * self.dim_head, use_bias=False, **self.precision, name='to_qkv')(x)
         q, k, v = (rearrange(t, 'b n (e k) -> b e k n', e=self.heads) for t in jnp.split(qkv, 3, axis=-1))
         temperature = self.param('temperature', ones, (self.heads, 1, 1), self.param_dtype)
-        temperature, q, k = self.promote(temperature, _unit_length(q), _unit_length(k))
+        temperature, q, k = self.promote(temperature, unit_length(q), unit_length(k))
         x = attend(self, q * jnp.exp(temperature), k, v, scale=1.0, dropout=self.dropout, train=train)
         x = rearrange(x, 'b e k (h w) -> b h w (e k)', h=height)
         x = Dense(dim, **self.precision, name='to_out')(x)
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
 
     torch_names = {'to_out': 'to_out.0'}
-
-
-def _unit_length(x: Array) -> Array:
-    # bounded before the root, whose slope at zero is infinite
-    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-24))
 
 
 class LocalPatchInteraction(Module):

@@ -1,0 +1,79 @@
+"""Value Residual Learning, arXiv:2410.17897.
+
+vit-pytorch's `simple_vit_with_value_residual`: SimpleViT whose blocks mix the values of their
+attention with those of the first block, by a factor that each token and head learns.
+"""
+
+import jax
+from einops import rearrange
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.feedforward import BareFeedForward
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.models.simple_vit import SimpleViTBase
+from vit_flax.models.vit import published_size
+from vit_flax.registry import Model
+
+
+class Attention(Module):
+    """Self-attention, `[b n d] -> [b n d]` and its values `[b e n k]`; mixed with the first block's if given."""
+
+    heads: int = 8
+    dim_head: int = 64
+
+    @nn.compact
+    def __call__(self, x: Array, first_values: Array | None = None) -> tuple[Array, Array]:
+        dim, inner = x.shape[-1], self.heads * self.dim_head
+        x = LayerNorm(**self.precision, name='norm')(x)
+        qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
+        q, k, v = split_qkv(qkv, self.heads)
+        if first_values is not None:
+            mix = jax.nn.sigmoid(Dense(self.heads, **self.precision, name='to_residual_mix')(x))
+            mix = rearrange(mix, 'b n e -> b e n 1')
+            v = v * mix + first_values * (1 - mix)
+        x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5))
+        return Dense(dim, use_bias=False, **self.precision, name='to_out')(x), v
+
+    torch_names = {'to_residual_mix': 'to_residual_mix.0'}
+
+
+class ValueResidualTransformer(Module):
+    """Blocks that share the values of the first, `[b n d] -> [b n d]`."""
+
+    depth: int
+    heads: int
+    dim_head: int
+    mlp_dim: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        first_values = None
+        for i in range(self.depth):
+            attention = Attention(self.heads, self.dim_head, **self.precision, name=f'block_{i}_attention')
+            update, values = attention(x, first_values)
+            first_values = values if first_values is None else first_values
+            x = x + update
+            x = x + BareFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
+            self.tap(f'block_{i}', x)
+        return LayerNorm(**self.precision, name='norm')(x)
+
+    torch_names = {'block_{i}_attention': 'layers.{i}.0', 'block_{i}_feedforward': 'layers.{i}.1'}
+
+
+class SimpleViT(SimpleViTBase, kw_only=True):
+    """SimpleViT with value residuals (arXiv:2410.17897): images `[b h w c]` to logits `[b num_classes]`."""
+
+    def trunk(self) -> nn.Module:
+        return ValueResidualTransformer(self.depth, self.heads, self.dim_head, self.mlp_dim, **self.precision)
+
+
+MODEL = Model(
+    SimpleViT,
+    title='Value Residual Learning',
+    arxiv='2410.17897',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 384, 12, 6),
+)
