@@ -28,11 +28,14 @@ def channels_second(array: np.ndarray, layout: str) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(array, axes.index('c'), 1)) if 'c' in axes else array
 
 
-def align(torch_array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Torch's array in Flax's shape: as it is, or with the channels moved last."""
-    if torch_array.shape == shape or torch_array.ndim < 3:
-        return torch_array
-    return np.moveaxis(torch_array, 1, -1)
+def channels_last(array: np.ndarray, feature_map: bool) -> np.ndarray:
+    """An output of torch in Flax's layout; only feature maps, of four axes and more, have channels to move."""
+    return np.moveaxis(array, 1, -1) if feature_map and array.ndim >= 4 else array
+
+
+def channels_back(array: np.ndarray, feature_map: bool) -> np.ndarray:
+    """The inverse of `channels_last`."""
+    return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if feature_map and array.ndim >= 4 else array
 
 
 def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
@@ -77,7 +80,7 @@ class Pair:
 
     @property
     def call(self) -> dict[str, Any]:
-        return {'train': self.case.train, **self.case.call}
+        return {'train': self.case.train, **self.case.call, **self.case.options}
 
     def torch_inputs(self, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
         layouts = (spec.layout for spec in self.case.inputs)
@@ -112,16 +115,16 @@ def make_pair(case: Case, **flax_extra: Any) -> Pair:
 def run_torch(pair: Pair) -> Run:
     """Outputs, gradients and new statistics of the witness."""
     inputs = [tensor.requires_grad_() for tensor in pair.torch_inputs()]
-    call = {name: torch.from_numpy(np.asarray(value)) for name, value in pair.case.call.items()}
-    result = pair.torch(*inputs, **call)
+    result = pair.torch(*inputs, **pair.case.torch_call())
     tensors = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, torch.Tensor)]
-    parameters = dict(pair.torch.named_parameters())
-    flax_shapes = [align(tensor.detach().numpy(), _flax_shape(tensor)) for tensor in tensors]
-    cotangents = pair.cotangents(flax_shapes)
+    parameters = {name: p for name, p in pair.torch.named_parameters() if p.requires_grad}
+    maps = pair.case.feature_maps
+    outputs = [channels_last(tensor.detach().numpy(), maps) for tensor in tensors]
+    cotangents = pair.cotangents(outputs)
     grads = torch.autograd.grad(
         tensors,
         [*parameters.values(), *inputs],
-        [torch.from_numpy(_to_torch_layout(array, tensor)) for array, tensor in zip(cotangents, tensors, strict=True)],
+        [torch.from_numpy(channels_back(array, maps)) for array in cotangents],
         allow_unused=True,
     )
     by_name = dict(zip(parameters, grads, strict=False))
@@ -139,10 +142,10 @@ def run_torch(pair: Pair) -> Run:
     state = {
         '/'.join(entry.path): entry.to_flax(buffers)
         for entry in pair.table.entries
-        if entry.path[0] != 'params' and pair.case.train
+        if entry.path[0] != 'params' and pair.case.train and set(entry.names) <= buffers.keys()
     }
     return Run(
-        outputs=flax_shapes,
+        outputs=outputs,
         gradients=gradients,
         state=state,
         unused=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= unused),
@@ -157,14 +160,14 @@ def run_flax(pair: Pair) -> Run:
     @jax.jit
     def run(params, others, inputs, draws, cotangents):
         def forward(params, *inputs):
-            return _leaves_and_state(pair.flax, {**params, **others}, inputs, draws, pair.case.train)
+            return _leaves_and_state(pair, {**params, **others}, inputs, draws)
 
         outputs, pull_back, state = jax.vjp(forward, params, *inputs, has_aux=True)
         grads, *input_grads = pull_back(cotangents)
         return outputs, grads['params'], input_grads, state
 
     shapes, _ = jax.eval_shape(
-        lambda variables, inputs, draws: _leaves_and_state(pair.flax, variables, inputs, draws, pair.case.train),
+        lambda variables, inputs, draws: _leaves_and_state(pair, variables, inputs, draws),
         pair.variables,
         pair.inputs,
         dict(pair.case.call),
@@ -178,19 +181,10 @@ def run_flax(pair: Pair) -> Run:
     return Run(list(outputs), gradients, flatten_dict(state, sep='/') if pair.case.train else {})
 
 
-def _leaves_and_state(model, variables, inputs, draws, train):
-    output, state = model.apply(variables, *inputs, train=train, mutable=['batch_stats'], **draws)
+def _leaves_and_state(pair, variables, inputs, draws):
+    call = {**pair.call, **draws}
+    output, state = pair.flax.apply(variables, *inputs, mutable=['batch_stats'], **call)
     return jax.tree.leaves(output), state
-
-
-def _flax_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Feature maps and longer are `[b c *space]` in torch; anything shorter has no channel axis to move."""
-    shape = tuple(tensor.shape)
-    return (shape[0], *shape[2:], shape[1]) if tensor.ndim >= 4 else shape
-
-
-def _to_torch_layout(array: np.ndarray, tensor: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if tensor.ndim >= 4 else array
 
 
 def relative_error(got: np.ndarray, want: np.ndarray, floor: float = 0.0) -> float:

@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import numpy as np
+import torch
 from flax import linen as nn
 
 from parity_tests import cases
@@ -81,7 +83,9 @@ class Case:
       kwargs: arguments of both constructors; a module among them is a `Submodule`.
       inputs: what both are called with.
       parameters: exact number of learned parameters.
-      call: further arguments of both calls: masks and draws, as numpy arrays.
+      call: further arrays that both are called with: masks and draws.
+      options: further arguments of both calls that are no arrays: `return_loss=True`.
+      feature_maps: outputs of four axes and more are `[b *space c]` here and `[b c *space]` in torch.
       train: training mode; rates of dropout must be 0, draws are in `call`.
       unused: patterns of the Flax paths of all parameters that no gradient reaches.
       model: name of the class, if not the file's main one.
@@ -96,7 +100,9 @@ class Case:
     kwargs: Mapping[str, Any]
     inputs: tuple[Input, ...]
     parameters: int
-    call: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, np.ndarray] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    feature_maps: bool = True
     train: bool = False
     unused: tuple[str, ...] = ()
     model: str | None = None
@@ -123,6 +129,10 @@ class Case:
 
     def flax_model(self, **extra: Any) -> nn.Module:
         return build_flax(Submodule(f'models.{self.stem}', self.class_name, {**self.kwargs, **extra}))
+
+    def torch_call(self) -> dict[str, Any]:
+        """`call` and `options` for the witness."""
+        return {name: torch.from_numpy(np.asarray(value)) for name, value in self.call.items()} | dict(self.options)
 
     def torch_model(self):
         return build_torch(Submodule(f'models.{self.stem}', self.class_name, self.kwargs))

@@ -85,8 +85,7 @@ def first_difference(pair: Pair) -> str:
 
     handles = [module.register_forward_hook(hook(name)) for name, module in pair.torch.named_modules()]
     with torch.no_grad():
-        call = {name: torch.from_numpy(np.asarray(value)) for name, value in pair.case.call.items()}
-        pair.torch(*pair.torch_inputs(), **call)
+        pair.torch(*pair.torch_inputs(), **pair.case.torch_call())
     for handle in handles:
         handle.remove()
 

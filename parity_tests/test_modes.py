@@ -44,8 +44,9 @@ def assert_close(got, want, tolerance):
 
 def test_compiled_eager_mapped_in_float32_and_bfloat16(pair: Pair):
     """Also: evaluation needs no rng and repeats itself, whatever the rates of dropping are."""
-    call = dict(pair.case.call)
-    want = [tensor.detach().numpy() for tensor in jax.tree.leaves(pair.torch.eval()(*pair.torch_inputs(), **call))]
+    call = {**pair.case.call, **pair.case.options}
+    result = pair.torch.eval()(*pair.torch_inputs(), **pair.case.torch_call())
+    want = [tensor.detach().numpy() for tensor in jax.tree.leaves(result)]
     variables, inputs = cast(pair.variables, jnp.float32), cast([*map(jnp.asarray, pair.inputs)], jnp.float32)
 
     @jax.jit
@@ -93,7 +94,7 @@ def batch_of_four(pair: Pair) -> list[jax.Array]:
 def plain_step(pair: Pair):
     """One device, unrolled: what the sharded and the scanned step must give too."""
     with jax.enable_x64(True):
-        return training_step(pair.flax, pair.variables, batch_of_four(pair), dict(pair.case.call))
+        return training_step(pair.flax, pair.variables, batch_of_four(pair), {**pair.case.call, **pair.case.options})
 
 
 def test_sharded_equals_one_device(pair: Pair, plain_step):
@@ -106,7 +107,7 @@ def test_sharded_equals_one_device(pair: Pair, plain_step):
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
     spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec('data'))) for array in batch_of_four(pair)]
-    got = training_step(pair.flax, jax.tree.map(place, pair.variables), spread, dict(pair.case.call))
+    got = training_step(pair.flax, jax.tree.map(place, pair.variables), spread, {**pair.case.call, **pair.case.options})
     assert len(got[0][0].sharding.device_set) == 8
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step))
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(plain_step), strict=True):
@@ -121,7 +122,7 @@ def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
     shapes = example_inputs(pair.case)
     scanned = pair.flax.clone(scan=True, remat=True)
     variables = vit_flax.from_torch(scanned, pair.torch.state_dict(), *shapes, source='vit_pytorch')
-    outputs, *got = training_step(scanned, variables, batch_of_four(pair), dict(pair.case.call))
+    outputs, *got = training_step(scanned, variables, batch_of_four(pair), {**pair.case.call, **pair.case.options})
     assert_close(outputs, plain_step[0], 1e-11)
     in_torch_names = [
         vit_flax.to_torch(model, {'params': grads, **state}, *shapes, source='vit_pytorch')

@@ -35,8 +35,9 @@ def run(model: torch.nn.Module, case: Case, call: dict) -> dict[str, np.ndarray]
 
 def test_witness_equals_upstream(case: Case):
     module = upstream_module(case.stem)
-    draws = {name: torch.from_numpy(np.asarray(value)) for name, value in case.call.items()}
-    call, patches = ({}, case.upstream_patch(module, draws)) if case.upstream_patch else (draws, {})
+    call, patches = case.torch_call(), {}
+    if case.upstream_patch:
+        call, patches = dict(case.options), case.upstream_patch(module, call)
     if case.upstream_fails:
         with pytest.raises(case.upstream_fails):
             run(case.upstream_model().double(), case, call)
@@ -50,7 +51,7 @@ def test_witness_equals_upstream(case: Case):
         upstream.load_state_dict(witness.state_dict(), strict=True)
         upstream.train(case.train)
         want = run(upstream, case, call)
-    got = run(witness, case, draws)
+    got = run(witness, case, case.torch_call())
     assert got.keys() == want.keys()
     errors = {name: relative_error(got[name], want[name], floor=1e-6) for name in want}
     worst = max(errors, key=errors.get)

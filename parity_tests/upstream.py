@@ -2,9 +2,13 @@
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from types import ModuleType
+from typing import Any
+
+import torch
 
 VERSION = '1.26.11'
 
@@ -27,3 +31,19 @@ def upstream_module(stem: str) -> ModuleType:
 def upstream_stems() -> set[str]:
     """Names of all of upstream's modules."""
     return {info.name for info in pkgutil.iter_modules(_package().__path__)}
+
+
+def tables_in_float64(module: ModuleType, call: Any) -> dict[str, Any]:
+    """An `upstream_patch`: upstream's position table with its sines taken in float64, as the witness takes them."""
+    original = module.posemb_sincos_2d
+    dtype = {'dtype': torch.float64} if 'h' in inspect.signature(original).parameters else {}
+
+    def table(*args: Any, **kwargs: Any) -> torch.Tensor:
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            return original(*args, **kwargs, **dtype)
+        finally:
+            torch.set_default_dtype(default)
+
+    return {'posemb_sincos_2d': table}

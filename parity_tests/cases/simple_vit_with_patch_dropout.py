@@ -3,6 +3,7 @@ import torch
 
 from parity_tests.case import Case, Refused, image
 from parity_tests.cases.simple_vit import FLOAT32_TABLE, SMALL
+from parity_tests.upstream import tables_in_float64
 
 KEPT = dict(kept_patches=np.array([[7, 2, 11, 9, 0], [3, 20, 1, 8, 23]]))
 
@@ -17,7 +18,7 @@ def keep_these(module, call):
         def forward(self, x):
             return torch.stack([tokens[kept] for tokens, kept in zip(x, call['kept_patches'], strict=True)])
 
-    return {'PatchDropout': PatchDropout}
+    return {'PatchDropout': PatchDropout, **tables_in_float64(module, call)}
 
 
 CASES = [
@@ -30,7 +31,6 @@ CASES = [
         train=True,
         call=KEPT,
         upstream_patch=keep_these,
-        **FLOAT32_TABLE,
     ),
 ]
 

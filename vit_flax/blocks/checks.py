@@ -19,13 +19,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def patch_grid(
-    image_size: int | Sequence[int], patch_size: int | Sequence[int], name: str = 'image_size'
+    image_size: int | Sequence[int],
+    patch_size: int | Sequence[int],
+    name: str = 'image_size',
+    patches: str = 'patch_size',
 ) -> tuple[int, int]:
     """Rows and columns of patches; raises if the patches do not tile the image."""
     (h, w), (ph, pw) = pair(image_size), pair(patch_size)
     if h % ph or w % pw:
         raise ValueError(
-            f'{name}={(h, w)} is not divisible by patch_size={(ph, pw)}: '
+            f'{name}={(h, w)} is not divisible by {patches}={(ph, pw)}: '
             f'the nearest that fit are {(h // ph * ph, w // pw * pw)} and {(-(-h // ph) * ph, -(-w // pw) * pw)}'
         )
     return h // ph, w // pw
@@ -44,3 +47,12 @@ def check_images(images: Array, channels: int, layout: str = 'b h w c') -> None:
 def check_divisible(name: str, value: int, by: str, divisor: int) -> None:
     if value % divisor:
         raise ValueError(f'{name}={value} is not divisible by {by}={divisor}')
+
+
+def check_room(patches: int, room: int, image_size: int | Sequence[int]) -> None:
+    """Raises if images have more patches than the position table of `image_size` has rows for."""
+    if patches > room:
+        raise ValueError(
+            f'the images have {patches} patches, image_size={image_size} has positions for {room}: build the model '
+            'with the larger image_size and move the table with vit_flax.resize_position_embedding'
+        )

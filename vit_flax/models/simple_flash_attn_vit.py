@@ -6,25 +6,10 @@ end of the trunk. A fused attention kernel is a matter of the device here, for e
 
 from flax import linen as nn
 
-from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.models import simple_vit
-from vit_flax.models.vit import published_size
+from vit_flax.models.vit import NormedHead, published_size
 from vit_flax.registry import Model
-
-
-class NormedHead(Module):
-    """LayerNorm and a linear layer, `[b d] -> [b num_classes]`."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x):
-        x = LayerNorm(**self.precision, name='norm')(x)
-        return Dense(self.num_classes, **self.precision, name='projection')(x)
-
-    torch_names = {'norm': '0', 'projection': '1'}
 
 
 class SimpleViT(simple_vit.SimpleViT, kw_only=True):

@@ -1,0 +1,123 @@
+"""Relative position biases projected from the tokens; vit-pytorch's `simple_vit_with_relative_proj_pos_bias`.
+
+SimpleViT whose attention scores get a bias of the distance between query and key along each axis:
+each query weighs a bank of learned curves over the distance. No paper; vit-pytorch has it from a
+language model.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import normal
+
+from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.checks import pair
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.models import simple_vit
+from vit_flax.models.vit import published_size
+from vit_flax.registry import Model
+
+
+class RelativeProjPositionalBias(Module):
+    """Bias of the attention scores from tokens on a grid, `[b *grid d] -> [b e n n]`.
+
+    Attributes:
+      heads: of the attention.
+      dim_pos: axes of the grid.
+      num_distance_basis: learned curves for each axis.
+      max_dist: distances of `max_dist` and more, along any axis, have no bias.
+    """
+
+    dim: int
+    heads: int
+    dim_pos: int = 2
+    num_distance_basis: int = 16
+    max_dist: int = 512
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        grid = x.shape[1:-1]
+        if len(grid) != self.dim_pos:
+            raise ValueError(f'expected tokens on a grid of dim_pos={self.dim_pos} axes, got shape {x.shape}')
+        axes, curves = len(grid), self.num_distance_basis
+        weights = Dense(self.heads * axes * curves, **self.precision, name='to_distance_weights')(x)
+        weights = rearrange(weights, 'b ... (w e r) -> w b e (...) r', w=axes, e=self.heads)
+        shape = (axes, curves, 2 * self.max_dist - 1)
+        banks = self.param('distance_banks', normal(0.02), shape, self.param_dtype)
+        weights, banks = self.promote(weights, banks)
+        # A bias along one axis is the same for all keys that share the place on it, so each axis is
+        # gathered for its own places only and then spread over the grid.
+        places = np.stack([place.ravel() for place in np.indices(grid)])
+        bias, near = 0.0, True
+        for axis, size in enumerate(grid):
+            distance = places[axis][:, None] - np.arange(size)
+            bank = banks[axis][:, np.clip(distance + self.max_dist - 1, 0, 2 * self.max_dist - 2)]
+            along = jnp.einsum('b e n r, r n m -> b e n m', weights[axis], bank)
+            bias = bias + along[..., places[axis]]
+            near = near & (np.abs(distance) < self.max_dist)[:, places[axis]]
+        return jnp.where(near, bias, 0)
+
+    torch_names = {'to_distance_weights': 'to_distance_weights.0'}
+
+
+class Attention(Module):
+    """Self-attention on a grid with projected position biases, `[b *grid d] -> [b *grid d]`."""
+
+    heads: int = 8
+    dim_head: int = 64
+    num_distance_basis: int = 16
+    max_dist: int = 512
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        *_, rows, _, dim = x.shape
+        bias = RelativeProjPositionalBias(
+            dim, self.heads, 2, self.num_distance_basis, self.max_dist, **self.precision, name='rel_pos_bias'
+        )(x)
+        x = LayerNorm(**self.precision, name='norm')(rearrange(x, 'b h w d -> b (h w) d'))
+        qkv = Dense(3 * self.heads * self.dim_head, use_bias=False, **self.precision, name='to_qkv')(x)
+        q, k, v = split_qkv(qkv, self.heads)
+        x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5, bias=bias))
+        x = Dense(dim, use_bias=False, **self.precision, name='to_out')(x)
+        return rearrange(x, 'b (h w) d -> b h w d', h=rows)
+
+
+class SimpleViT(simple_vit.SimpleViT, kw_only=True):
+    """SimpleViT with projected position biases (no paper): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      num_distance_basis: learned curves for each axis.
+      max_dist: distances of `max_dist` patches and more have no bias.
+    """
+
+    num_distance_basis: int = 16
+    max_dist: int = 512
+
+    def attention(self) -> Callable[..., nn.Module]:
+        return partial(
+            Attention, self.heads, self.dim_head, self.num_distance_basis, self.max_dist, **self.precision
+        )
+
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """Images to tokens with positions, which stay on their grid, `[b H W c] -> [b h w d]`."""
+        rows = images.shape[1] // pair(self.patch_size)[0]
+        return rearrange(super().embed(images, train), 'b (h w) d -> b h w d', h=rows)
+
+    def classify(self, tokens: Array) -> Array:
+        """Encoded tokens to logits, `[b h w d] -> [b num_classes]`."""
+        return self.linear_head(tokens.mean(axis=(1, 2)))
+
+
+MODEL = Model(
+    SimpleViT,
+    title='SimpleViT with projected relative position biases',
+    arxiv='',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 384, 12, 6),
+)

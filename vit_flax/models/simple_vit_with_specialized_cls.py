@@ -1,0 +1,132 @@
+"""Revisiting [CLS] and Patch Token Interaction in Vision Transformers, arXiv:2602.08626.
+
+vit-pytorch's `simple_vit_with_specialized_cls`: SimpleViT with a class token that has norms of its
+own everywhere, and projections to queries, keys and values of its own in the first third of the
+blocks. The class token is what is classified.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from einops import repeat
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import normal
+
+from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
+from vit_flax.models.simple_vit import SimpleViTBase
+from vit_flax.models.vit import published_size
+from vit_flax.registry import Model
+
+
+class Specialized(Module):
+    """One layer for the class token, another for the patches, `[b 1+n d] -> [b 1+n f]`."""
+
+    layer: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        cls, patches = self.layer(name='cls')(x[:, :1]), self.layer(name='patches')(x[:, 1:])
+        return jnp.concatenate([cls, patches], axis=1)
+
+    torch_names = {'cls': 'fns.0', 'patches': 'fns.1'}
+
+
+class Attention(Module):
+    """Self-attention with norms for each kind of token, `[b 1+n d] -> [b 1+n d]`.
+
+    Attributes:
+      specialize_qkv: queries, keys and values of the class token have a projection of their own.
+    """
+
+    heads: int = 8
+    dim_head: int = 64
+    specialize_qkv: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dim, inner = x.shape[-1], self.heads * self.dim_head
+        x = Specialized(partial(LayerNorm, **self.precision), name='norm')(x)
+        project = partial(Dense, 3 * inner, use_bias=False, **self.precision)
+        qkv = Specialized(project, name='to_qkv') if self.specialize_qkv else project(name='to_qkv')
+        q, k, v = split_qkv(qkv(x), self.heads)
+        x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5))
+        return Dense(dim, use_bias=False, **self.precision, name='to_out')(x)
+
+
+class FeedForward(Module):
+    """Norms for each kind of token, Linear, GELU, Linear, `[b 1+n d] -> [b 1+n d]`."""
+
+    hidden_dim: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dim = x.shape[-1]
+        x = Specialized(partial(LayerNorm, **self.precision), name='norm')(x)
+        x = gelu(Dense(self.hidden_dim, **self.precision, name='expand')(x))
+        return Dense(dim, **self.precision, name='contract')(x)
+
+    torch_names = {'expand': 'net.0', 'contract': 'net.2'}
+
+
+class SpecializedTransformer(Module):
+    """Blocks of which the first `specialize_qkv_depth` have two projections, `[b 1+n d] -> [b 1+n d]`."""
+
+    depth: int
+    heads: int
+    dim_head: int
+    mlp_dim: int
+    specialize_qkv_depth: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        for i in range(self.depth):
+            attention = partial(Attention, self.heads, self.dim_head, i < self.specialize_qkv_depth, **self.precision)
+            x = x + attention(name=f'block_{i}_attention')(x)
+            x = x + FeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
+            self.tap(f'block_{i}', x)
+        return Specialized(partial(LayerNorm, **self.precision), name='norm')(x)
+
+    torch_names = {'block_{i}_attention': 'layers.{i}.0', 'block_{i}_feedforward': 'layers.{i}.1'}
+
+
+class SimpleViT(SimpleViTBase, kw_only=True):
+    """SimpleViT with a specialised class token (arXiv:2602.08626): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      specialize_qkv_depth: blocks in which the class token has projections of its own; None is a
+        third of them.
+    """
+
+    specialize_qkv_depth: int | None = None
+
+    def setup(self) -> None:
+        super().setup()
+        self.cls_token = self.param('cls_token', normal(0.01), (self.dim,), self.param_dtype)
+
+    def trunk(self) -> nn.Module:
+        specialized = self.depth // 3 if self.specialize_qkv_depth is None else self.specialize_qkv_depth
+        return SpecializedTransformer(
+            self.depth, self.heads, self.dim_head, self.mlp_dim, specialized, **self.precision
+        )
+
+    def encode(self, tokens: Array, train: bool = False) -> Array:
+        """Class token and patches through the transformer, `[b n d] -> [b 1+n d]`."""
+        cls = repeat(self.cls_token, 'd -> b 1 d', b=len(tokens))
+        return self.transformer(jnp.concatenate(self.promote(cls, tokens), axis=1), train=train)
+
+    def classify(self, tokens: Array) -> Array:
+        """The encoded class token to logits, `[b 1+n d] -> [b num_classes]`."""
+        return self.linear_head(tokens[:, 0])
+
+
+MODEL = Model(
+    SimpleViT,
+    title='Revisiting [CLS] and Patch Token Interaction in Vision Transformers',
+    arxiv='2602.08626',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 384, 12, 6),
+)
