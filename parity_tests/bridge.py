@@ -128,10 +128,12 @@ def run_torch(pair: Pair) -> Run:
         allow_unused=True,
     )
     by_name = dict(zip(parameters, grads, strict=False))
-    unused = {name for name, grad in by_name.items() if grad is None or (grad.numel() > 0 and not grad.any())}
+    # a frozen parameter has no gradient either
+    everything = {name: by_name.get(name) for name, _ in pair.torch.named_parameters()}
+    unused = {name for name, grad in everything.items() if grad is None or (grad.numel() > 0 and not grad.any())}
     arrays = {
-        name: np.zeros(tuple(parameters[name].shape)) if grad is None else grad.numpy()
-        for name, grad in by_name.items()
+        name: np.zeros(tuple(parameter.shape)) if everything[name] is None else everything[name].numpy()
+        for name, parameter in pair.torch.named_parameters()
     }
     entries = [entry for entry in pair.table.entries if entry.path[0] == 'params']
     gradients = {'/'.join(entry.path[1:]): entry.to_flax(arrays) for entry in entries}
@@ -142,7 +144,7 @@ def run_torch(pair: Pair) -> Run:
     state = {
         '/'.join(entry.path): entry.to_flax(buffers)
         for entry in pair.table.entries
-        if entry.path[0] != 'params' and pair.case.train and set(entry.names) <= buffers.keys()
+        if entry.path[0] == 'batch_stats' and pair.case.train
     }
     return Run(
         outputs=outputs,

@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -59,8 +59,10 @@ def build(module: ModuleType, name: str, kwargs: Mapping[str, Any], submodule: C
     )
 
 
-def build_flax(argument: Submodule) -> nn.Module:
-    return build(importlib.import_module(f'vit_flax.{argument.path}'), argument.name, argument.kwargs, build_flax)
+def build_flax(argument: Submodule, **precision: Any) -> nn.Module:
+    """`precision`: dtypes, which a module does not hand to those it is given."""
+    module = importlib.import_module(f'vit_flax.{argument.path}')
+    return build(module, argument.name, {**argument.kwargs, **precision}, partial(build_flax, **precision))
 
 
 def build_torch(argument: Submodule):
@@ -128,7 +130,8 @@ class Case:
         return self.model or registry.model_info(self.stem).build.__name__
 
     def flax_model(self, **extra: Any) -> nn.Module:
-        return build_flax(Submodule(f'models.{self.stem}', self.class_name, {**self.kwargs, **extra}))
+        precision = {name: extra.pop(name) for name in ('dtype', 'param_dtype') if name in extra}
+        return build_flax(Submodule(f'models.{self.stem}', self.class_name, {**self.kwargs, **extra}), **precision)
 
     def torch_call(self) -> dict[str, Any]:
         """`call` and `options` for the witness."""

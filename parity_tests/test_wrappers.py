@@ -70,7 +70,8 @@ def test_every_attention_of_every_model(first_case: Case):
     heads = sum(bool(TAPPING & called_names(module)) for module in calls(pair))
     assert len(plain) == heads > 0
     for attention in plain.values():
-        assert attention.ndim == 4 and attention.shape[0] == 2
+        # windows of an image count as a batch of their own
+        assert attention.ndim == 4 and attention.shape[0] % 2 == 0
         np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-12)
     if hasattr(pair.flax, 'scan'):
         scanned = make_pair(first_case, scan=True)

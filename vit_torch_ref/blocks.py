@@ -30,6 +30,12 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+def feed_forward(dim: int, hidden_dim: int) -> nn.Sequential:
+    """The same without dropout, as upstream writes it where it is a function."""
+    expand, contract = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, dim)
+    return nn.Sequential(nn.LayerNorm(dim), expand, nn.GELU(), contract)
+
+
 class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, dim_head: int, dropout: float = 0.0):
         super().__init__()

@@ -158,12 +158,23 @@ class Attention(Module):
         q, k, v = split_qkv(qkv, self.heads)
         x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
         x = merge_heads(x)
-        if self.heads == 1 and self.dim_head == dim:
+        if not self.projects(dim):
             return x
         x = Dense(dim, **self.precision, name='to_out')(x)
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
 
+    def projects(self, dim: int) -> bool:
+        """Whether heads are projected to tokens of this width."""
+        return self.heads != 1 or self.dim_head != dim
+
     torch_names = {'to_out': 'to_out.0'}
+
+
+class ProjectedAttention(Attention):
+    """The same with an output projection always."""
+
+    def projects(self, dim: int) -> bool:
+        return True
 
 
 class SimpleAttention(Module):

@@ -1,6 +1,6 @@
 """Images to patch tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from einops import rearrange
 from flax import linen as nn
@@ -19,16 +19,30 @@ def patchify(images: Array, patch_size: int | Sequence[int]) -> Array:
 
 
 class PatchEmbedding(Module):
-    """LayerNorm, Linear, LayerNorm on each patch, `[b H W c] -> [b h w d]`."""
+    """LayerNorm, Linear, LayerNorm on each patch, `[b H W c] -> [b h w d]`; `norm` is a constructor."""
+
+    patch_size: int | Sequence[int]
+    dim: int
+    norm: Callable[..., nn.Module] = LayerNorm
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = patchify(images, self.patch_size)
+        x = self.norm(**self.precision, name='patch_norm')(x)
+        x = Dense(self.dim, **self.precision, name='projection')(x)
+        return self.norm(**self.precision, name='norm')(x)
+
+    torch_names = {'patch_norm': '1', 'projection': '2', 'norm': '3'}
+
+
+class PatchProjection(Module):
+    """Linear on each patch and no norm, `[b H W c] -> [b h w d]`."""
 
     patch_size: int | Sequence[int]
     dim: int
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        x = patchify(images, self.patch_size)
-        x = LayerNorm(**self.precision, name='patch_norm')(x)
-        x = Dense(self.dim, **self.precision, name='projection')(x)
-        return LayerNorm(**self.precision, name='norm')(x)
+        return Dense(self.dim, **self.precision, name='projection')(patchify(images, self.patch_size))
 
-    torch_names = {'patch_norm': '1', 'projection': '2', 'norm': '3'}
+    torch_names = {'projection': '1'}

@@ -40,18 +40,24 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Dense(Module):
-    """Linear map of the last axis, [... c] -> [... features]."""
+    """Linear map of the last axis, [... c] -> [... features].
+
+    Attributes:
+      kernel_init, bias_init: of the models that do not keep torch's own.
+    """
 
     features: int
     use_bias: bool = True
+    kernel_init: Initializer | None = None
+    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = uniform_by_fan_in(x.shape[-1])
-        kernel = self.param('kernel', init, (x.shape[-1], self.features), self.param_dtype)
+        kernel = self.param('kernel', self.kernel_init or init, (x.shape[-1], self.features), self.param_dtype)
         if not self.use_bias:
             return _matmul(*self.promote(x, kernel))
-        bias = self.param('bias', init, (self.features,), self.param_dtype)
+        bias = self.param('bias', self.bias_init or init, (self.features,), self.param_dtype)
         x, kernel, bias = self.promote(x, kernel, bias)
         return _matmul(x, kernel) + bias
 
@@ -79,6 +85,7 @@ class Conv(Module):
     Attributes:
       groups: as torch's; equal to the channels it is a depthwise convolution, which has a
         faster form of its own on a CPU.
+      kernel_init: of the models that do not keep torch's own.
     """
 
     features: int
@@ -87,6 +94,7 @@ class Conv(Module):
     padding: int = 0
     groups: int = 1
     use_bias: bool = True
+    kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -96,12 +104,12 @@ class Conv(Module):
         fan_in = math.prod(self.kernel_size) * channels // self.groups
         init = uniform_by_fan_in(fan_in)
         shape = (*self.kernel_size, channels // self.groups, self.features)
-        parameters = [self.param('kernel', init, shape, self.param_dtype)]
+        parameters = [self.param('kernel', self.kernel_init or init, shape, self.param_dtype)]
         if self.use_bias:
             parameters.append(self.param('bias', init, (self.features,), self.param_dtype))
         x, kernel, *bias = self.promote(x, *parameters)
-        if self.groups == channels == self.features and rank == 2:
-            x = depthwise_conv(x, kernel, self.strides, self.padding)
+        if self.groups == channels and rank == 2 and (channels > 1 or self.features == 1):
+            x = depthwise_conv(jnp.repeat(x, self.features // channels, axis=-1), kernel, self.strides, self.padding)
         else:
             space = 'DHW'[-rank:]
             x = lax.conv_general_dilated(
@@ -121,10 +129,14 @@ class BatchNorm(Module):
     As torch: in training the batch's biased variance normalises, the unbiased one enters the
     running average, and `count` is torch's `num_batches_tracked`. Statistics are over the global
     batch: under jit on a mesh they are synchronised without being asked.
+
+    Attributes:
+      scale_init: of the models that do not start at one.
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.9
+    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, update: bool | Array = True) -> Array:
@@ -133,7 +145,7 @@ class BatchNorm(Module):
         mean_state = self.variable('batch_stats', 'mean', jnp.zeros, features, jnp.float32)
         var_state = self.variable('batch_stats', 'var', jnp.ones, features, jnp.float32)
         count = self.variable('batch_stats', 'count', jnp.zeros, (), jnp.int32)
-        scale = self.param('scale', nn.initializers.ones, features, self.param_dtype)
+        scale = self.param('scale', self.scale_init, features, self.param_dtype)
         bias = self.param('bias', nn.initializers.zeros, features, self.param_dtype)
 
         if train:

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
@@ -60,9 +61,17 @@ class SimpleViTBase(Module, kw_only=True):
 
     def setup(self) -> None:
         patch_grid(self.image_size, self.patch_size)
-        self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, **self.precision)
+        self.to_patch_embedding = self.patch_embedding()
         self.transformer = self.trunk()
         self.linear_head = self.head()
+
+    def patch_embedding(self) -> nn.Module:
+        """Images to patches, `[b H W c] -> [b h w d]`."""
+        return PatchEmbedding(self.patch_size, self.dim, **self.precision)
+
+    def positions(self, rows: int, columns: int) -> np.ndarray:
+        """The table of positions, `[rows * columns, d]`."""
+        return sincos_2d(rows, columns, self.dim)
 
     def trunk(self) -> nn.Module:
         """The transformer, `[b n d] -> [b n d]`."""
@@ -84,8 +93,7 @@ class SimpleViTBase(Module, kw_only=True):
         """Images to tokens with positions, `[b h w c] -> [b n d]`."""
         check_images(images, self.channels)
         x = self.to_patch_embedding(images)
-        _, rows, columns, dim = x.shape
-        positions = sincos_2d(rows, columns, dim).astype(x.dtype)
+        positions = self.positions(*x.shape[1:3]).astype(x.dtype)
         return self.tap('embedding', rearrange(x, 'b h w d -> b (h w) d') + positions)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:

@@ -13,7 +13,6 @@ from jax import Array
 
 from vit_flax.blocks.checks import pair, patch_grid
 from vit_flax.blocks.patches import PatchEmbedding
-from vit_flax.blocks.positions import sincos_2d
 from vit_flax.models import simple_vit
 from vit_flax.models.vit import published_size
 from vit_flax.registry import Model
@@ -40,8 +39,7 @@ class SimpleViT(simple_vit.SimpleViT, kw_only=True):
         spectrum = jnp.fft.fft2(images.astype(jnp.promote_types(images.dtype, jnp.float32)), axes=(1, 2))
         spectrum = jnp.concatenate([spectrum.real, spectrum.imag], axis=-1).astype(images.dtype)
         x = self.to_freq_embedding(spectrum)
-        _, rows, columns, dim = x.shape
-        x = rearrange(x, 'b h w d -> b (h w) d') + sincos_2d(rows, columns, dim).astype(x.dtype)
+        x = rearrange(x, 'b h w d -> b (h w) d') + self.positions(*x.shape[1:3]).astype(x.dtype)
         return jnp.concatenate([x, patches], axis=1)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:

@@ -38,7 +38,8 @@ class SimpleViT(simple_vit.SimpleViT, kw_only=True):
         """
         tokens = self.embed(images, train)
         if kept_patches is None and train and self.patch_dropout > 0:
-            kept_patches = draw_patches(self.make_rng('mask'), *tokens.shape[:2], self.patch_dropout)
+            batch, patches, _ = tokens.shape
+            kept_patches = draw_patches(self.make_rng('mask'), batch, patches, self.patch_dropout)
         if kept_patches is not None:
             tokens = jnp.take_along_axis(tokens, kept_patches[..., None], axis=1)
         return self.classify(self.encode(tokens, train))

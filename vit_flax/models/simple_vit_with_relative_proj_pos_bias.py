@@ -54,7 +54,8 @@ class RelativeProjPositionalBias(Module):
         # A bias along one axis is the same for all keys that share the place on it, so each axis is
         # gathered for its own places only and then spread over the grid.
         places = np.stack([place.ravel() for place in np.indices(grid)])
-        bias, near = 0.0, True
+        bias: Array | float = 0.0
+        near: np.ndarray | bool = True
         for axis, size in enumerate(grid):
             distance = places[axis][:, None] - np.arange(size)
             bank = banks[axis][:, np.clip(distance + self.max_dist - 1, 0, 2 * self.max_dist - 2)]
@@ -100,9 +101,7 @@ class SimpleViT(simple_vit.SimpleViT, kw_only=True):
     max_dist: int = 512
 
     def attention(self) -> Callable[..., nn.Module]:
-        return partial(
-            Attention, self.heads, self.dim_head, self.num_distance_basis, self.max_dist, **self.precision
-        )
+        return partial(Attention, self.heads, self.dim_head, self.num_distance_basis, self.max_dist, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, which stay on their grid, `[b H W c] -> [b h w d]`."""

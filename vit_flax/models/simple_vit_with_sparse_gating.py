@@ -5,6 +5,8 @@ and patch the probability that it matters; its logarithm joins the score, and a 
 probabilities low. Registers are never gated.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -38,9 +40,7 @@ class Attention(Module):
         q, k, v, q_mask, k_mask = (split_heads(t, self.heads) for t in jnp.split(projected, ends, axis=-1))
         k_mask = k_mask[:, :, self.num_register_tokens :]
         gates = jax.nn.sigmoid(jnp.einsum('b e n k, b e m k -> b e n m', q_mask, k_mask) * self.dim_mask**-0.5)
-        bias = jnp.pad(
-            jnp.log(jnp.maximum(gates, 1e-20)), ((0, 0), (0, 0), (0, 0), (self.num_register_tokens, 0))
-        )
+        bias = jnp.pad(jnp.log(jnp.maximum(gates, 1e-20)), ((0, 0), (0, 0), (0, 0), (self.num_register_tokens, 0)))
         x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5, bias=bias))
         return Dense(dim, use_bias=False, **self.precision, name='to_out')(x), gates
 
@@ -114,9 +114,7 @@ class SimpleViTWithSparseGating(WithRegisters, kw_only=True):
         """The transformer over registers, which are discarded, and patches, `[b n d] -> [b n d]`."""
         return self.encode_with_gates(tokens, train)[0]
 
-    def __call__(
-        self, images: Array, train: bool = False, return_loss: bool = False
-    ) -> Array | tuple[Array, Array]:
+    def __call__(self, images: Array, train: bool = False, return_loss: bool = False) -> Any:
         """Images to logits, with `return_loss` also the sparsity loss `[]`."""
         tokens, gates = self.encode_with_gates(self.embed(images, train), train)
         logits = self.classify(tokens)

@@ -27,7 +27,7 @@ class HyperConnection(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, dim, depth, heads, dim_head, mlp_dim, streams):
+    def __init__(self, depth, dim, heads, dim_head, mlp_dim, streams):
         super().__init__()
         self.streams = streams
         self.norm = nn.LayerNorm(dim)
@@ -53,4 +53,4 @@ class Transformer(nn.Module):
 class SimpleViT(simple_vit_with_register_tokens.SimpleViT):
     def __init__(self, *, num_residual_streams, dim, depth, heads, dim_head=64, mlp_dim, **kwargs):
         super().__init__(dim=dim, depth=0, heads=heads, dim_head=dim_head, mlp_dim=mlp_dim, **kwargs)
-        self.transformer = Transformer(dim, depth, heads, dim_head, mlp_dim, num_residual_streams)
+        self.transformer = Transformer(depth, dim, heads, dim_head, mlp_dim, num_residual_streams)

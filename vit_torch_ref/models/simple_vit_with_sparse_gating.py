@@ -27,13 +27,11 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, dim, depth, heads, dim_head, mlp_dim, dim_mask, registers):
+    def __init__(self, depth, dim, heads, dim_head, mlp_dim, dim_mask, registers):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [Attention(dim, heads, dim_head, dim_mask, registers), simple_vit.FeedForward(dim, mlp_dim)]
-            )
+            nn.ModuleList([Attention(dim, heads, dim_head, dim_mask, registers), simple_vit.FeedForward(dim, mlp_dim)])
             for _ in range(depth)
         )
 
@@ -57,7 +55,7 @@ class SimpleViTWithSparseGating(simple_vit_with_register_tokens.SimpleViT):
             mlp_dim=mlp_dim, **kwargs,
         )  # fmt: skip
         self.free = 0.0 if sparsity_loss_type == 'l1' else sparsity_threshold
-        self.transformer = Transformer(dim, depth, heads, dim_head, mlp_dim, dim_mask, num_register_tokens)
+        self.transformer = Transformer(depth, dim, heads, dim_head, mlp_dim, dim_mask, num_register_tokens)
 
     def forward(self, images: Tensor, return_loss: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         x = self.to_patch_embedding(images)

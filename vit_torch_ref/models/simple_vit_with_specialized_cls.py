@@ -43,7 +43,7 @@ class Attention(simple_vit.Attention):
 
 
 class Transformer(nn.Module):
-    def __init__(self, dim, depth, heads, dim_head, mlp_dim, specialized):
+    def __init__(self, depth, dim, heads, dim_head, mlp_dim, specialized):
         super().__init__()
         self.norm = Specialized(lambda: nn.LayerNorm(dim))
         self.layers = nn.ModuleList(
@@ -63,7 +63,7 @@ class SimpleViT(simple_vit.SimpleViT):
         super().__init__(dim=dim, depth=0, heads=heads, dim_head=dim_head, mlp_dim=mlp_dim, **kwargs)
         self.cls_token = nn.Parameter(0.01 * torch.randn(dim))
         specialized = depth // 3 if specialize_qkv_depth is None else specialize_qkv_depth
-        self.transformer = Transformer(dim, depth, heads, dim_head, mlp_dim, specialized)
+        self.transformer = Transformer(depth, dim, heads, dim_head, mlp_dim, specialized)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.to_patch_embedding(images)

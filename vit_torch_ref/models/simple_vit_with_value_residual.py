@@ -3,7 +3,7 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from vit_torch_ref.blocks import softmax_attention
+from vit_torch_ref.blocks import feed_forward, softmax_attention
 from vit_torch_ref.models import simple_vit
 
 
@@ -22,17 +22,12 @@ class Attention(simple_vit.Attention):
         return self.to_out(rearrange(x, 'b e n k -> b n (e k)')), v
 
 
-class FeedForward(nn.Sequential):
-    def __init__(self, dim, hidden_dim):
-        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
-
-
 class Transformer(nn.Module):
-    def __init__(self, dim, depth, heads, dim_head, mlp_dim):
+    def __init__(self, depth, dim, heads, dim_head, mlp_dim):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.layers = nn.ModuleList(
-            nn.ModuleList([Attention(dim, heads, dim_head, mixes=i > 0), FeedForward(dim, mlp_dim)])
+            nn.ModuleList([Attention(dim, heads, dim_head, mixes=i > 0), feed_forward(dim, mlp_dim)])
             for i in range(depth)
         )
 
@@ -49,4 +44,4 @@ class Transformer(nn.Module):
 class SimpleViT(simple_vit.SimpleViT):
     def __init__(self, *, dim, depth, heads, dim_head=64, mlp_dim, **kwargs):
         super().__init__(dim=dim, depth=0, heads=heads, dim_head=dim_head, mlp_dim=mlp_dim, **kwargs)
-        self.transformer = Transformer(dim, depth, heads, dim_head, mlp_dim)
+        self.transformer = Transformer(depth, dim, heads, dim_head, mlp_dim)

@@ -1,0 +1,75 @@
+"""Revisiting Residual Connections: Orthogonal Updates, arXiv:2505.11881.
+
+vit-pytorch's `simple_vit_orthog_residual_update`: SimpleViT whose blocks add only the part of a
+branch's output that is orthogonal to the residual stream, token by token.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.norms import unit_length
+from vit_flax.blocks.torch_like import Dense
+from vit_flax.blocks.transformer import Block
+from vit_flax.models import simple_vit
+from vit_flax.models.vit import published_size
+from vit_flax.registry import Model
+
+
+class OrthogonalUpdate(Module):
+    """What a branch adds to the residual stream, `[b n d] -> [b n d]`.
+
+    Attributes:
+      branch: constructor of the branch.
+      double_precision: project in float64, where JAX has it switched on; else in float32 at least.
+      learned: add the parallel part too, each part times a factor that the branch's output decides.
+    """
+
+    branch: Callable[..., nn.Module]
+    double_precision: bool = True
+    learned: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        update = self.branch(name='branch')(x, train=train)
+        wide = jax.dtypes.canonicalize_dtype(jnp.float64 if self.double_precision else jnp.float32)
+        wide = jnp.promote_types(update.dtype, wide)
+        direction, exact = unit_length(x.astype(wide)), update.astype(wide)
+        parallel = (exact * direction).sum(axis=-1, keepdims=True) * direction
+        orthogonal = (exact - parallel).astype(update.dtype)
+        if not self.learned:
+            return orthogonal
+        shares = jax.nn.sigmoid(Dense(2, **self.precision, name='to_modulation')(update))
+        return parallel.astype(update.dtype) * shares[..., :1] + orthogonal * shares[..., 1:]
+
+    torch_names = {'branch': 'block'}
+
+
+class SimpleViT(simple_vit.SimpleViT, kw_only=True):
+    """SimpleViT with orthogonal updates (arXiv:2505.11881): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      orthog_residual_update_kwargs: arguments of `OrthogonalUpdate`: `double_precision`, `learned`.
+    """
+
+    orthog_residual_update_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def block(self) -> Callable[..., nn.Module]:
+        update = partial(OrthogonalUpdate, **self.orthog_residual_update_kwargs, **self.precision)
+        return partial(Block, partial(update, self.attention()), partial(update, self.feedforward()))
+
+
+MODEL = Model(
+    SimpleViT,
+    title='Revisiting Residual Connections: Orthogonal Updates for Stable and Efficient Deep Networks',
+    arxiv='2505.11881',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 384, 12, 6),
+)
