@@ -1,6 +1,6 @@
 """Forward and training step of each model against vit-pytorch, side by side, turn by turn.
 
-    python benchmarks/speed.py [MODEL ...] [--batch 8] [--rounds 5]
+    python benchmarks/speed.py [MODEL ...] [--batch 8] [--rounds 5] [--record]
 
 A stem has the size of its paper (`MODEL.paper_size`), a preset its own; weights are float32; a
 training step is forward, backward and AdamW. Each framework has a process of its own, as it has in
@@ -9,11 +9,15 @@ vit-pytorch's time over ours (above 1: ours is faster).
 """
 
 import argparse
+import csv
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,10 +26,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from parity_tests.upstream import upstream_module
+from parity_tests.case import build_upstream, paper_model
 from vit_flax.registry import Model, model_info, presets, stems
 
 PASSES = ('forward', 'train step')
+RECORD = Path(__file__).parent.parent / 'docs' / 'speed.csv'
 
 
 def named(name: str) -> tuple[str, Model, dict]:
@@ -69,8 +74,8 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray):
 
 
 def theirs(name: str, images: np.ndarray, labels: np.ndarray):
-    stem, info, kwargs = named(name)
-    model = getattr(upstream_module(stem), info.build.__name__)(**kwargs)
+    stem, _, kwargs = named(name)
+    model = build_upstream(replace(paper_model(stem), kwargs=kwargs) if name not in stems() else paper_model(stem))
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     labels = torch.from_numpy(labels).long()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05)
@@ -137,16 +142,33 @@ def main() -> None:
     parser.add_argument('names', nargs='*', help='stems or presets; all stems if none is named')
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--record', action='store_true', help='write the ratios to docs/speed.csv')
     args = parser.parse_args()
     versions = f'jax {jax.__version__}, torch {torch.__version__}'
     table = Table(title=f'batch {args.batch} on {jax.default_backend()}, {versions}')
     for heading in ('model', 'pass', 'vit-pytorch ms', 'vit_flax ms', 'ratio'):
         table.add_column(heading, justify='left' if heading in ('model', 'pass') else 'right')
     for name in args.names or stems():
+        ratios = {}
         for kind, medians in measure(name, args.batch, args.rounds).items():
-            ratio = medians['torch'] / medians['flax']
-            table.add_row(name, kind, f'{medians["torch"]:.0f}', f'{medians["flax"]:.0f}', f'{ratio:.2f}')
+            ratios[kind] = f'{medians["torch"] / medians["flax"]:.2f}'
+            table.add_row(name, kind, f'{medians["torch"]:.0f}', f'{medians["flax"]:.0f}', ratios[kind])
+        if args.record:
+            record(name, {**ratios, 'batch': str(args.batch), 'cores': str(len(os.sched_getaffinity(0)))})
     Console().print(table)
+
+
+def record(name: str, row: dict[str, str]) -> None:
+    """Puts one model's row into docs/speed.csv, in place of an older one."""
+    rows = {}
+    if RECORD.exists():
+        with RECORD.open() as lines:
+            rows = {old['model']: old for old in csv.DictReader(lines)}
+    rows[name] = {'model': name, **row}
+    with RECORD.open('w', newline='') as lines:
+        writer = csv.DictWriter(lines, rows[name], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows[model] for model in sorted(rows))
 
 
 if __name__ == '__main__':

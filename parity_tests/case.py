@@ -85,7 +85,7 @@ class Case:
       kwargs: arguments of both constructors; a module among them is a `Submodule`.
       inputs: what both are called with.
       parameters: exact number of learned parameters.
-      call: further arrays that both are called with: masks and draws.
+      call: further arrays, or tuples of them, that both are called with: masks and draws.
       options: further arguments of both calls that are no arrays: `return_loss=True`.
       feature_maps: outputs of four axes and more are `[b *space c]` here and `[b c *space]` in torch.
       train: training mode; rates of dropout must be 0, draws are in `call`.
@@ -102,7 +102,7 @@ class Case:
     kwargs: Mapping[str, Any]
     inputs: tuple[Input, ...]
     parameters: int
-    call: Mapping[str, np.ndarray] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     feature_maps: bool = True
     train: bool = False
@@ -135,13 +135,21 @@ class Case:
 
     def torch_call(self) -> dict[str, Any]:
         """`call` and `options` for the witness."""
-        return {name: torch.from_numpy(np.asarray(value)) for name, value in self.call.items()} | dict(self.options)
+        as_tensors = jax.tree.map(lambda array: torch.from_numpy(np.asarray(array)), dict(self.call))
+        return as_tensors | dict(self.options)
 
     def torch_model(self):
         return build_torch(Submodule(f'models.{self.stem}', self.class_name, self.kwargs))
 
     def upstream_model(self):
         return build_upstream(Submodule(f'models.{self.stem}', self.class_name, self.kwargs))
+
+
+def paper_model(stem: str) -> Submodule:
+    """The main class of a file at `MODEL.paper_size`; where that holds modules, the case file has it as `PAPER_SIZE`."""
+    info = registry.model_info(stem)
+    kwargs = getattr(case_file(stem), 'PAPER_SIZE', info.paper_size)
+    return Submodule(f'models.{stem}', info.build.__name__, kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Writes the generated pages: `python -m parity_tests.docs`.
 
-docs/models.md and the table in README.md (parity measured now, parameters at the paper's size counted on both
-sides), and docs/quirks.md (the `# upstream:` comments).
+docs/models.md (parity measured now, parameters at the paper's size counted on both sides, speed as last recorded in
+docs/speed.csv by benchmarks/speed.py), its short form in README.md, and docs/quirks.md (the `# upstream:` comments).
 """
 
+import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import jax
 import torch
 
-from parity_tests.case import all_cases
+from parity_tests.case import all_cases, build_upstream, paper_model
 from parity_tests.compare import compare
-from parity_tests.upstream import VERSION, upstream_module
+from parity_tests.upstream import VERSION
 from vit_flax.registry import model_info, stems
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +23,10 @@ BEGIN, END = '<!-- models: written by python -m parity_tests.docs -->', '<!-- /m
 
 def paper_sizes(stem: str) -> tuple[int, int]:
     """Parameters at the paper's size, in Flax and in upstream; nothing is allocated."""
-    info = model_info(stem)
-    model = info.build(**info.paper_size)
+    model = model_info(stem).build(**model_info(stem).paper_size)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_input())['params']
     with torch.device('meta'):
-        upstream = getattr(upstream_module(stem), info.build.__name__)(**info.paper_size)
+        upstream = build_upstream(paper_model(stem))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes)), sum(p.numel() for p in upstream.parameters())
 
 
@@ -37,8 +37,15 @@ def facts(stem: str) -> str:
     if ours != theirs:
         raise AssertionError(f'{stem}: {ours} parameters, upstream has {theirs}')
     cases = sum(case.stem == stem for case in all_cases())
-    paper = f'[{info.title}](https://arxiv.org/abs/{info.arxiv})'
+    address = info.arxiv if info.arxiv.startswith('http') else f'https://arxiv.org/abs/{info.arxiv}'
+    paper = f'[{info.title}]({address})' if info.arxiv else info.title
     return f'| `{stem}` | `{info.build.__name__}` | {paper} | {ours:,} | {cases} |'
+
+
+def speeds() -> dict[str, str]:
+    """Cells with vit-pytorch's time over ours, forward and training step, by stem."""
+    with (ROOT / 'docs' / 'speed.csv').open() as lines:
+        return {row['model']: f'{row["forward"]} | {row["train step"]}' for row in csv.DictReader(lines)}
 
 
 def rows() -> Iterator[str]:
@@ -50,13 +57,14 @@ def rows() -> Iterator[str]:
         loosest = max(case.tolerance for case in all_cases() if case.stem == stem)
         reasons = {case.reason for case in all_cases() if case.stem == stem and case.reason}
         bound = f'{loosest:.0e}' + (f' ({"; ".join(sorted(reasons))})' if reasons else '')
-        yield f'{facts(stem)} {figures} | {bound} |'
+        yield f'{facts(stem)} {figures} | {bound} | {speeds().get(stem, "- | -")} |'
 
 
 KINDS = ('outputs', 'gradients', 'state')
 HEADER = (
-    '| module | class | paper | parameters | cases | outputs | gradients | statistics | bound |',
-    '|---|---|---|--:|--:|--:|--:|--:|--:|',
+    '| module | class | paper | parameters | cases | outputs | gradients | statistics | bound '
+    '| forward | train step |',
+    '|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|',
 )
 
 

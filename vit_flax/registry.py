@@ -20,7 +20,7 @@ class Model:
     Attributes:
       build: the main class of the file.
       title: the paper's title.
-      arxiv: the paper's arXiv number, or its address if it has none.
+      arxiv: the paper's arXiv number, its address if it has none, '' where there is no paper.
       takes: layout of the input.
       paper_size: keyword arguments of the size that the paper (or upstream's README) leads with.
       presets: names of further ready-made sizes, each with the constructor's keyword arguments.

@@ -1,0 +1,41 @@
+"""Every example of docs/gallery.md: built at its full size, and run where it is small."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from parity_tests.docs import ROOT
+
+PAGE = (ROOT / 'docs' / 'gallery.md').read_text()
+EXAMPLES = dict(re.findall(r'^## (.*?)\n.*?```python\n(.*?)```', PAGE, re.DOTALL | re.MULTILINE))
+SHAPES = r'^(\w+)\b.*  # (\(.*\))$'
+SMALL = 5_000_000
+
+
+def run(example: str) -> tuple[dict, dict]:
+    """The arrays with a shape behind them, and all parameters."""
+    names: dict = {'jax': jax, 'jnp': jnp}
+    exec(compile(example, 'gallery.md', 'exec'), names)
+    return {name: names[name] for name, _ in re.findall(SHAPES, example, re.MULTILINE)}, names.get('variables', {})
+
+
+@pytest.mark.parametrize('title', EXAMPLES)
+def test_example(title: str):
+    example = EXAMPLES[title]
+    with jax.enable_x64(False):
+        # inside of a trace nothing is computed
+        results, variables = jax.eval_shape(lambda: run(example))
+        expected = dict(re.findall(SHAPES, example, re.MULTILINE))
+        assert expected
+        for name, shape in expected.items():
+            assert results[name].shape == eval(shape), name
+        size = sum(leaf.size for leaf in jax.tree.leaves(variables))
+        if 0 < size <= SMALL:
+            computed, _ = jax.jit(lambda: run(example))()
+            assert all(jnp.isfinite(array).all() for array in computed.values())
+
+
+def test_gallery_names_existing_models_only():
+    assert len(EXAMPLES) == PAGE.count('```python') - 1 == PAGE.count('\n## ')
