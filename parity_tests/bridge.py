@@ -156,7 +156,7 @@ def run_torch(pair: Pair) -> Run:
 
 def run_flax(pair: Pair) -> Run:
     """The same of the Flax model, compiled."""
-    params = {'params': pair.variables['params']}
+    params = {'params': pair.variables.get('params', {})}
     others = {name: value for name, value in pair.variables.items() if name != 'params'}
 
     @jax.jit

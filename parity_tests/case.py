@@ -197,6 +197,16 @@ def all_cases() -> tuple[Case, ...]:
 
 
 @cache
+def batch_norm_cases() -> tuple[Case, ...]:
+    """The first case in training mode of each model that keeps statistics."""
+    with_statistics = []
+    for case in reversed(all_cases()):
+        if case.train and any('running_var' in name for name in case.torch_model().state_dict()):
+            with_statistics.append(case)
+    return tuple({case.stem: case for case in with_statistics}.values())[::-1]
+
+
+@cache
 def first_cases() -> tuple[Case, ...]:
     """The first case of each file: the one for checks that every model needs once."""
     return tuple({case.stem: case for case in reversed(all_cases())}.values())[::-1]

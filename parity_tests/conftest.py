@@ -14,7 +14,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from parity_tests.case import all_cases, all_refusals, first_cases  # noqa: E402
+from parity_tests.case import all_cases, all_refusals, batch_norm_cases, first_cases  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 torch.set_num_threads(1)
@@ -30,6 +30,7 @@ def float64():
 PER_MODEL = {
     'case': lambda: (all_cases(), lambda case: case.id),
     'first_case': lambda: (first_cases(), lambda case: case.stem),
+    'batch_norm_case': lambda: (batch_norm_cases(), lambda case: case.stem),
     'refused': lambda: (all_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
 }
 
@@ -48,4 +49,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption('stem'):
-        items[:] = [item for item in items if PER_MODEL.keys() & set(getattr(item, 'fixturenames', ()))]
+        per_model = [item for item in items if PER_MODEL.keys() & set(getattr(item, 'fixturenames', ()))]
+        # pytest makes one skipped item where there is nothing to run
+        items[:] = [item for item in per_model if 'NOTSET' not in item.name]

@@ -54,6 +54,9 @@ def test_witness_equals_upstream(case: Case):
         want = run(upstream, case, {name: value for name, value in case.torch_call().items() if name in takes})
     got = run(witness, case, case.torch_call())
     assert got.keys() == want.keys()
-    errors = {name: relative_error(got[name], want[name], floor=1e-6) for name in want}
+    # as in compare.measure: a gradient that is zero but for rounding has no scale of its own
+    largest = max(np.abs(array).max() for name, array in want.items() if name.startswith('gradient') and array.size)
+    floors = {name: 1e-4 * largest if name.startswith('gradient') else 1e-6 for name in want}
+    errors = {name: relative_error(got[name], want[name], floors[name]) for name in want}
     worst = max(errors, key=errors.get)
     assert errors[worst] <= case.upstream_tolerance, f'{worst} differs from upstream by {errors[worst]:.1e}'

@@ -56,13 +56,13 @@ class Dense(Module):
         init = uniform_by_fan_in(x.shape[-1])
         kernel = self.param('kernel', self.kernel_init or init, (x.shape[-1], self.features), self.param_dtype)
         if not self.use_bias:
-            return _matmul(*self.promote(x, kernel))
+            return matmul(*self.promote(x, kernel))
         bias = self.param('bias', self.bias_init or init, (self.features,), self.param_dtype)
         x, kernel, bias = self.promote(x, kernel, bias)
-        return _matmul(x, kernel) + bias
+        return matmul(x, kernel) + bias
 
 
-def _matmul(x: Array, kernel: Array) -> Array:
+def matmul(x: Array, kernel: Array) -> Array:
     """`[... c] [c d] -> [... d]`.
 
     On a CPU the leading axes are merged first: the gradient of the kernel is then one plain matrix

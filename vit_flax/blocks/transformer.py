@@ -11,14 +11,17 @@ from vit_flax.blocks.module import Module
 
 
 class Block(Module):
-    """x + attention(x), then x + feedforward(x); both constructors take a name."""
+    """x + attention(x), then x + feedforward(x); both constructors take a name.
+
+    Whatever else the block is called with (masks, positions, memories) it hands to its attention.
+    """
 
     attention: Callable[..., nn.Module]
     feedforward: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        x = x + self.attention(name='attention')(x, train=train)
+    def __call__(self, x: Array, *context: Any, train: bool = False, **per_layer: Any) -> Array:
+        x = x + self.attention(name='attention')(x, *context, train=train, **per_layer)
         x = x + self.feedforward(name='feedforward')(x, train=train)
         return self.tap('block', x)
 

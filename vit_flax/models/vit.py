@@ -7,7 +7,7 @@ positions drawn from N(0, 1).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -16,21 +16,24 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import linen as nn
 from jax import Array
-from jax.nn.initializers import normal
+from jax.nn.initializers import Initializer, normal
 
 from vit_flax.blocks.attention import Attention
-from vit_flax.blocks.checks import check_choice, check_images, pair, patch_grid
+from vit_flax.blocks.checks import check_choice, check_images, check_room, pair, patch_grid
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.registry import Model
+from vit_flax.weights.ops import UnitAxes
 
 
-class ViT(Module, kw_only=True):
-    """Vision Transformer (arXiv:2010.11929): images `[b h w c]` to logits `[b num_classes]`.
+class ViTBase(Module, kw_only=True):
+    """All of ViT but its trunk: patches, class token, positions, head.
 
+    A variant overrides what it changes: `patch_embedding`, `attention`, `feedforward`, `block`,
+    `trunk`, `head`, or a stage of the forward pass (`embed`, `encode`, `pool_tokens`, `classify`).
     A smaller image than `image_size` takes the first rows of the position table, as upstream
     does; `vit_flax.resize_position_embedding` moves the table to another grid instead.
 
@@ -42,17 +45,14 @@ class ViT(Module, kw_only=True):
       depth: number of blocks.
       heads: attention heads in each block.
       mlp_dim: hidden width of the feed-forward networks.
-      pool: 'cls' classifies the class token, 'mean' the average token (there is no class token then).
       channels: of the images.
       dim_head: width of one head.
       dropout: rate after each projection and on the attention maps.
       emb_dropout: rate on the embedded tokens.
-      scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
 
     Raises:
-      ValueError: patches do not tile the image, unknown pool, images of another layout, or
-        larger than the position table.
+      ValueError: patches do not tile the image, images of another layout, or larger than the
+        position table.
     """
 
     image_size: int | Sequence[int]
@@ -62,69 +62,107 @@ class ViT(Module, kw_only=True):
     depth: int
     heads: int
     mlp_dim: int
-    pool: str = 'cls'
     channels: int = 3
     dim_head: int = 64
     dropout: float = 0.0
     emb_dropout: float = 0.0
-    scan: bool = False
-    remat: bool = False
+
+    @property
+    def num_patches(self) -> int:
+        rows, columns = patch_grid(self.image_size, self.patch_size)
+        return rows * columns
 
     @property
     def num_cls_tokens(self) -> int:
-        return 1 if self.pool == 'cls' else 0
+        return 1
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Rows of the position table before those of the patches."""
+        return self.num_cls_tokens
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of the position table."""
+        return self.num_prefix_positions + self.num_patches
 
     def setup(self) -> None:
-        check_choice('pool', self.pool, ('cls', 'mean'))
-        rows, columns = patch_grid(self.image_size, self.patch_size)
-        self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, **self.precision)
+        self.to_patch_embedding = self.patch_embedding()
         if self.num_cls_tokens:
-            self.cls_token = self.param('cls_token', normal(1.0), (1, self.dim), self.param_dtype)
-        self.pos_embedding = self.param(
-            'pos_embedding', normal(1.0), (self.num_cls_tokens + rows * columns, self.dim), self.param_dtype
-        )
+            shape = self.num_cls_tokens, self.dim
+            self.cls_token = self.param('cls_token', self.token_init(), shape, self.param_dtype)
+        if self.num_positions:
+            shape = self.num_positions, self.dim
+            self.pos_embedding = self.param('pos_embedding', self.token_init(), shape, self.param_dtype)
         self.embedding_dropout = nn.Dropout(self.emb_dropout)
-        self.transformer = Transformer(
-            depth=self.depth,
-            block=partial(
-                Block,
-                attention=partial(
-                    Attention, heads=self.heads, dim_head=self.dim_head, dropout=self.dropout, **self.precision
-                ),
-                feedforward=partial(FeedForward, self.mlp_dim, dropout=self.dropout, **self.precision),
-            ),
-            norm=partial(LayerNorm, **self.precision),
-            scan=self.scan,
-            remat=self.remat,
-        )
+        self.transformer = self.trunk()
         if self.num_classes > 0:
-            self.mlp_head = Dense(self.num_classes, **self.precision)
+            self.mlp_head = self.head()
+
+    def token_init(self) -> Initializer:
+        """Initial distribution of learned tokens and positions."""
+        return normal(1.0)
+
+    def patch_embedding(self) -> nn.Module:
+        """Images to patches, `[b H W c] -> [b h w d]`."""
+        return PatchEmbedding(self.patch_size, self.dim, **self.precision)
+
+    def attention(self) -> Callable[..., nn.Module]:
+        """Constructor of a block's attention."""
+        return partial(Attention, heads=self.heads, dim_head=self.dim_head, dropout=self.dropout, **self.precision)
+
+    def feedforward(self) -> Callable[..., nn.Module]:
+        """Constructor of a block's feed-forward network."""
+        return partial(FeedForward, self.mlp_dim, dropout=self.dropout, **self.precision)
+
+    def block(self) -> Callable[..., nn.Module]:
+        """Constructor of a block of the trunk."""
+        return partial(Block, self.attention(), self.feedforward())
+
+    def trunk(self) -> nn.Module:
+        """The transformer, `[b n d] -> [b n d]`."""
+        raise NotImplementedError
+
+    def head(self) -> nn.Module:
+        """From the pooled token to the logits."""
+        return Dense(self.num_classes, **self.precision)
+
+    def embed_patches(self, images: Array) -> Array:
+        """Images to tokens, `[b h w c] -> [b n d]`."""
+        check_images(images, self.channels)
+        return rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
+
+    def prepend(self, tokens: Array, x: Array) -> Array:
+        """The same learned tokens in front of every sequence, `[m d], [b n d] -> [b m+n d]`."""
+        tokens, x = self.promote(repeat(tokens, 'm d -> b m d', b=len(x)), x)
+        return jnp.concatenate([tokens, x], axis=1)
+
+    def add_positions(self, x: Array) -> Array:
+        """Tokens plus the first rows of the position table, `[b n d] -> [b n d]`."""
+        prefix = self.num_prefix_positions
+        check_room(x.shape[1] - prefix, self.num_positions - prefix, self.image_size)
+        x, positions = self.promote(x, self.pos_embedding)
+        return x + positions[: x.shape[1]]
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`; a class token comes first."""
-        check_images(images, self.channels)
-        x = rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
+        x = self.embed_patches(images)
         if self.num_cls_tokens:
-            cls, x = self.promote(repeat(self.cls_token, '1 d -> b 1 d', b=len(x)), x)
-            x = jnp.concatenate([cls, x], axis=1)
-        tokens, room = x.shape[1], len(self.pos_embedding)
-        if tokens > room:
-            raise ValueError(
-                f'images of shape {images.shape} have {tokens - self.num_cls_tokens} patches, '
-                f'image_size={self.image_size} has positions for {room - self.num_cls_tokens}: build the model with '
-                'the larger image_size and move the table with vit_flax.resize_position_embedding'
-            )
-        x, positions = self.promote(x, self.pos_embedding)
-        x = self.embedding_dropout(x + positions[:tokens], deterministic=not train)
+            x = self.prepend(self.cls_token, x)
+        x = self.embedding_dropout(self.add_positions(x), deterministic=not train)
         return self.tap('embedding', x)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""
         return self.transformer(tokens, train=train)
 
+    def pool_tokens(self, tokens: Array) -> Array:
+        """What the head sees, `[b n d] -> [b d]`: here the class token."""
+        return tokens[:, 0]
+
     def classify(self, tokens: Array) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
-        return self.mlp_head(tokens[:, 0] if self.pool == 'cls' else tokens.mean(axis=1))
+        return self.mlp_head(self.pool_tokens(tokens))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.encode(self.embed(images, train), train)
@@ -133,6 +171,44 @@ class ViT(Module, kw_only=True):
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+
+
+class PooledViT(ViTBase, kw_only=True):
+    """ViTBase with a choice of what the head sees.
+
+    Attributes:
+      pool: 'cls' classifies the class token, 'mean' the average of all tokens.
+    """
+
+    pool: str = 'cls'
+
+    def setup(self) -> None:
+        check_choice('pool', self.pool, ('cls', 'mean'))
+        super().setup()
+
+    def pool_tokens(self, tokens: Array) -> Array:
+        return tokens[:, 0] if self.pool == 'cls' else tokens.mean(axis=1)
+
+
+class ViT(PooledViT, kw_only=True):
+    """Vision Transformer (arXiv:2010.11929): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      pool: 'cls' classifies the class token, 'mean' the average token (there is no class token then).
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
+    """
+
+    scan: bool = False
+    remat: bool = False
+
+    @property
+    def num_cls_tokens(self) -> int:
+        return 1 if self.pool == 'cls' else 0
+
+    def trunk(self) -> nn.Module:
+        norm = partial(LayerNorm, **self.precision)
+        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
 
     # upstream: without a class token the state dict still holds one, of no rows.
     torch_only = {'cls_token': lambda model: None if model.num_cls_tokens else np.zeros((0, model.dim), np.float32)}
@@ -174,6 +250,42 @@ OLDER_NAMES = (
     (r'^mlp_head\.0\.', 'transformer.norm.'),
     (r'^mlp_head\.1\.', 'mlp_head.'),
 )
+
+
+# The state dicts of the older variants have learned tokens and positions with a batch axis.
+BATCH_AXES = {'cls_token': ('cls_token', UnitAxes((0,))), 'pos_embedding': ('pos_embedding', UnitAxes((0,)))}
+
+
+class NormedHead(Module):
+    """LayerNorm, Linear, `[b d] -> [b num_classes]`."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return Dense(self.num_classes, **self.precision, name='linear')(LayerNorm(**self.precision, name='norm')(x))
+
+    torch_names = {'norm': '0', 'linear': '1'}
+
+
+class HeadNormViT(PooledViT, kw_only=True):
+    """What most variants start from: a class token even if the average is pooled, and the last norm in the head.
+
+    Attributes:
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
+    """
+
+    scan: bool = False
+    remat: bool = False
+
+    def trunk(self) -> nn.Module:
+        return Transformer(self.depth, self.block(), scan=self.scan, remat=self.remat)
+
+    def head(self) -> nn.Module:
+        return NormedHead(self.num_classes, **self.precision)
+
+    torch_names = BATCH_AXES
 
 
 def published_size(patch_size: int, dim: int, depth: int, heads: int, image_size: int = 224) -> dict:

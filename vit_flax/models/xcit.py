@@ -18,8 +18,9 @@ from jax.nn.initializers import normal, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.checks import check_images, pair, patch_grid
-from vit_flax.blocks.dropping import draw_layers
+from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import PatchEmbedding
@@ -33,28 +34,7 @@ def upstream_layer_scale(layer: Array) -> Array:
     """Initial LayerScale of the block with this index, counted from 0, as in vit-pytorch."""
     # upstream: `elif 18 > depth <= 24` is never true, so blocks 19 to 24 start at 1e-6, not at 1e-5;
     # `layer_scale_init=paper_layer_scale` has the 1e-5.
-    return jnp.where(layer < 18, 0.1, 1e-6)
-
-
-def paper_layer_scale(layer: Array) -> Array:
-    """The same with the step that CaiT (arXiv:2103.17239) has between 18 and 24 blocks."""
-    return jnp.where(layer < 18, 0.1, jnp.where(layer < 24, 1e-5, 1e-6))
-
-
-class LayerScale(Module):
-    """A learned factor for each channel, `[... d] -> [... d]`."""
-
-    start: Callable[[Array], Array]
-
-    @nn.compact
-    def __call__(self, x: Array, layer: Array) -> Array:
-        def init(key, shape, dtype):
-            return jnp.full(shape, self.start(layer), dtype)
-
-        x, scale = self.promote(x, self.param('scale', init, x.shape[-1:], self.param_dtype))
-        return x * scale
-
-    torch_names = {'scale': 'scale'}
+    return jnp.where((layer >= 18) & (layer < 24), 1e-6, paper_layer_scale(layer))
 
 
 class XCAttention(Module):
@@ -155,26 +135,6 @@ class ClassAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class ClassBlock(Module):
-    """Class attention and feed-forward, each scaled and residual."""
-
-    attention: Callable[..., nn.Module]
-    feedforward: Callable[..., nn.Module]
-    layer_scale: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: Array, context: Array, layer: Array, keep: bool | Array = True, train: bool = False) -> Array:
-        """Args: x `[b m d]`; context `[b n d]`; layer: index of the block; keep: False leaves x alone."""
-        before = x
-        y = self.attention(name='attention')(x, context, train=train)
-        x = x + self.layer_scale(name='attention_scale')(y, layer)
-        y = self.feedforward(name='feedforward')(x, train=train)
-        x = x + self.layer_scale(name='feedforward_scale')(y, layer)
-        return self.tap('block', jnp.where(keep, x, before))
-
-    torch_names = {'attention': '0.fn', 'attention_scale': '0', 'feedforward': '1.fn', 'feedforward_scale': '1'}
-
-
 class XCiT(Module, kw_only=True):
     """Cross-Covariance Image Transformer (arXiv:2106.09681): images `[b h w c]` to logits `[b num_classes]`.
 
@@ -242,7 +202,7 @@ class XCiT(Module, kw_only=True):
             local_patch_interaction=partial(LocalPatchInteraction, self.local_patch_kernel_size, **self.precision),
             **parts,
         )
-        class_block = partial(ClassBlock, attention=partial(ClassAttention, **heads), **parts)
+        class_block = partial(ScaledBlock, attention=partial(ClassAttention, **heads), **parts)
         self.xcit_transformer = Transformer(self.depth, xca_block, scan=self.scan, remat=self.remat)
         self.final_norm = LayerNorm(**self.precision)
         self.cls_transformer = Transformer(self.cls_depth, class_block, scan=self.scan, remat=self.remat)
@@ -277,10 +237,8 @@ class XCiT(Module, kw_only=True):
 
     def _run(self, transformer: Transformer, *inputs: Array, keep: Array | None, train: bool) -> Array:
         # upstream: layer dropout also strikes in evaluation; here it does not.
-        if keep is None and train and self.layer_dropout > 0:
-            keep = draw_layers(self.make_rng('drop_path'), transformer.depth, self.layer_dropout)
-        per_layer = {'layer': jnp.arange(transformer.depth)} | ({} if keep is None else {'keep': keep})
-        return transformer(*inputs, train=train, **per_layer)
+        rows = surviving_layers(self, transformer.depth, self.layer_dropout, keep, train)
+        return transformer(*inputs, train=train, layer=jnp.arange(transformer.depth), **rows)
 
     def __call__(
         self,

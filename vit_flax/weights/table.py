@@ -2,9 +2,10 @@
 
 Tracing the model shapes-only tells which module owns each variable. A path is then translated from
 the root down: each module's `torch_names` rows name its children on the other side (`{i}` stands
-for any number; a row may reach several levels down and wins over the child's own), a child without
-a row keeps its name, and the leaf follows from what Flax calls it. A number that only torch's name
-has is a layer of a scanned stack: its leaves are joined along a leading axis.
+for any number, in torch's name also as `{2*i+1}`; a row may reach several levels down and wins over
+the child's own), a child without a row keeps its name, and the leaf follows from what Flax calls
+it. A number that only torch's name has is a layer of a scanned stack: its leaves are joined along
+a leading axis.
 """
 
 import itertools
@@ -21,6 +22,9 @@ from flax.traverse_util import flatten_dict
 from vit_flax.weights.ops import KEEP, Op, kernel_op
 
 Path = tuple[str, ...]
+
+# A number in torch's name: `{i}`, `{2*i}`, `{4*i+3}`.
+PLACE = re.compile(r'\{(?:(\d+)\*)?(\w+)(?:\+(\d+))?\}')
 
 # Flax's name of a leaf is unambiguous where torch's `weight` is not.
 LEAVES = {
@@ -91,7 +95,7 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
     depths: dict[str, tuple[int, ...]] = {}
     for path, leaf in flatten_dict(shapes).items():
         pattern, op = _translate(rows, path[1:])
-        ends = [match.end() for match in re.finditer(r'\{\w+\}', pattern)]
+        ends = [match.end() for match in PLACE.finditer(pattern)]
         stack = leaf.shape[: len(ends)]
         depths |= {pattern[:end]: stack[: i + 1] for i, end in enumerate(ends)}
         if op is None:
@@ -105,7 +109,7 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
             value = make(module)
             if value is not None:
                 pattern = f'{prefix}.{name}'.strip('.')
-                last = max((match.end() for match in re.finditer(r'\{\w+\}', pattern)), default=0)
+                last = max((match.end() for match in PLACE.finditer(pattern)), default=0)
                 for full_name in _expand(pattern, depths[pattern[:last]] if last else ()):
                     constants[full_name] = np.asarray(value)
     return Table(tuple(entries), constants, {path: _translate(rows, path)[0] for path in modules})
@@ -122,9 +126,7 @@ def _translate(rows: Mapping[Path, Mapping[str, Any]], path: Path) -> tuple[str,
             match = re.fullmatch(_pattern(key), '/'.join(rest[:length]))
             if match:
                 target, op = (target, None) if isinstance(target, str) else target
-                for index, value in match.groupdict().items():
-                    target = target.replace(f'{{{index}}}', value)
-                name.append(target)
+                name.append(_fill(target, match.groupdict()))
                 done += length
                 break
         else:
@@ -134,15 +136,24 @@ def _translate(rows: Mapping[Path, Mapping[str, Any]], path: Path) -> tuple[str,
     return '.'.join(filter(None, name)), op
 
 
+def _fill(target: str, numbers: Mapping[str, str]) -> str:
+    """`layers.{2*i+1}` and i = 3 to `layers.7`; a letter without a number stays."""
+    return PLACE.sub(lambda match: _number(match, numbers[match[2]]) if match[2] in numbers else match[0], target)
+
+
+def _number(match: re.Match, value: str) -> str:
+    factor, _, offset = match.groups()
+    return str(int(factor or 1) * int(value) + int(offset or 0))
+
+
 def _pattern(key: str) -> str:
     return re.sub(r'\\\{(\w+)\\\}', r'(?P<\1>[0-9]+)', re.escape(key))
 
 
 def _expand(pattern: str, stack: tuple[int, ...]) -> tuple[str, ...]:
     """`layers.{i}.weight` and (2,) to `layers.0.weight`, `layers.1.weight`."""
-    pieces = re.split(r'\{\w+\}', pattern)
     names = []
     for index in itertools.product(*map(range, stack)):
-        numbers = [*map(str, index), '']
-        names.append(''.join(piece + number for piece, number in zip(pieces, numbers, strict=True)))
+        numbers = map(str, index)
+        names.append(PLACE.sub(lambda match, numbers=numbers: _number(match, next(numbers)), pattern))
     return tuple(names)

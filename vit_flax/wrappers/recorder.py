@@ -33,7 +33,8 @@ class Recorder:
         Returns:
           output: what the model's `apply` returns, without the taps.
           attentions: `[b layers e n m]` if all maps have the same shape, as in upstream's; else a
-            dict of the module's path to its map `[b e n m]`; None if the model has no attention.
+            dict of the module's path to its map `[b e n m]`; None if the model has no attention. Where an
+            attention looks into windows, b runs over images and, inside an image, over windows.
             Gradients do not flow through them.
         """
         output, taps = apply_with_taps(self.vit, variables, *args, **kwargs)
@@ -57,19 +58,21 @@ def apply_with_taps(model: nn.Module, variables: Mapping[str, Any], *args: Any, 
 def attention_maps(intermediates: Mapping[str, Any]) -> dict[str, Array]:
     """Taps named `attention`, `[b e n m]` each, by the path of the module they stand in.
 
-    A scanned trunk taps one array for all its layers; they are taken apart and named `block_0`,
-    `block_1`, ... as without scan.
+    A scanned trunk taps one array for all its layers; they are taken apart, named `block_0`,
+    `block_1`, ... and put in order as without scan.
     """
-    maps = {}
-    for path, values in flatten_dict(intermediates).items():
+    maps: list[tuple[tuple[int, int], str, Array]] = []
+    first_of_trunk: dict[str, int] = {}
+    for index, (path, values) in enumerate(flatten_dict(intermediates).items()):
         if path[-1] != 'attention' or not isinstance(values, tuple):
             continue
         name = '/'.join(path[:-1])
         for call, attention in enumerate(map(jax.lax.stop_gradient, values)):
             suffix = f' (call {call})' if len(values) > 1 else ''
             if attention.ndim == 5:
+                start = first_of_trunk.setdefault(name.partition('/block/')[0], index)
                 for layer, of_layer in enumerate(attention):
-                    maps[name.replace('/block/', f'/block_{layer}/') + suffix] = of_layer
+                    maps.append(((start, layer), name.replace('/block/', f'/block_{layer}/') + suffix, of_layer))
             else:
-                maps[name + suffix] = attention
-    return maps
+                maps.append(((index, 0), name + suffix, attention))
+    return {name: attention for _, name, attention in sorted(maps, key=lambda entry: entry[0])}

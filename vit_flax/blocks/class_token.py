@@ -1,0 +1,38 @@
+"""A class token in front of the patches, and a learned position for every token."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from einops import repeat
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import normal
+
+from vit_flax.blocks.checks import check_room
+from vit_flax.blocks.module import Module
+from vit_flax.weights.ops import UnitAxes
+
+
+class ClassTokenAndPositions(Module):
+    """Class token, positions drawn from N(0, 1), dropout, `[b n d] -> [b 1+n d]`.
+
+    Fewer patches than `patches`, those of `image_size`, take the first rows of the table, as in
+    vit-pytorch. Its state dict has token and table at the model itself, each with a batch axis:
+    the model's row for this module is an empty name.
+    """
+
+    patches: int
+    image_size: int | Sequence[int]
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        batch, patches, dim = x.shape
+        cls = self.param('cls_token', normal(1.0), (1, dim), self.param_dtype)
+        table = self.param('pos_embedding', normal(1.0), (1 + self.patches, dim), self.param_dtype)
+        check_room(patches, self.patches, self.image_size)
+        x, cls, table = self.promote(x, cls, table)
+        x = jnp.concatenate([repeat(cls, '1 d -> b 1 d', b=batch), x], axis=1) + table[: 1 + patches]
+        return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    torch_names = {'cls_token': ('cls_token', UnitAxes((0,))), 'pos_embedding': ('pos_embedding', UnitAxes((0,)))}

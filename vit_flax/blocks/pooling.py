@@ -1,0 +1,77 @@
+"""Max pooling with torch's padding, over any number of axes."""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+
+def pooled_length(length: int, size: int, stride: int, padding: int) -> int:
+    """What a convolution or pooling window of this size leaves of an axis."""
+    return (length + 2 * padding - size) // stride + 1
+
+
+def max_pool(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Array:
+    """Largest value in each window, `[b *space c] -> [b *space' c]`.
+
+    Among equal values the gradient goes to the first, as in torch. Differentiable in reverse mode.
+
+    Args:
+      x: `[b *space c]`.
+      size, stride, padding: one number for each axis of space; the padding is of no value.
+    """
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: _shifted(x, size, stride, padding),
+        default=lambda x: _native(x, size, stride, padding),
+    )
+
+
+def _native(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Array:
+    pairs = [(0, 0), *((side, side) for side in padding), (0, 0)]
+    return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, (1, *size, 1), (1, *stride, 1), pairs)
+
+
+# XLA's gradient of a window maximum runs on one core of a CPU; this one is a few fused passes.
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _shifted(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Array:
+    return _forward(x, size, stride, padding)[0]
+
+
+def _windows(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Iterator[Array]:
+    """The values under each place of the window, first place first."""
+    b, *space, c = x.shape
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *((p, p, 0) for p in padding), (0, 0, 0)])
+    steps = [pooled_length(*axis) for axis in zip(space, size, stride, padding, strict=True)]
+    for place in itertools.product(*map(range, size)):
+        ends = [i + s * (n - 1) + 1 for i, s, n in zip(place, stride, steps, strict=True)]
+        yield lax.slice(padded, (0, *place, 0), (b, *ends, c), (1, *stride, 1))
+
+
+def _forward(x, size, stride, padding):
+    first, *others = _windows(x, size, stride, padding)
+    largest, winner = first, jnp.zeros(first.shape, jnp.uint16)
+    for index, values in enumerate(others, start=1):
+        winner = jnp.where(values > largest, jnp.uint16(index), winner)
+        largest = jnp.maximum(values, largest)
+    return largest, (winner, x.shape[1:-1])
+
+
+def _backward(size, stride, padding, saved, out_bar):
+    winner, space = saved
+    zero = jnp.zeros((), out_bar.dtype)
+    total = zero
+    for index, place in enumerate(itertools.product(*map(range, size))):
+        edges = [
+            (i - p, length + p - i - s * (n - 1) - 1, s - 1)
+            for i, p, length, s, n in zip(place, padding, space, stride, winner.shape[1:-1], strict=True)
+        ]
+        total = total + lax.pad(jnp.where(winner == index, out_bar, zero), zero, [(0, 0, 0), *edges, (0, 0, 0)])
+    return (total,)
+
+
+_shifted.defvjp(_forward, _backward)

@@ -1,0 +1,170 @@
+"""Going deeper with Image Transformers, arXiv:2103.17239.
+
+vit-pytorch's `cait`: a ViT in two stages. In the first the patches attend to one another, in the
+second a class token reads them. Heads talk before and after the softmax, and each residual branch
+is scaled by learned factors that start small (LayerScale).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from einops import repeat
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import normal
+
+from vit_flax.blocks.attention import attention_map, merge_heads, mix_heads, split_heads
+from vit_flax.blocks.dropping import surviving_layers
+from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import Transformer
+from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
+from vit_flax.registry import Model
+from vit_flax.weights.ops import UnitAxes
+
+
+class TalkingHeadsAttention(Module):
+    """Tokens attend to themselves and a context, heads mixed around the softmax, `[b n d], [b m d] -> [b n d]`."""
+
+    heads: int = 8
+    dim_head: int = 64
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None, train: bool = False) -> Array:
+        dim, inner = x.shape[-1], self.heads * self.dim_head
+        x = LayerNorm(**self.precision, name='norm')(x)
+        # upstream: the class token is normalised, the patches that it attends to are not.
+        seen = x if context is None else jnp.concatenate(self.promote(x, context), axis=1)
+        q = Dense(inner, use_bias=False, **self.precision, name='to_q')(x)
+        kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(seen)
+        q, k, v = (split_heads(t, self.heads) for t in (q, *jnp.split(kv, 2, axis=-1)))
+
+        scores = jnp.einsum('b e n k, b e m k -> b e n m', q * self.dim_head**-0.5, k)
+        weights = attention_map(self, self._talk('mix_heads_pre_attn', scores), dropout=self.dropout, train=train)
+        weights = self._talk('mix_heads_post_attn', weights)
+        x = merge_heads(jnp.einsum('b e n m, b e m k -> b e n k', weights, v))
+
+        x = Dense(dim, **self.precision, name='to_out')(x)
+        return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    def _talk(self, name: str, maps: Array) -> Array:
+        mixture = self.param(name, normal(1.0), (self.heads, self.heads), self.param_dtype)
+        return mix_heads(*self.promote(maps, mixture))
+
+    torch_names = {'to_out': 'to_out.0'}
+
+
+class BatchedLayerScale(LayerScale):
+    """LayerScale whose PyTorch twin keeps axes for batch and tokens."""
+
+    torch_names = {'scale': ('scale', UnitAxes((0, 1)))}
+
+
+class CaiT(ViTBase, kw_only=True):
+    """Class-attention in image Transformers (arXiv:2103.17239): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      depth: blocks in which patches attend to patches.
+      cls_depth: blocks after them in which the class token attends to itself and the patches.
+      layer_dropout: rate at which whole blocks are left out in training.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
+    """
+
+    cls_depth: int
+    layer_dropout: float = 0.0
+    scan: bool = False
+    remat: bool = False
+
+    @property
+    def num_prefix_positions(self) -> int:
+        return 0
+
+    def setup(self) -> None:
+        super().setup()
+        self.cls_transformer = self.stack(self.cls_depth)
+
+    def stack(self, depth: int) -> nn.Module:
+        """So many blocks."""
+        return Transformer(depth, self.block(), scan=self.scan, remat=self.remat)
+
+    def trunk(self) -> nn.Module:
+        return self.stack(self.depth)
+
+    def attention(self) -> Callable[..., nn.Module]:
+        return partial(TalkingHeadsAttention, self.heads, self.dim_head, self.dropout, **self.precision)
+
+    def block(self) -> Callable[..., nn.Module]:
+        layer_scale = partial(BatchedLayerScale, paper_layer_scale, **self.precision)
+        return partial(ScaledBlock, self.attention(), self.feedforward(), layer_scale)
+
+    def head(self) -> nn.Module:
+        return NormedHead(self.num_classes, **self.precision)
+
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """Images to patches with positions, `[b h w c] -> [b n d]`; the class token comes later."""
+        x = self.embedding_dropout(self.add_positions(self.embed_patches(images)), deterministic=not train)
+        return self.tap('embedding', x)
+
+    def encode(self, tokens: Array, train: bool = False, keep_layers: Array | None = None) -> Array:
+        """The blocks of the patches, `[b n d] -> [b n d]`."""
+        return self._run(self.transformer, tokens, keep=keep_layers, train=train)
+
+    def classify(self, tokens: Array, train: bool = False, keep_cls_layers: Array | None = None) -> Array:
+        """The blocks of the class token, and the head, `[b n d] -> [b num_classes]`."""
+        cls, tokens = self.promote(repeat(self.cls_token, '1 d -> b 1 d', b=len(tokens)), tokens)
+        cls = self._run(self.cls_transformer, cls, tokens, keep=keep_cls_layers, train=train)
+        return self.mlp_head(cls[:, 0])
+
+    def _run(self, transformer: nn.Module, *inputs: Array, keep: Array | None, train: bool) -> Array:
+        # upstream: layer dropout also strikes in evaluation; here it does not.
+        rows = surviving_layers(self, transformer.depth, self.layer_dropout, keep, train)
+        return transformer(*inputs, train=train, layer=jnp.arange(transformer.depth), **rows)
+
+    def __call__(
+        self,
+        images: Array,
+        train: bool = False,
+        keep_layers: Array | None = None,
+        keep_cls_layers: Array | None = None,
+    ) -> Array:
+        """Images to logits.
+
+        Args:
+          images: `[b h w c]`.
+          train: dropout.
+          keep_layers: bool `[depth]`, which blocks run; drawn from the rng `drop_path` when training
+            with `layer_dropout` and left out here (see `draw_layers`).
+          keep_cls_layers: bool `[cls_depth]`, the same for the class token's blocks.
+        """
+        tokens = self.encode(self.embed(images, train), train, keep_layers)
+        return self.classify(tokens, train, keep_cls_layers) if self.num_classes > 0 else tokens
+
+    torch_names = {**BATCH_AXES, 'transformer': 'patch_transformer'}
+
+
+def cait_size(dim: int, depth: int, image_size: int = 224) -> dict[str, Any]:
+    """Keyword arguments of the paper's sizes: heads of width 48, two blocks of class attention."""
+    return {**published_size(16, dim, depth, dim // 48, image_size), 'cls_depth': 2}
+
+
+MODEL = Model(
+    CaiT,
+    title='Going deeper with Image Transformers',
+    arxiv='2103.17239',
+    takes='image [b h w c]',
+    paper_size=cait_size(384, 24),
+    presets={
+        'cait_xxs24_224': cait_size(192, 24),
+        'cait_xxs36_224': cait_size(192, 36),
+        'cait_xs24_224': cait_size(288, 24),
+        'cait_s24_224': cait_size(384, 24),
+        'cait_s36_224': cait_size(384, 36),
+        'cait_m36_384': cait_size(768, 36, 384),
+        'cait_m48_448': cait_size(768, 48, 448),
+    },
+)

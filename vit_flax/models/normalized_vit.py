@@ -1,0 +1,238 @@
+"""nGPT: Normalized Transformer with Representation Learning on the Hypersphere, arXiv:2410.01131.
+
+vit-pytorch's `normalized_vit`: every token, and every row or column of a weight matrix, has length
+one. A branch does not add to its token but turns it towards its own result, by a learned rate for
+each channel; there is no other norm, no bias and no class token. `nViT.post_update` brings the stored
+weights back to length one after a step of the optimizer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+from jax.nn.initializers import constant, ones
+
+from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.checks import check_images, check_room, pair, patch_grid
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.norms import unit_length
+from vit_flax.blocks.torch_like import matmul, uniform_by_fan_in
+from vit_flax.blocks.transformer import Transformer
+from vit_flax.registry import Model
+from vit_flax.weights.ops import Permute
+
+STORED = 'linear.parametrizations.weight.original'
+# Modules whose kernels have length one along the outputs; that of the others runs along the inputs.
+ALONG_OUTPUTS = ('to_out', 'to_patch_embedding')
+
+
+def unit_kernel(kernel: Array, module: str) -> Array:
+    """The kernel `[... c d]` of the module of this name, its vectors of length one."""
+    return unit_length(kernel) if module in ALONG_OUTPUTS else unit_length(kernel.mT).mT
+
+
+class NormDense(Module):
+    """Linear map by a kernel whose vectors have length one, without bias, `[... c] -> [... features]`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        kernel = self.param('kernel', uniform_by_fan_in(width), (width, self.features), self.param_dtype)
+        x, kernel = self.promote(x, unit_kernel(kernel, str(self.name)))
+        return matmul(x, kernel)
+
+    torch_names = {'kernel': (STORED, Permute((1, 0)))}
+
+
+class NormPositions(Module):
+    """A position of length one for each patch, `[patches dim]`."""
+
+    patches: int
+    dim: int
+
+    @nn.compact
+    def __call__(self) -> Array:
+        init = uniform_by_fan_in(self.dim)
+        return unit_length(self.param('embedding', init, (self.patches, self.dim), self.param_dtype))
+
+    torch_names = {'embedding': STORED}
+
+
+class Attention(Module):
+    """Attention of queries and keys of length one, `[b n d] -> [b n d]`."""
+
+    heads: int = 8
+    dim_head: int = 64
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim = x.shape[-1]
+        project = partial(NormDense, self.heads * self.dim_head, **self.precision)
+        q, k, v = (split_heads(project(name=name)(x), self.heads) for name in ('to_q', 'to_k', 'to_v'))
+        init, shape = constant(self.dim_head**0.25), (self.heads, 1, self.dim_head)
+        q_scale = self.param('q_scale', init, shape, self.param_dtype)
+        k_scale = self.param('k_scale', init, shape, self.param_dtype)
+        q, k, v, q_scale, k_scale = self.promote(unit_length(q), unit_length(k), v, q_scale, k_scale)
+        x = attend(self, q * q_scale, k * k_scale, v, scale=1.0, dropout=self.dropout, train=train)
+        return NormDense(dim, **self.precision, name='to_out')(merge_heads(x))
+
+
+class FeedForward(Module):
+    """Linear, gated by SiLU, Dropout, Linear, `[b n d] -> [b n d]`; two thirds of `hidden_dim` wide."""
+
+    hidden_dim: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim, inner = x.shape[-1], int(self.hidden_dim * 2 / 3)
+        hidden = NormDense(inner, **self.precision, name='to_hidden')(x)
+        gate = NormDense(inner, **self.precision, name='to_gate')(x)
+        hidden_scale = self.param('hidden_scale', ones, (inner,), self.param_dtype)
+        gate_scale = self.param('gate_scale', ones, (inner,), self.param_dtype)
+        hidden, gate, hidden_scale, gate_scale = self.promote(hidden, gate, hidden_scale, gate_scale)
+        x = jax.nn.silu(gate * gate_scale * dim**0.5) * (hidden * hidden_scale)
+        x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
+        return NormDense(dim, **self.precision, name='to_out')(x)
+
+
+class TurningBlock(Module):
+    """Turns each token towards what attention, then the feed-forward network make of it."""
+
+    attention: Callable[..., nn.Module]
+    feedforward: Callable[..., nn.Module]
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim = x.shape[-1]
+        for name, branch in (('attention', self.attention), ('feedforward', self.feedforward)):
+            # stored small, so that the optimizer changes it in the measure of the other weights
+            rate = self.param(f'{name}_rate', constant(self.rate / dim**0.5), (dim,), self.param_dtype)
+            x, y, rate = self.promote(x, unit_length(branch(name=name)(x, train=train)), rate * dim**0.5)
+            x = unit_length(x + rate * (y - x))
+        return self.tap('block', x)
+
+    torch_names = {'attention': '0', 'feedforward': '1'}
+
+
+class nViT(Module, kw_only=True):
+    """Normalised ViT (arXiv:2410.01131): images `[b h w c]` to logits `[b num_classes]`.
+
+    A smaller image than `image_size` takes the first rows of the position table, as upstream does.
+
+    Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
+      num_classes: width of the logits.
+      dim: width of a token.
+      depth: number of blocks.
+      heads: attention heads in each block.
+      mlp_dim: hidden width of the feed-forward networks, of which the gated ones have two thirds.
+      dropout: rate on the attention maps and the hidden units.
+      channels: of the images.
+      dim_head: width of one head.
+      residual_lerp_scale_init: initial rate at which a token turns; 1 / depth if None.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+      ValueError: patches do not tile the image, images of another layout or larger than the position table.
+    """
+
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
+    num_classes: int
+    dim: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    dropout: float = 0.0
+    channels: int = 3
+    dim_head: int = 64
+    residual_lerp_scale_init: float | None = None
+    scan: bool = False
+    remat: bool = False
+
+    def setup(self) -> None:
+        rows, columns = patch_grid(self.image_size, self.patch_size)
+        self.to_patch_embedding = NormDense(self.dim, **self.precision)
+        self.abs_pos_emb = NormPositions(rows * columns, self.dim, **self.precision)
+        rate = 1 / max(self.depth, 1) if self.residual_lerp_scale_init is None else self.residual_lerp_scale_init
+        block = partial(
+            TurningBlock,
+            attention=partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision),
+            feedforward=partial(FeedForward, self.mlp_dim, self.dropout, **self.precision),
+            rate=rate,
+            **self.precision,
+        )
+        self.transformer = Transformer(self.depth, block, scan=self.scan, remat=self.remat)
+        self.to_pred = NormDense(self.num_classes, **self.precision)
+        self.logit_scale = self.param('logit_scale', ones, (self.num_classes,), self.param_dtype)
+
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """Images to tokens with positions, of length one, `[b h w c] -> [b n d]`."""
+        check_images(images, self.channels)
+        p, q = pair(self.patch_size)
+        patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
+        x = self.to_patch_embedding(rearrange(images, 'b (h p) (w q) c -> b (h w) (c p q)', p=p, q=q))
+        positions = self.abs_pos_emb()
+        check_room(x.shape[1], len(positions), self.image_size)
+        x, positions = self.promote(x, positions[: x.shape[1]])
+        return self.tap('embedding', unit_length(x + positions))
+
+    def encode(self, tokens: Array, train: bool = False) -> Array:
+        """The transformer, `[b n d] -> [b n d]`."""
+        return self.transformer(tokens, train=train)
+
+    def classify(self, tokens: Array) -> Array:
+        """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
+        logits, scale = self.promote(self.to_pred(tokens.mean(axis=1)), self.logit_scale)
+        return logits * scale * self.dim**0.5
+
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        return self.classify(self.encode(self.embed(images, train), train))
+
+    def post_update(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables with all stored weights of length one, to be used after each step of the optimizer.
+
+        The model computes the same with them, for it normalises them at every use.
+        """
+        leaves = flatten_dict(variables['params'])
+        for path, leaf in leaves.items():
+            if path[-1] == 'kernel':
+                leaves[path] = unit_kernel(leaf, path[-2])
+            elif path[-1] == 'embedding':
+                leaves[path] = unit_length(leaf)
+        return {**variables, 'params': unflatten_dict(leaves)}
+
+    def example_input(self) -> jax.ShapeDtypeStruct:
+        """An input that fits, for tracing."""
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+
+    torch_names = {
+        'to_patch_embedding': 'to_patch_embedding.1',
+        'transformer': '',
+        'transformer/block_{i}/attention_rate': 'residual_lerp_scales.{i}.0',
+        'transformer/block_{i}/feedforward_rate': 'residual_lerp_scales.{i}.1',
+        'transformer/block/attention_rate': 'residual_lerp_scales.{i}.0',
+        'transformer/block/feedforward_rate': 'residual_lerp_scales.{i}.1',
+    }
+
+
+MODEL = Model(
+    nViT,
+    title='nGPT: Normalized Transformer with Representation Learning on the Hypersphere',
+    arxiv='2410.01131',
+    takes='image [b h w c]',
+    paper_size=dict(image_size=256, patch_size=16, num_classes=1000, dim=1024, depth=6, heads=8, mlp_dim=2048),
+)

@@ -1,0 +1,184 @@
+"""RoFormer: Enhanced Transformer with Rotary Position Embedding, arXiv:2104.09864.
+
+vit-pytorch's `rvt`, a rotary ViT without a paper of its own: queries and keys are turned by the
+place of their patch instead of adding positions, queries come from a depthwise convolution as in
+CvT, and the feed-forward networks are gated.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.checks import pair, patch_grid
+from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.patches import PatchProjection
+from vit_flax.blocks.rotary import axial_angles, rotate
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.transformer import Transformer
+from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
+from vit_flax.registry import Model
+
+
+class SpatialConv(Module):
+    """Depthwise and 1x1 convolution of the patches, linear map of the class token, `[b 1+n c] -> [b 1+n features]`."""
+
+    features: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, x: Array, rows: int) -> Array:
+        dim, kernel = x.shape[-1], self.kernel_size
+        cls, patches = x[:, :1], rearrange(x[:, 1:], 'b (h w) d -> b h w d', h=rows)
+        depthwise = Conv(
+            dim,
+            (kernel, kernel),
+            padding=kernel // 2,
+            groups=dim,
+            use_bias=False,
+            **self.precision,
+            name='depthwise',
+        )
+        patches = PointwiseConv(self.features, use_bias=False, **self.precision, name='pointwise')(depthwise(patches))
+        if dim != self.features:
+            cls = Dense(self.features, **self.precision, name='cls_proj')(cls)
+        return jnp.concatenate(self.promote(cls, rearrange(patches, 'b h w d -> b (h w) d')), axis=1)
+
+    torch_names = {'depthwise': 'conv.net.0', 'pointwise': 'conv.net.1'}
+
+
+class RotaryAttention(Module):
+    """Self-attention with rotary positions and convolved queries, `[b n d] -> [b n d]`."""
+
+    heads: int = 8
+    dim_head: int = 64
+    dropout: float = 0.0
+    use_ds_conv: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, rows: int, angles: Array | None = None, train: bool = False) -> Array:
+        """Args: x `[b n d]`, the class token first; rows: of the grid of patches; angles `[n a]`."""
+        dim, inner = x.shape[-1], self.heads * self.dim_head
+        x = LayerNorm(**self.precision, name='norm')(x)
+        if self.use_ds_conv:
+            q = SpatialConv(inner, 5, **self.precision, name='to_q')(x, rows)
+        else:
+            q = Dense(inner, use_bias=False, **self.precision, name='to_q')(x)
+        kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(x)
+        q, k, v = (split_heads(t, self.heads) for t in (q, *jnp.split(kv, 2, axis=-1)))
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
+        x = Dense(dim, **self.precision, name='to_out')(merge_heads(x))
+        return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    torch_names = {'to_out': 'to_out.0'}
+
+
+class GatedFeedForward(Module):
+    """LayerNorm, gated GELU, Dropout, Linear, Dropout, `[... d] -> [... d]`; without gate the usual one."""
+
+    hidden_dim: int
+    dropout: float = 0.0
+    gated: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim = x.shape[-1]
+        x = LayerNorm(**self.precision, name='norm')(x)
+        x = Dense(self.hidden_dim * (2 if self.gated else 1), **self.precision, name='expand')(x)
+        if self.gated:
+            x, gates = jnp.split(x, 2, axis=-1)
+            x = x * gelu(gates)
+        else:
+            x = gelu(x)
+        x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
+        x = Dense(dim, **self.precision, name='contract')(x)
+        return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    torch_names = {'norm': 'net.0', 'expand': 'net.1', 'contract': 'net.4'}
+
+
+class RvT(ViTBase, kw_only=True):
+    """Rotary ViT: images `[b h w c]` to logits `[b num_classes]`; any number of patches will do.
+
+    Attributes:
+      emb_dropout: without effect, as upstream.
+      use_rotary: turn queries and keys; without it only convolutions tell the place.
+      use_ds_conv: depthwise convolution before the queries.
+      use_glu: gated feed-forward networks.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
+    """
+
+    use_rotary: bool = True
+    use_ds_conv: bool = True
+    use_glu: bool = True
+    scan: bool = False
+    remat: bool = False
+
+    @property
+    def num_positions(self) -> int:
+        return 0
+
+    def setup(self) -> None:
+        patch_grid(self.image_size, self.patch_size)
+        super().setup()
+        # upstream: the frequencies are a buffer of the state dict, in float32; here they are a constant of the
+        # model's variables, which holds what the state dict holds.
+        fastest = max(pair(self.image_size)) / 2
+        self.scales = self.variable(
+            'constants', 'scales', lambda: jnp.linspace(1.0, fastest, self.dim_head // 4, dtype=jnp.float32)
+        )
+
+    def patch_embedding(self) -> nn.Module:
+        return PatchProjection(self.patch_size, self.dim, **self.precision)
+
+    def attention(self) -> Callable[..., nn.Module]:
+        return partial(RotaryAttention, self.heads, self.dim_head, self.dropout, self.use_ds_conv, **self.precision)
+
+    def feedforward(self) -> Callable[..., nn.Module]:
+        return partial(GatedFeedForward, self.mlp_dim, self.dropout, self.use_glu, **self.precision)
+
+    def trunk(self) -> nn.Module:
+        return Transformer(self.depth, self.block(), scan=self.scan, remat=self.remat)
+
+    def head(self) -> nn.Module:
+        return NormedHead(self.num_classes, **self.precision)
+
+    def embed(self, images: Array, train: bool = False) -> Array:
+        # upstream: emb_dropout is accepted and has no effect.
+        return self.tap('embedding', self.prepend(self.cls_token, self.embed_patches(images)))
+
+    def encode(self, tokens: Array, train: bool = False, grid: tuple[int, int] | None = None) -> Array:
+        """The transformer, `[b 1+n d] -> [b 1+n d]`; `grid` of the patches, that of `image_size` if None."""
+        rows, columns = grid or patch_grid(self.image_size, self.patch_size)
+        return self.transformer(tokens, rows, self.angles(rows, columns) if self.use_rotary else None, train=train)
+
+    def angles(self, rows: int, columns: int) -> Array:
+        """By how much the channels of each token turn, `[1 + rows * columns, a]`; not at all for the class token."""
+        frequencies = self.scales.value
+        places = [jnp.linspace(-1, 1, steps, dtype=frequencies.dtype) * math.pi for steps in (rows, columns)]
+        return jnp.pad(axial_angles(places, frequencies), ((1, 0), (0, 0)))
+
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        tokens = self.embed(images, train)
+        tokens = self.encode(tokens, train, patch_grid(images.shape[1:3], self.patch_size))
+        return self.classify(tokens) if self.num_classes > 0 else tokens
+
+    torch_names = {**BATCH_AXES, 'scales': 'transformer.pos_emb.scales'}
+
+
+MODEL = Model(
+    RvT,
+    title='RoFormer: Enhanced Transformer with Rotary Position Embedding',
+    arxiv='2104.09864',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 384, 12, 6),
+)

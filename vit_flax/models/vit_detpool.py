@@ -1,0 +1,132 @@
+"""DetPool ViT (Dantong Niu et al.), https://openreview.net/forum?id=NZDaMcpXZm.
+
+vit-pytorch's `vit_detpool`: a ViT that takes a mask of an object, attends to the patches in it and
+averages them. A mask generator, such as a frozen segmentation model, may stand in for the mask.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from einops import reduce
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import Initializer, normal
+
+from vit_flax.blocks.checks import pair, patch_grid
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import LayerNorm
+from vit_flax.blocks.transformer import Transformer
+from vit_flax.models.vit import ViTBase, published_size
+from vit_flax.registry import Model
+
+
+class BrightMask(Module):
+    """A mask generator to try things with: pixels brighter than a threshold, `[b h w c] -> bool [b h w]`."""
+
+    threshold: float = 0.0
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        return images.mean(axis=-1) > self.threshold
+
+
+def patches_of_mask(mask: Array, images: Array, patch_size: tuple[int, int]) -> Array:
+    """A mask of pixels `[b h w]` or of patches `[b h' w']`, `[b n]` as one of patches, bool `[b n]`.
+
+    A patch counts when one of its pixels does.
+    """
+    rows, columns = patch_grid(images.shape[1:3], patch_size, 'the height and width of the images')
+    batch, p, q = len(images), *patch_size
+    if mask.shape == images.shape[:3]:
+        mask = reduce(mask.astype(bool), 'b (h p) (w q) -> b h w', 'max', p=p, q=q)
+    if mask.shape not in ((batch, rows, columns), (batch, rows * columns)):
+        raise ValueError(
+            f'object_mask of shape {mask.shape} must be a mask of pixels {images.shape[:3]} or of patches '
+            f'{(batch, rows, columns)}, {(batch, rows * columns)}'
+        )
+    return mask.reshape(batch, -1).astype(bool)
+
+
+class ViTDetPool(ViTBase, kw_only=True):
+    """ViT that pools a masked object: images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      use_cls_token: whether a class token takes part in the attention. It gets no position and is
+        never pooled, as upstream.
+      mask_generator: a module that gives an object mask for images `[b h w c]` where the caller
+        gives none; no gradient flows into it.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+      ValueError: a mask of another shape than the images' or their patches'.
+    """
+
+    use_cls_token: bool = True
+    mask_generator: nn.Module | None = None
+    scan: bool = False
+    remat: bool = False
+
+    @property
+    def num_cls_tokens(self) -> int:
+        return 0
+
+    def token_init(self) -> Initializer:
+        return normal(0.01)
+
+    def setup(self) -> None:
+        super().setup()
+        if self.use_cls_token:
+            self.cls_token = self.param('cls_token', self.token_init(), (self.dim,), self.param_dtype)
+
+    def trunk(self) -> nn.Module:
+        norm = partial(LayerNorm, **self.precision)
+        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
+
+    def embed(self, images: Array, train: bool = False) -> Array:
+        x = self.add_positions(self.embed_patches(images))
+        if self.use_cls_token:
+            x = self.prepend(self.cls_token[None], x)
+        return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
+
+    def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
+        """The transformer, `[b n d] -> [b n d]`; `mask` bool `[b n]` of the tokens that are attended to."""
+        return self.transformer(tokens, None if mask is None else mask[:, None, None], train=train)
+
+    def classify(self, tokens: Array, mask: Array | None = None) -> Array:
+        """The average of the patches in `mask` bool `[b n]`, or of all, to logits, `[b n d] -> [b num_classes]`."""
+        patches = tokens[:, int(self.use_cls_token) :]
+        if mask is None:
+            return self.mlp_head(patches.mean(axis=1))
+        total = jnp.where(mask[..., None], patches, 0).sum(axis=1)
+        return self.mlp_head(total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1e-5).astype(total.dtype))
+
+    def __call__(self, images: Array, train: bool = False, object_mask: Array | None = None) -> Array:
+        """Images to logits.
+
+        Args:
+          images: `[b h w c]`.
+          train: dropout.
+          object_mask: bool, of pixels `[b h w]` or of patches `[b h' w']`, `[b n]`; where there is
+            none the mask generator is asked, and without one everything is seen.
+        """
+        tokens = self.embed(images, train)
+        if object_mask is None and self.mask_generator is not None:
+            object_mask = jax.lax.stop_gradient(self.mask_generator(images))
+        seen = mask = None
+        if object_mask is not None:
+            seen = mask = patches_of_mask(object_mask, images, pair(self.patch_size))
+            if self.use_cls_token:
+                seen = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        tokens = self.encode(tokens, train, seen)
+        return self.classify(tokens, mask) if self.num_classes > 0 else tokens
+
+
+MODEL = Model(
+    ViTDetPool,
+    title='DetPool ViT',
+    arxiv='https://openreview.net/forum?id=NZDaMcpXZm',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 768, 12, 12),
+)

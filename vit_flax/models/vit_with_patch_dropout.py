@@ -1,0 +1,70 @@
+"""PatchDropout: Economizing Vision Transformers Using Patch Dropout, arXiv:2208.07220.
+
+vit-pytorch's `vit_with_patch_dropout`: a ViT that reads only a random part of the patches in
+training, which shortens the step and regularises. Patches get their positions before, the class
+token comes after and has none; patches are projected without norms.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.dropping import draw_patches
+from vit_flax.blocks.patches import PatchProjection
+from vit_flax.models.vit import HeadNormViT, published_size
+from vit_flax.registry import Model
+from vit_flax.weights.ops import UnitAxes
+
+
+class ViT(HeadNormViT, kw_only=True):
+    """ViT with patch dropout (arXiv:2208.07220): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      patch_dropout: share of the patches that is left out in training, in [0, 1).
+    """
+
+    patch_dropout: float = 0.25
+
+    @property
+    def num_prefix_positions(self) -> int:
+        return 0
+
+    def setup(self) -> None:
+        if not 0 <= self.patch_dropout < 1:
+            raise ValueError(f'patch_dropout={self.patch_dropout} must be at least 0 and below 1')
+        super().setup()
+
+    def patch_embedding(self) -> nn.Module:
+        return PatchProjection(self.patch_size, self.dim, **self.precision)
+
+    def embed(self, images: Array, train: bool = False, kept_patches: Array | None = None) -> Array:
+        x = self.add_positions(self.embed_patches(images))
+        if kept_patches is None and train and self.patch_dropout > 0:
+            kept_patches = draw_patches(self.make_rng('mask'), len(x), x.shape[1], self.patch_dropout)
+        if kept_patches is not None:
+            x = jnp.take_along_axis(x, kept_patches[..., None], axis=1)
+        x = self.embedding_dropout(self.prepend(self.cls_token, x), deterministic=not train)
+        return self.tap('embedding', x)
+
+    def __call__(self, images: Array, train: bool = False, kept_patches: Array | None = None) -> Array:
+        """Images to logits.
+
+        Args:
+          images: `[b h w c]`.
+          train: leave patches out, and dropout.
+          kept_patches: int `[b kept]`, which patches are read; drawn from the rng `mask` when
+            training and left out here (see `draw_patches`).
+        """
+        tokens = self.encode(self.embed(images, train, kept_patches), train)
+        return self.classify(tokens) if self.num_classes > 0 else tokens
+
+    torch_names = {'cls_token': ('cls_token', UnitAxes((0,)))}
+
+
+MODEL = Model(
+    ViT,
+    title='PatchDropout: Economizing Vision Transformers Using Patch Dropout',
+    arxiv='2208.07220',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 768, 12, 12),
+)
