@@ -47,6 +47,7 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray):
     images = jax.device_put(images)
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     params = variables.pop('params')
+    rngs = {name: jax.random.key(i) for i, name in enumerate(('dropout', 'drop_path', 'mask', 'tokens'))}
     optimizer = optax.adamw(1e-3, weight_decay=0.05)
 
     @jax.jit
@@ -55,7 +56,9 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray):
 
     def step(params, state, slots):
         def loss(params):
-            logits, new_state = model.apply({'params': params, **state}, images, train=True, mutable=['batch_stats'])
+            logits, new_state = model.apply(
+                {'params': params, **state}, images, train=True, rngs=rngs, mutable=list(state)
+            )
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), new_state
 
         (value, state), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -115,6 +118,7 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, dict[str, float]]:
         mine, its = context.Pipe()
         process = context.Process(target=work, args=(build, name, batch, its), daemon=True)
         process.start()
+        its.close()  # so that a process that dies ends the wait for its answer
         sides[side] = mine, process
 
     def run(side: str, kind: str) -> float:

@@ -22,30 +22,46 @@ BEGIN, END = '<!-- models: written by python -m parity_tests.docs -->', '<!-- /m
 
 
 def paper_sizes(stem: str) -> tuple[int, int]:
-    """Parameters at the paper's size, in Flax and in upstream; nothing is allocated."""
+    """Parameters at the paper's size, in Flax and in upstream; nothing is allocated where that can be helped."""
     model = model_info(stem).build(**model_info(stem).paper_size)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_input())['params']
-    with torch.device('meta'):
+    try:
+        with torch.device('meta'):
+            upstream = build_upstream(paper_model(stem))
+    except RuntimeError:
+        # it reads the values of a tensor while it is built
         upstream = build_upstream(paper_model(stem))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes)), sum(p.numel() for p in upstream.parameters())
 
 
+def name_and_paper(stem: str) -> str:
+    """The first cells of a model's row; in the README there are no others."""
+    info = model_info(stem)
+    address = info.arxiv if info.arxiv.startswith('http') else f'https://arxiv.org/abs/{info.arxiv}'
+    paper = f'[{info.title}]({address})' if info.arxiv else info.title
+    return f'| `{stem}` | `{info.build.__name__}` | {paper} |'
+
+
 def facts(stem: str) -> str:
     """The cells of a model's row that no machine changes."""
-    info = model_info(stem)
     ours, theirs = paper_sizes(stem)
     if ours != theirs:
         raise AssertionError(f'{stem}: {ours} parameters, upstream has {theirs}')
     cases = sum(case.stem == stem for case in all_cases())
-    address = info.arxiv if info.arxiv.startswith('http') else f'https://arxiv.org/abs/{info.arxiv}'
-    paper = f'[{info.title}]({address})' if info.arxiv else info.title
-    return f'| `{stem}` | `{info.build.__name__}` | {paper} | {ours:,} | {cases} |'
+    return f'{name_and_paper(stem)} {ours:,} | {cases} |'
 
 
 def speeds() -> dict[str, str]:
     """Cells with vit-pytorch's time over ours, forward and training step, by stem."""
     with (ROOT / 'docs' / 'speed.csv').open() as lines:
         return {row['model']: f'{row["forward"]} | {row["train step"]}' for row in csv.DictReader(lines)}
+
+
+def conditions() -> str:
+    """How the speeds were measured."""
+    with (ROOT / 'docs' / 'speed.csv').open() as lines:
+        kinds = {(row['batch'], row['cores']) for row in csv.DictReader(lines)}
+    return ' or '.join(f'batch {batch} on {cores} cores' for batch, cores in sorted(kinds))
 
 
 def rows() -> Iterator[str]:
@@ -71,16 +87,28 @@ HEADER = (
 def quirks() -> str:
     """The page of the `# upstream:` comments, by model."""
     page = f'# Quirks\n\nWhere vit-pytorch {VERSION} departs from its paper or itself, and what is done about it.\n'
-    for stem in stems():
-        found = []
-        for place in ('vit_flax/models', 'vit_torch_ref/models'):
-            text = (ROOT / place / f'{stem}.py').read_text()
-            comments = re.findall(r'# upstream: ((?:.*)(?:\n\s*# .*)*)', text)
-            found += [re.sub(r'\s*\n\s*# ', ' ', comment) for comment in comments]
-        if found:
-            items = '\n'.join(f'- {comment[0].upper()}{comment[1:]}' for comment in dict.fromkeys(found))
-            page += f'\n## {stem}\n\n{items}\n'
+    transformers = sorted(path.stem for path in (ROOT / 'vit_flax/transformers').glob('[a-z]*.py'))
+    for folder, names in (('models', stems()), ('transformers', transformers)):
+        for name in names:
+            # what the witness alone has to tell, such as where upstream crashes, where ours has nothing
+            found = upstream_comments(f'vit_flax/{folder}/{name}.py') or upstream_comments(
+                f'vit_torch_ref/{folder}/{name}.py'
+            )
+            if found:
+                page += f'\n## {name}\n\n' + ''.join(f'- {sentence(comment)}\n' for comment in found)
     return page
+
+
+def upstream_comments(file: str) -> list[str]:
+    """What stands behind `# upstream:`, each once and on one line."""
+    comments = re.findall(r'# upstream: ((?:.*)(?:\n\s*# .*)*)', (ROOT / file).read_text())
+    return list(dict.fromkeys(re.sub(r'\s*\n\s*# ', ' ', comment) for comment in comments))
+
+
+def sentence(comment: str) -> str:
+    """With a capital, unless it begins with a name, and a full stop."""
+    name = re.match(r'\S*[_=(`]', comment)
+    return (comment if name else comment[0].upper() + comment[1:]).rstrip('.') + '.'
 
 
 def main() -> None:
@@ -89,11 +117,13 @@ def main() -> None:
     (ROOT / 'docs' / 'models.md').write_text(
         f'# Models\n\nParity with vit-pytorch {VERSION}: largest relative error in float64 over all cases, measured '
         "by `python -m parity_tests.docs`. Parameters are at the size the paper leads with, equal to upstream's "
-        f'count.\n\n{table}\n'
+        "count. Forward and train step: vit-pytorch's time over ours at that size, float32, "
+        f'{conditions()} (`python benchmarks/speed.py --record`); above 1 ours is faster.\n\n{table}\n'
     )
     readme = (ROOT / 'README.md').read_text()
     before, rest = readme.split(BEGIN)
-    (ROOT / 'README.md').write_text(f'{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}')
+    short = '\n'.join(['| module | class | paper |', '|---|---|---|', *map(name_and_paper, stems())])
+    (ROOT / 'README.md').write_text(f'{before}{BEGIN}\n{short}\n{END}{rest.split(END)[1]}')
     (ROOT / 'docs' / 'quirks.md').write_text(quirks())
 
 

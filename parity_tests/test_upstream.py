@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ def run(model: torch.nn.Module, case: Case, call: dict) -> dict[str, np.ndarray]
     arrays = (channels_second(array, spec.layout) for array, spec in zip(draw_inputs(case), case.inputs, strict=True))
     inputs = [torch.from_numpy(array).requires_grad_() for array in arrays]
     result = model(*inputs, **call)
-    outputs = [result] if isinstance(result, torch.Tensor) else [t for t in result if isinstance(t, torch.Tensor)]
+    outputs = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, torch.Tensor)]
     rng = rng_of(case, 'upstream')
     loss = sum((output * torch.from_numpy(rng.normal(size=tuple(output.shape)))).sum() for output in outputs)
     loss.backward()

@@ -86,6 +86,14 @@ def called_names(module):
     return set(inspect.unwrap(type(module).__call__).__code__.co_names)
 
 
+def test_embeddings_of_every_model(first_case: Case):
+    """What the first part of the model gives, by shape alone."""
+    pair = make_pair(first_case)
+    part = next('/'.join(module.path) for module in calls(pair) if len(module.path) == 1)
+    _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)
+    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(embeddings)), part
+
+
 def calls(pair):
     """The modules of a model, one for each call."""
     found = []

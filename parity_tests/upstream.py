@@ -19,6 +19,10 @@ def _package() -> ModuleType:
         package = ModuleType('vit_pytorch')
         package.__path__ = list(importlib.util.find_spec('vit_pytorch').submodule_search_locations)
         sys.modules['vit_pytorch'] = package
+        # some modules import image augmentations at their head, `wwt` because it takes its loss from such a module
+        stand_in = ModuleType('torchvision')
+        vars(stand_in)['transforms'] = ModuleType('torchvision.transforms')
+        sys.modules.setdefault('torchvision', stand_in)
     return sys.modules['vit_pytorch']
 
 

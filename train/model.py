@@ -38,7 +38,9 @@ def options(name: str) -> dict[str, Option]:
       UserError: no model or preset has this name.
     """
     build, preset = _constructor(name)
-    help_of = _attribute_help(build.__doc__ or '')
+    help_of: dict[str, str] = {}
+    for ancestor in reversed(inspect.getmro(build)):  # a variant documents what it adds
+        help_of |= _attribute_help(ancestor.__doc__ or '')
     found = {}
     for key, parameter in inspect.signature(build, eval_str=True).parameters.items():
         if key not in NOT_OPTIONS and _is_plain(parameter.annotation):

@@ -28,7 +28,7 @@ def make_train_step(
         (loss, (metrics, collections)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        variables = dict(objective.post_update({'params': params, **collections}))
+        variables = dict(objective.post_update(model, {'params': params, **collections}))
         params = variables.pop('params')
         step = state.step + 1
         new_state = TrainState(

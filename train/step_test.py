@@ -95,7 +95,7 @@ class Centred(Objective):
         state = {'centre': {'mean': logits.mean(0)}, 'count': variables['count']}
         return losses.mean(), ({'loss': losses}, state)
 
-    def post_update(self, variables):
+    def post_update(self, model, variables):
         params = {**variables['params'], 'mlp_head': jax.tree.map(jnp.zeros_like, variables['params']['mlp_head'])}
         return {**variables, 'params': params, 'count': {'updates': variables['count']['updates'] + 1}}
 

@@ -18,7 +18,11 @@ def keep_these(module, call):
         def forward(self, x):
             return torch.stack([tokens[kept] for tokens, kept in zip(x, call['kept_patches'], strict=True)])
 
-    return {'PatchDropout': PatchDropout, **tables_in_float64(module, call)}
+    return {'PatchDropout': PatchDropout}
+
+
+def keep_these_in_float64(module, call):
+    return keep_these(module, call) | tables_in_float64(module, call)
 
 
 CASES = [
@@ -30,7 +34,7 @@ CASES = [
         parameters=7_999,
         train=True,
         call=KEPT,
-        upstream_patch=keep_these,
+        upstream_patch=keep_these_in_float64,
     ),
 ]
 

@@ -48,3 +48,6 @@ class Classification(Objective):
         losses = optax.softmax_cross_entropy(logits, targets)
         hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
         return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)
+
+    def post_update(self, model: nn.Module, variables: Variables) -> Variables:
+        return model.post_update(variables) if hasattr(model, 'post_update') else variables

@@ -48,6 +48,6 @@ class Objective:
         """
         raise NotImplementedError
 
-    def post_update(self, variables: Variables) -> Variables:
+    def post_update(self, model: nn.Module, variables: Variables) -> Variables:
         """What must happen after the optimizer's step, to parameters or collections."""
         return variables

@@ -255,8 +255,8 @@ class LeViT(Module, kw_only=True):
     # Stages and the blocks between them are one list in the state dict.
     torch_names = {
         'conv_embedding_{i}': 'conv_embedding.{i}',
-        **{f'stage_{i}': f'backbone.{2 * i}' for i in range(32)},
-        **{f'shrink_{i}': f'backbone.{2 * i + 1}' for i in range(32)},
+        'stage_{i}': 'backbone.{2*i}',
+        'shrink_{i}': 'backbone.{2*i+1}',
     }
 
 

@@ -37,6 +37,8 @@ class LocalFeedForward(Module):
         x = LayerNorm(**self.precision, name='norm')(x)
         x = jax.nn.hard_swish(PointwiseConv(hidden, **self.precision, name='expand')(x))
         x = Conv(hidden, (3, 3), padding=1, groups=hidden, **self.precision, name='depthwise')(x)
+        # upstream: the depthwise convolution ends in a 1x1 convolution of the hidden channels, which the paper does not
+        # have: it doubles the parameters of the network.
         x = jax.nn.hard_swish(PointwiseConv(hidden, **self.precision, name='pointwise')(x))
         x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
         x = PointwiseConv(dim, **self.precision, name='contract')(x)

@@ -155,5 +155,9 @@ def _expand(pattern: str, stack: tuple[int, ...]) -> tuple[str, ...]:
     names = []
     for index in itertools.product(*map(range, stack)):
         numbers = map(str, index)
-        names.append(PLACE.sub(lambda match, numbers=numbers: _number(match, next(numbers)), pattern))
+
+        def fill(match: re.Match, numbers: Iterator[str] = numbers) -> str:
+            return _number(match, next(numbers))
+
+        names.append(PLACE.sub(fill, pattern))
     return tuple(names)

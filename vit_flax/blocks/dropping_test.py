@@ -1,0 +1,28 @@
+"""The draws: how many, which, how often."""
+
+import jax
+import numpy as np
+import pytest
+
+from vit_flax.blocks.dropping import draw_layers, draw_patches
+
+
+@pytest.mark.parametrize('rate, kept', [(0.0, 12), (0.25, 9), (0.3, 8), (0.99, 1)])
+def test_patches_of_each_image_are_distinct(rate: float, kept: int):
+    patches = np.asarray(draw_patches(jax.random.key(0), 5, 12, rate))
+    assert patches.shape == (5, kept)
+    assert patches.min() >= 0 and patches.max() < 12
+    assert all(len(set(row)) == kept for row in patches.tolist())
+
+
+def test_every_patch_stays_equally_often():
+    patches = np.asarray(draw_patches(jax.random.key(1), 4000, 8, 0.5))
+    share = np.bincount(patches.ravel(), minlength=8) / 4000
+    np.testing.assert_allclose(share, 0.5, atol=0.05)
+
+
+def test_never_are_all_layers_dropped():
+    draw = jax.jit(jax.vmap(draw_layers, in_axes=(0, None, None)), static_argnums=(1, 2))
+    rngs = jax.random.split(jax.random.key(2), 500)
+    assert draw(rngs, 3, 0.9).any(axis=1).all()
+    assert draw(rngs, 3, 0.0).all()

@@ -1,0 +1,40 @@
+"""Sketched isotropic Gaussian regularisation (SIGReg) of LeJEPA, arXiv:2511.08544."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vit_flax.blocks.norms import unit_length
+
+
+def draw_projections(rng: Array, dim: int, num_slices: int = 1024) -> Array:
+    """Random directions, `[s d]`; `sigreg_loss` brings them to length one."""
+    return jax.random.normal(rng, (num_slices, dim))
+
+
+def fixed_projections(dim: int, num_slices: int = 1024) -> np.ndarray:
+    """The same directions at every call, for an evaluation that repeats itself, `[s d]`."""
+    return np.random.default_rng(0).normal(size=(num_slices, dim))
+
+
+def sigreg_loss(
+    x: Array, projections: Array | np.ndarray, domain: tuple[float, float] = (-5, 5), num_knots: int = 17
+) -> Array:
+    """How far the vectors are from a standard normal distribution along each direction, a scalar.
+
+    The squared distance of the characteristic functions under a Gaussian window, by the trapezoidal rule.
+
+    Args:
+      x: `[... d]`.
+      projections: directions `[s d]`, of any length.
+      domain: first and last place at which the functions are compared.
+      num_knots: how many places.
+    """
+    directions = unit_length(jnp.asarray(projections, x.dtype))
+    along = (x @ directions.T).reshape(-1, len(directions))
+    knots = np.linspace(*domain, num_knots)
+    gaussian = jnp.asarray(np.exp(-(knots**2) / 2), x.dtype)
+    angles = along[..., None] * jnp.asarray(knots, x.dtype)
+    distance = (jnp.cos(angles).mean(axis=0) - gaussian) ** 2 + jnp.sin(angles).mean(axis=0) ** 2
+    return jnp.trapezoid(distance * gaussian, dx=knots[1] - knots[0]).mean()
