@@ -146,7 +146,7 @@ class Case:
 
 
 def paper_model(stem: str) -> Submodule:
-    """The main class of a file at `MODEL.paper_size`; where that holds modules, the case file has it as `PAPER_SIZE`."""
+    """The main class of a file at its paper's size; where that holds modules, the case file has it as `PAPER_SIZE`."""
     info = registry.model_info(stem)
     kwargs = getattr(case_file(stem), 'PAPER_SIZE', info.paper_size)
     return Submodule(f'models.{stem}', info.build.__name__, kwargs)
@@ -199,11 +199,12 @@ def all_cases() -> tuple[Case, ...]:
 @cache
 def batch_norm_cases() -> tuple[Case, ...]:
     """The first case in training mode of each model that keeps statistics."""
-    with_statistics = []
-    for case in reversed(all_cases()):
-        if case.train and any('running_var' in name for name in case.torch_model().state_dict()):
-            with_statistics.append(case)
-    return tuple({case.stem: case for case in with_statistics}.values())[::-1]
+    with_statistics = {
+        case.stem: case
+        for case in reversed(all_cases())
+        if case.train and any('running_var' in name for name in case.torch_model().state_dict())
+    }
+    return tuple(with_statistics.values())[::-1]
 
 
 @cache

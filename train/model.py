@@ -39,7 +39,7 @@ def options(name: str) -> dict[str, Option]:
     """
     build, preset = _constructor(name)
     help_of: dict[str, str] = {}
-    for ancestor in reversed(inspect.getmro(build)):  # a variant documents what it adds
+    for ancestor in reversed(inspect.getmro(typing.cast(type, build))):  # a variant documents what it adds
         help_of |= _attribute_help(ancestor.__doc__ or '')
     found = {}
     for key, parameter in inspect.signature(build, eval_str=True).parameters.items():

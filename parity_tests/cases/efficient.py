@@ -18,6 +18,17 @@ FLOAT32_SOFTMAX = dict(
     upstream_tolerance=1e-5, upstream_reason='x-transformers takes the softmax in float32, the witness in float64'
 )
 
+# upstream's example: 4,096 patches
+PAPER_SIZE = dict(
+    image_size=2048,
+    patch_size=32,
+    num_classes=1000,
+    dim=512,
+    transformer=nystromformer(
+        dim=512, depth=12, heads=8, dim_head=64, num_landmarks=256, attn_values_residual_conv_kernel=33
+    ),
+)
+
 CASES = [
     Case(
         name='encoder_glu_residual',

@@ -29,7 +29,7 @@ def test_windows_that_do_not_tile_the_map():
 def test_bias_belongs_to_the_way_alone():
     bias = windows.RelativePositionBias((2, 3), heads=2)
     table = jnp.arange(2.0 * bias.rows).reshape(-1, 2)
-    got = bias.apply({'params': {'embedding': table}})
+    got = np.asarray(bias.apply({'params': {'embedding': table}}))
     assert got.shape == (2, 6, 6) and bias.rows == 15
     # from the first place to the second, from the fourth to the fifth: one to the right
     assert got[0, 0, 1] == got[0, 3, 4] != got[0, 1, 0]

@@ -35,4 +35,5 @@ class ViT(vit.ViT):
     def __init__(self, *, dim, depth, heads, dim_head=64, mlp_dim, dropout=0.0, keel_residual_scale=None, **kwargs):
         sizes = dict(dim=dim, depth=depth, heads=heads, dim_head=dim_head, mlp_dim=mlp_dim, dropout=dropout)
         super().__init__(**sizes, **kwargs)
-        self.transformer = KeelTransformer(**sizes, scale=2 * depth if keel_residual_scale is None else keel_residual_scale)
+        scale = 2 * depth if keel_residual_scale is None else keel_residual_scale
+        self.transformer = KeelTransformer(**sizes, scale=scale)
