@@ -41,6 +41,11 @@ def named(name: str) -> tuple[str, Model, dict]:
     return next(stem for stem in stems() if model_info(stem) is info), info, dict(kwargs)
 
 
+def first(output):
+    """The logits of a model that returns more."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def ours(name: str, images: np.ndarray, labels: np.ndarray):
     _, info, kwargs = named(name)
     model = info.build(**kwargs)
@@ -59,7 +64,7 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray):
             logits, new_state = model.apply(
                 {'params': params, **state}, images, train=True, rngs=rngs, mutable=list(state)
             )
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), new_state
+            return optax.softmax_cross_entropy_with_integer_labels(first(logits), labels).mean(), new_state
 
         (value, state), grads = jax.value_and_grad(loss, has_aux=True)(params)
         updates, slots = optimizer.update(grads, slots, params)
@@ -91,7 +96,7 @@ def theirs(name: str, images: np.ndarray, labels: np.ndarray):
     def train_once():
         model.train()
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        torch.nn.functional.cross_entropy(first(model(images)), labels).backward()
         optimizer.step()
 
     return forward, train_once
@@ -103,7 +108,7 @@ def work(build: Callable, name: str, batch: int, orders: Connection) -> None:
     shape = info.build(**kwargs).example_input().shape[1:]
     rng = np.random.default_rng(0)
     images = rng.normal(size=(batch, *shape)).astype(np.float32)
-    runs = dict(zip(PASSES, build(name, images, rng.integers(0, 1000, batch)), strict=True))
+    runs = dict(zip(PASSES, build(name, images, rng.integers(0, kwargs.get('num_classes', 1000), batch)), strict=True))
     while (order := orders.recv()) is not None:
         start = time.perf_counter()
         runs[order]()

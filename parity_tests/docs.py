@@ -1,11 +1,13 @@
-"""Writes the generated pages: `python -m parity_tests.docs`.
+"""Writes the generated pages: `python -m parity_tests.docs [models] [speed] [quirks]`, all if none is named.
 
-docs/models.md (parity measured now, parameters at the paper's size counted on both sides, speed as last recorded in
-docs/speed.csv by benchmarks/speed.py), its short form in README.md, and docs/quirks.md (the `# upstream:` comments).
+models: docs/models.md (parity measured now, parameters at the paper's size counted on both sides) and its short form
+in README.md; speed: docs/speed.md, from docs/speed.csv as benchmarks/speed.py recorded it; quirks: docs/quirks.md, the
+`# upstream:` comments.
 """
 
 import csv
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,19 +53,6 @@ def facts(stem: str) -> str:
     return f'{name_and_paper(stem)} {ours:,} | {cases} |'
 
 
-def speeds() -> dict[str, str]:
-    """Cells with vit-pytorch's time over ours, forward and training step, by stem."""
-    with (ROOT / 'docs' / 'speed.csv').open() as lines:
-        return {row['model']: f'{row["forward"]} | {row["train step"]}' for row in csv.DictReader(lines)}
-
-
-def conditions() -> str:
-    """How the speeds were measured."""
-    with (ROOT / 'docs' / 'speed.csv').open() as lines:
-        kinds = {(row['batch'], row['cores']) for row in csv.DictReader(lines)}
-    return ' or '.join(f'batch {batch} on {cores} cores' for batch, cores in sorted(kinds))
-
-
 def rows() -> Iterator[str]:
     """One row of the table for each model."""
     for stem in stems():
@@ -73,14 +62,13 @@ def rows() -> Iterator[str]:
         loosest = max(case.tolerance for case in all_cases() if case.stem == stem)
         reasons = {case.reason for case in all_cases() if case.stem == stem and case.reason}
         bound = f'{loosest:.0e}' + (f' ({"; ".join(sorted(reasons))})' if reasons else '')
-        yield f'{facts(stem)} {figures} | {bound} | {speeds().get(stem, "- | -")} |'
+        yield f'{facts(stem)} {figures} | {bound} |'
 
 
 KINDS = ('outputs', 'gradients', 'state')
 HEADER = (
-    '| module | class | paper | parameters | cases | outputs | gradients | statistics | bound '
-    '| forward | train step |',
-    '|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|',
+    '| module | class | paper | parameters | cases | outputs | gradients | statistics | bound |',
+    '|---|---|---|--:|--:|--:|--:|--:|--:|',
 )
 
 
@@ -111,20 +99,41 @@ def sentence(comment: str) -> str:
     return (comment if name else comment[0].upper() + comment[1:]).rstrip('.') + '.'
 
 
-def main() -> None:
+def write_models() -> None:
     with jax.enable_x64(True):
         table = '\n'.join([*HEADER, *rows()])
     (ROOT / 'docs' / 'models.md').write_text(
         f'# Models\n\nParity with vit-pytorch {VERSION}: largest relative error in float64 over all cases, measured '
         "by `python -m parity_tests.docs`. Parameters are at the size the paper leads with, equal to upstream's "
-        "count. Forward and train step: vit-pytorch's time over ours at that size, float32, "
-        f'{conditions()} (`python benchmarks/speed.py --record`); above 1 ours is faster.\n\n{table}\n'
+        f'count. Speed is in [speed.md](speed.md), departures from the papers in [quirks.md](quirks.md).\n\n{table}\n'
     )
     readme = (ROOT / 'README.md').read_text()
     before, rest = readme.split(BEGIN)
     short = '\n'.join(['| module | class | paper |', '|---|---|---|', *map(name_and_paper, stems())])
     (ROOT / 'README.md').write_text(f'{before}{BEGIN}\n{short}\n{END}{rest.split(END)[1]}')
-    (ROOT / 'docs' / 'quirks.md').write_text(quirks())
+
+
+def speed() -> str:
+    """The page of the measured ratios."""
+    with (ROOT / 'docs' / 'speed.csv').open() as lines:
+        measured = list(csv.DictReader(lines))
+    columns = ('model', 'forward', 'train step', 'batch', 'cores')
+    table = ''.join('| ' + ' | '.join(row[column] for column in columns) + ' |\n' for row in measured)
+    return (
+        "# Speed\n\nvit-pytorch's time over ours, so that above 1 ours is faster: float32 on a CPU, at the size of the "
+        "model's paper, side by side and turn by turn (`python benchmarks/speed.py MODEL --record`). A training step "
+        'is forward, backward and AdamW. Repeated measurements differ by about a fifth.\n\n'
+        f'| {" | ".join(columns)} |\n|---|--:|--:|--:|--:|\n{table}'
+    )
+
+
+def main() -> None:
+    pages = sys.argv[1:] or ['models', 'speed', 'quirks']
+    if 'models' in pages:
+        write_models()
+    for name, page in (('speed', speed), ('quirks', quirks)):
+        if name in pages:
+            (ROOT / 'docs' / f'{name}.md').write_text(page())
 
 
 if __name__ == '__main__':

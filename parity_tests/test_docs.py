@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parity_tests.docs import ROOT, facts, name_and_paper, quirks
+from parity_tests.docs import ROOT, facts, name_and_paper, quirks, speed
 from vit_flax.registry import stems
 from vit_torch_ref.models.vit import ViT
 
@@ -43,5 +43,6 @@ def test_tables_hold_every_model(stem: str):
     assert facts(stem) in (ROOT / 'docs/models.md').read_text(), 'run python -m parity_tests.docs'
 
 
-def test_quirks_are_up_to_date():
-    assert (ROOT / 'docs/quirks.md').read_text() == quirks(), 'run python -m parity_tests.docs'
+@pytest.mark.parametrize('name, page', [('quirks', quirks), ('speed', speed)])
+def test_pages_are_up_to_date(name, page):
+    assert (ROOT / f'docs/{name}.md').read_text() == page(), 'run python -m parity_tests.docs'
