@@ -2,13 +2,15 @@
 
 import os
 
-# Must be set before JAX starts: here compiling takes the time, not running. Each flag halves it.
-QUICK_COMPILE = (
+# Must be set before JAX starts: here compiling takes the time, not running. Each of the first three halves it. The last
+# is patience: eight devices on a busy machine of two cores may wait for each other for minutes.
+FLAGS = (
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_collective_call_terminate_timeout_seconds=600',
 )
-os.environ.setdefault('XLA_FLAGS', ' '.join(QUICK_COMPILE))
+os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -1,0 +1,129 @@
+"""Weights from PyTorch to Flax and back, bit for bit
+
+The direction follows from what IN holds: names of torch (transformer.layers.0.0.to_qkv.weight) or paths of Flax
+(params/transformer/block_0/attention/to_qkv/kernel). The suffix of OUT says what is written: .pth, .pt, .bin (only
+torch's names), .safetensors, .npz, or without suffix an orbax directory (only Flax's).
+
+  python -m vit_flax convert vit.pth vit.npz --model vit --preset vit_base_patch16_224 --arg num_classes=10
+
+Every name must be used and every parameter filled. OUT appears whole or not at all.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vit_flax.cli.errors import UserError, told_as
+from vit_flax.cli.shared import add_model_arguments
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SOURCE = 'vit_pytorch'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('input', metavar='IN')
+    parser.add_argument('output', metavar='OUT')
+    add_model_arguments(parser)
+    parser.add_argument('--source', default=SOURCE, help="whose names torch's are (default: %(default)s)")
+    parser.add_argument(
+        '--rows', metavar='FILE', help='your names for torch -> those of the source; see compare --help'
+    )
+    parser.add_argument('--key', default='', metavar='NAME', help='read this part of a nested file: state_dict')
+    parser.add_argument('--force', action='store_true', help='replace OUT if it is there')
+
+
+def run(args: argparse.Namespace) -> int:
+    import jax
+
+    from vit_flax.cli.arguments import chosen_model
+    from vit_flax.cli.rows import read_rows
+    from vit_flax.weights.files import kind_to_write, read_arrays, write_arrays
+
+    chosen = chosen_model(args)
+    check_source(args.source)
+    kind = kind_to_write(args.output, force=args.force)
+    if os.path.realpath(args.input) == os.path.realpath(args.output):
+        raise UserError(f'OUT is IN ({args.input}): name another file')
+    rows = read_rows(args.rows)
+    arrays = read_arrays(args.input, args.key)
+    of_flax = are_flax_paths(args.input, arrays)
+    refused = 'torch' if not of_flax else 'orbax'
+    if kind == refused:
+        holds, instead = ('Flax variables', 'no suffix') if refused == 'torch' else ("torch's names", '.pth')
+        raise UserError(f'OUT {args.output}: {kind} is not for {holds}: use .safetensors, .npz or {instead}')
+    with jax.enable_x64(True):  # so that 64 bits stay 64 bits
+        if of_flax:
+            if args.rows:
+                raise UserError("--rows: only for weights with torch's names; these are Flax's")
+            result = to_torch_names(chosen.build(), arrays)
+        else:
+            renamed = {target: arrays[name] for name, target in rows.translate(arrays).items()}
+            result = to_flax_paths(chosen.build(), renamed)
+        write_arrays(args.output, result, force=args.force)
+    before, after = ('Flax', 'torch') if of_flax else ('torch', 'Flax')
+    sys.stdout.write(
+        f'{args.input}: {len(arrays)} arrays of {before}\n{args.output}: {len(result)} arrays of {after} '
+        f'({type(chosen.build()).__name__})\n'
+    )
+    return 0
+
+
+def check_source(source: str) -> None:
+    from vit_flax.weights.convert import SOURCES
+
+    if source not in SOURCES:
+        raise UserError(f'--source {source!r} is unknown: use one of {", ".join(SOURCES)}')
+
+
+def are_flax_paths(path: str, arrays: Mapping[str, Any]) -> bool:
+    """Whether the names are Flax's (`params/...`) or torch's (with dots).
+
+    Raises:
+      UserError: neither, as of a checkpoint that holds more than one state dict.
+    """
+    if not arrays:
+        raise UserError(f'{path} holds no arrays')
+    tops = {name.partition('/')[0] for name in arrays if '/' in name}
+    if not tops:
+        return False
+    if 'params' in tops and not any('.' in name for name in arrays if name.startswith('params/')):
+        return True
+    raise UserError(
+        f'{path} is nested and has no `params` of Flax: give --key NAME with one of {", ".join(sorted(tops))}'
+    )
+
+
+def to_flax_paths(model: Any, state_dict: Mapping[str, 'np.ndarray']) -> dict[str, 'np.ndarray']:
+    """A state dict as `params/...`, `batch_stats/...`."""
+    import numpy as np
+    from flax.traverse_util import flatten_dict
+
+    from vit_flax.weights import from_torch
+
+    with told_as('IN'):
+        variables = from_torch(model, state_dict, source=SOURCE)
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep='/').items()}
+
+
+def to_torch_names(model: Any, arrays: Mapping[str, 'np.ndarray']) -> dict[str, 'np.ndarray']:
+    """Flax variables as a state dict; those of a training run too, whose other parts are left out."""
+    from flax.traverse_util import unflatten_dict
+
+    from vit_flax.weights import to_torch
+    from vit_flax.weights.table import build_table
+
+    arrays = {name.removeprefix('collections/'): array for name, array in arrays.items()}
+    with told_as('IN'):
+        known = {'/'.join(entry.path) for entry in build_table(model, model.example_input()).entries}
+        collections = {name.partition('/')[0] for name in known}
+        unexpected = sorted(name for name in arrays if name.partition('/')[0] in collections and name not in known)
+        if unexpected:
+            more = f' and {len(unexpected) - 5} more' if len(unexpected) > 5 else ''
+            raise UserError(f'IN: the model has no {", ".join(unexpected[:5])}{more}: do the arguments fit?')
+        return to_torch(
+            model, unflatten_dict({name: arrays[name] for name in known & arrays.keys()}, sep='/'), source=SOURCE
+        )

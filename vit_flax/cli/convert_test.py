@@ -1,0 +1,111 @@
+import importlib
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from vit_flax.cli.main import main
+from vit_flax.cli.main_test import arguments
+from vit_flax.weights.files import read_arrays, write_arrays
+
+# by name, so that types are not checked in there
+CvT = importlib.import_module('vit_torch_ref.models.cvt').CvT
+ViT = importlib.import_module('vit_torch_ref.models.vit').ViT
+
+VIT = dict(image_size=16, patch_size=8, num_classes=3, dim=8, depth=3, heads=2, mlp_dim=12, dim_head=4)
+CVT = dict(num_classes=3) | {f's{i}_emb_dim': 4 * i for i in (1, 2, 3)} | {'s3_depth': 2}
+
+
+@pytest.fixture
+def convert(capsys):
+    def convert(source, target, *args):
+        code = main(['convert', str(source), str(target), *args])
+        return code, capsys.readouterr().err
+
+    return convert
+
+
+@pytest.mark.parametrize('middle', ['flax.npz', 'flax.safetensors', 'flax'])
+@pytest.mark.parametrize('last', ['back.pth', 'back.npz', 'back.safetensors'])
+def test_there_and_back(convert, tmp_path, middle, last):
+    """Statistics and a 64-bit counter, in a CvT."""
+    model = CvT(**CVT)
+    model(torch.randn(2, 3, 64, 64))
+    torch.save(model.state_dict(), tmp_path / 'a.pth')
+    args = '--model', 'cvt', *arguments(CVT)
+    assert convert(tmp_path / 'a.pth', tmp_path / middle, *args)[0] == 0
+    assert convert(tmp_path / middle, tmp_path / last, *args)[0] == 0
+    same(read_arrays(tmp_path / 'a.pth'), read_arrays(tmp_path / last))
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype and one[name].shape == other[name].shape
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize('scan', ['true', 'false'])
+def test_other_dtypes_and_a_scanned_trunk(convert, tmp_path, dtype, scan):
+    torch.save(ViT(**VIT).to(dtype).state_dict(), tmp_path / 'a.pth')
+    args = '--model', 'vit', *arguments(VIT), '--arg', f'scan={scan}'
+    assert convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args)[0] == 0
+    assert convert(tmp_path / 'b.npz', tmp_path / 'c.pth', *args)[0] == 0
+    flax = read_arrays(tmp_path / 'b.npz')
+    assert ('params/transformer/block/attention/to_qkv/kernel' in flax) == (scan == 'true')
+    narrow = {torch.bfloat16: ml_dtypes.bfloat16, torch.float16: np.float16, torch.float64: np.float64}[dtype]
+    assert {array.dtype for array in flax.values()} == {np.dtype(narrow)}
+    same(read_arrays(tmp_path / 'a.pth'), read_arrays(tmp_path / 'c.pth'))
+
+
+def test_of_a_training_run(convert, tmp_path):
+    """The optimizer's state is left out, other collections are found."""
+    model = CvT(**CVT)
+    torch.save(model.state_dict(), tmp_path / 'a.pth')
+    args = '--model', 'cvt', *arguments(CVT)
+    convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args)
+    state = {
+        name if name.startswith('params') else f'collections/{name}': array
+        for name, array in read_arrays(tmp_path / 'b.npz').items()
+    }
+    write_arrays(tmp_path / 'run', state | {'opt_state/0/mu': np.zeros(3), 'step': np.array(7)})
+    assert convert(tmp_path / 'run', tmp_path / 'c.pth', *args) == (0, '')
+    same(read_arrays(tmp_path / 'a.pth'), read_arrays(tmp_path / 'c.pth'))
+
+
+def test_own_names(convert, tmp_path):
+    state = ViT(**VIT).state_dict()
+    torch.save({f'module.{name}': tensor for name, tensor in state.items()}, tmp_path / 'a.pth')
+    (tmp_path / 'rows.toml').write_text('names = {"module" = ""}')
+    args = '--model', 'vit', *arguments(VIT), '--rows', str(tmp_path / 'rows.toml')
+    assert convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args)[0] == 0
+
+
+def test_mistakes(convert, tmp_path):
+    torch.save(ViT(**VIT).state_dict(), tmp_path / 'a.pth')
+    torch.save({'model': ViT(**VIT).state_dict()}, tmp_path / 'nested.pth')
+    args = '--model', 'vit', *arguments(VIT)
+    assert convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args)[0] == 0
+    before = (tmp_path / 'b.npz').read_bytes()
+
+    def refused(source, target, *args):
+        code, error = convert(tmp_path / source, tmp_path / target, *args)
+        assert code == 2
+        return error
+
+    assert '--force replaces it' in refused('a.pth', 'b.npz', *args)
+    assert (tmp_path / 'b.npz').read_bytes() == before
+    assert 'torch is not for Flax variables' in refused('a.pth', 'c.pth', *args)
+    assert "orbax is not for torch's names" in refused('b.npz', 'c', *args)
+    assert 'OUT is IN' in refused('a.pth', 'a.pth', *args, '--force')
+    assert 'give --key NAME with one of model' in refused('nested.pth', 'c.npz', *args)
+    assert 'what kind of file' in refused('a.pth', 'c.h5', *args)
+    assert 'use one of vit_pytorch' in refused('a.pth', 'c.npz', *args, '--source', 'timm')
+    wrong = ['--model', 'vit', *arguments(VIT | {'depth': 2})]
+    assert 'unexpected: transformer.layers.2' in refused('a.pth', 'c.npz', *wrong)
+    assert 'the model has no params/transformer/block_2' in refused('b.npz', 'c.pth', *wrong)
+    assert 'not divisible' in refused('a.pth', 'c.npz', '--model', 'vit', *arguments(VIT | {'patch_size': 5}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.pth', 'b.npz', 'nested.pth']
+    assert convert(tmp_path / 'nested.pth', tmp_path / 'c.npz', *args, '--key', 'model')[0] == 0

@@ -1,0 +1,108 @@
+"""One model: its arguments, what goes in and comes out, presets, quirks
+
+NAME is a model or a preset; `models` lists the models.
+"""
+
+import argparse
+import importlib
+import inspect
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from vit_flax.cli.text import columns, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', metavar='NAME')
+
+
+def run(args: argparse.Namespace) -> int:
+    import jax
+
+    from vit_flax.cli.arguments import find, options
+
+    stem, info, preset = find(args.name)
+    module = importlib.import_module(info.build.__module__)
+    write = sys.stdout.write
+    address = info.arxiv if info.arxiv.startswith('http') else f'arXiv:{info.arxiv}'
+    write(f'{args.name}: {info.build.__name__} of vit_flax.models.{stem}\n')
+    write(f'{info.title}' + (f', {address}' if info.arxiv else '') + '\n\n')
+    about = inspect.getdoc(module) or ''
+    write((about.partition('\n\n')[2] or about) + '\n')
+
+    write('\narguments\n')
+    write(arguments_table(options(info), preset))
+
+    model = info.build(**{**info.paper_size, **preset})
+    example = model.example_input()
+    write(f'\ninput\n  {info.takes}: {_shape(example.shape)} at the size below\n')
+    output = jax.eval_shape(lambda image: model.init_with_output(jax.random.key(0), image)[0], example)
+    leaves = jax.tree.leaves(output)
+    write(f'output\n  {first_sentence(info.build)}\n  {", ".join(_shape(leaf.shape) for leaf in leaves)}\n')
+
+    write(f'\nsize{"" if preset else " that the paper leads with"}\n')
+    write(f'  {_arguments({**info.paper_size, **preset})}\n')
+    if info.presets:
+        write('\npresets\n' + table([[f'  {name}', _arguments(kwargs)] for name, kwargs in info.presets.items()]))
+    found = quirks(inspect.getsource(module))
+    if found:
+        write('\nwhere upstream departs from its paper or itself\n')
+        width = _width() - 4
+        write(''.join('  - ' + '\n    '.join(columns(quirk, width)) + '\n' for quirk in found))
+    return 0
+
+
+def arguments_table(known: Mapping[str, Any], preset: Mapping[str, Any]) -> str:
+    """Name, type, default and meaning of each argument; the meaning in as many lines as it takes."""
+    from vit_flax.cli.arguments import type_name
+
+    heads = []
+    for key, option in known.items():
+        if key in preset:
+            default = f'{preset[key]!r}'
+        elif option.required:
+            default = 'required'
+        else:
+            default = getattr(option.default, '__name__', None) or repr(option.default)
+        heads.append([f'  {key}', type_name(option.type), default])
+    widths = [max(map(len, column)) for column in zip(*heads, strict=True)]
+    room = max(30, _width() - sum(widths) - 2 * len(widths))
+    rows = []
+    for head, option in zip(heads, known.values(), strict=True):
+        first, *more = columns(option.help, room)
+        rows += [[*head, first], *(['', '', '', line] for line in more)]
+    return table(rows)
+
+
+def first_sentence(build: Any) -> str:
+    """The first paragraph of the class's docstring, on one line."""
+    return ' '.join((inspect.getdoc(build) or '').partition('\n\n')[0].split())
+
+
+def quirks(source: str) -> list[str]:
+    """The `# upstream:` comments of a file."""
+    comments = re.findall(r'# upstream: (.*(?:\n\s*# .*)*)', source)
+    texts = [re.sub(r'\s*\n\s*# ', ' ', comment) for comment in comments]
+    return [text[0].upper() + text[1:] for text in dict.fromkeys(texts)]
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    return ' '.join(f'{key}={_plain(value)}' for key, value in kwargs.items())
+
+
+def _plain(value: Any) -> str:
+    """A value as `--arg` takes it; of a module its class."""
+    if isinstance(value, tuple | list):
+        return '(' + ','.join(map(_plain, value)) + (',)' if len(value) == 1 else ')')
+    return str(value) if isinstance(value, int | float | str | None) else type(value).__name__
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f'[{" ".join(map(str, shape))}]'
+
+
+def _width() -> int:
+    return min(140, shutil.get_terminal_size((120, 0)).columns)

@@ -1,0 +1,45 @@
+"""All models: name, class and paper
+
+With --parameters also the number of parameters at the size the paper leads with (nothing is computed or allocated,
+but every model is traced, which takes a second each).
+"""
+
+import argparse
+import fnmatch
+import sys
+
+from vit_flax.cli.errors import UserError, nearest
+from vit_flax.cli.text import table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('pattern', nargs='?', default='*', metavar='PATTERN', help="names to list, such as '*simple*'")
+    parser.add_argument('--parameters', action='store_true', help="count parameters at the paper's size")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vit_flax.registry import model_info, stems
+
+    names = fnmatch.filter(stems(), args.pattern)
+    if not names:
+        raise UserError(f'no model is called {args.pattern!r}: {nearest(args.pattern, stems())}')
+    rows = [['name', 'class', *(['parameters'] if args.parameters else []), 'arXiv', 'paper']]
+    for name in names:
+        info = model_info(name)
+        number = [f'{count_parameters(name):,}'] if args.parameters else []
+        arxiv = info.arxiv if not info.arxiv.startswith('http') else ''
+        rows.append([name, info.build.__name__, *number, arxiv or '-', info.title])
+    sys.stdout.write(table(rows, '<<>' if args.parameters else ''))
+    return 0
+
+
+def count_parameters(stem: str) -> int:
+    """Parameters at the paper's size."""
+    import jax
+
+    from vit_flax.registry import model_info
+
+    info = model_info(stem)
+    model = info.build(**info.paper_size)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_input())
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
