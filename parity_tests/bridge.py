@@ -65,6 +65,7 @@ class Run:
     gradients: dict[str, np.ndarray]
     state: dict[str, np.ndarray]
     unused: tuple[str, ...] = ()
+    negligible: tuple[str, ...] = ()
 
 
 @dataclass
@@ -130,7 +131,12 @@ def run_torch(pair: Pair) -> Run:
     by_name = dict(zip(parameters, grads, strict=False))
     # a frozen parameter has no gradient either
     everything = {name: by_name.get(name) for name, _ in pair.torch.named_parameters()}
-    unused = {name for name, grad in everything.items() if grad is None or (grad.numel() > 0 and not grad.any())}
+    present = {name: grad for name, grad in everything.items() if grad is None or grad.numel() > 0}
+    largest = {name: 0.0 if grad is None else grad.abs().max().item() for name, grad in present.items()}
+    # what a softmax does not see, such as one bias for all keys, has a gradient of rounding errors alone
+    rounding = 1e-13 * max(largest.values(), default=0.0)
+    unused = {name for name, size in largest.items() if size == 0}
+    negligible = {name for name, size in largest.items() if size <= rounding}
     arrays = {
         name: np.zeros(tuple(parameter.shape)) if everything[name] is None else everything[name].numpy()
         for name, parameter in pair.torch.named_parameters()
@@ -151,6 +157,7 @@ def run_torch(pair: Pair) -> Run:
         gradients=gradients,
         state=state,
         unused=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= unused),
+        negligible=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= negligible),
     )
 
 

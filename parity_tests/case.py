@@ -89,7 +89,7 @@ class Case:
       options: further arguments of both calls that are no arrays: `return_loss=True`.
       feature_maps: outputs of four axes and more are `[b *space c]` here and `[b c *space]` in torch.
       train: training mode; rates of dropout must be 0, draws are in `call`.
-      unused: patterns of the Flax paths of all parameters that no gradient reaches.
+      unused: patterns of the Flax paths of all parameters that no gradient reaches, but for rounding errors.
       model: name of the class, if not the file's main one.
       tolerance: relative, in float64; a looser one than 1e-9 needs its `reason`.
       upstream_patch: for draws upstream makes itself: a function of its module and `call`, giving

@@ -49,7 +49,8 @@ def measure(case: Case, got: Run, want: Run) -> Report:
     gradients = {name: relative_error(got.gradients[name], grad, floor) for name, grad in want.gradients.items()}
     state = {name: relative_error(got.state[name], value) for name, value in want.state.items()}
     declared = {name for name in want.gradients if any(re.fullmatch(pattern, name) for pattern in case.unused)}
-    return Report(outputs, gradients, state, tuple(sorted(declared ^ set(want.unused))))
+    stray = (declared - set(want.negligible)) | (set(want.unused) - declared)
+    return Report(outputs, gradients, state, tuple(sorted(stray)))
 
 
 def check(case: Case, **flax_extra: Any) -> Report:

@@ -6,7 +6,6 @@ drawn from LeCun's normal, BatchNorm keeps the biased variance and another momen
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -149,53 +148,19 @@ class BatchNorm(Module):
         scale = self.param('scale', self.scale_init, features, self.param_dtype)
         bias = self.param('bias', nn.initializers.zeros, features, self.param_dtype)
 
-        if not train:
-            x, mean, var, scale, bias = self.promote(x, mean_state.value, var_state.value, scale, bias)
-            return (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        if train:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            axes = tuple(range(x.ndim - 1))
+            mean, var = wide.mean(axes), wide.var(axes)
+            if not self.is_initializing():
+                size = x.size // x.shape[-1]
+                unbiased = var * (size / max(size - 1, 1))
+                for state, new in ((mean_state, mean), (var_state, unbiased)):
+                    blend = self.momentum * state.value + (1 - self.momentum) * new
+                    state.value = jnp.where(update, blend, state.value).astype(state.value.dtype)
+                count.value = jnp.where(update, count.value + 1, count.value)
+        else:
+            mean, var = mean_state.value, var_state.value
 
-        x, scale, bias = self.promote(x, scale, bias)
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        normed, mean, var = normalise_batch(*(array.astype(wide) for array in (x, scale, bias)), self.epsilon)
-        if not self.is_initializing():
-            size = x.size // x.shape[-1]
-            unbiased = var * (size / max(size - 1, 1))
-            for state, new in ((mean_state, mean), (var_state, unbiased)):
-                blend = self.momentum * state.value + (1 - self.momentum) * new
-                state.value = jnp.where(update, blend, state.value).astype(state.value.dtype)
-            count.value = jnp.where(update, count.value + 1, count.value)
-        return normed.astype(x.dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalise_batch(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
-    """BatchNorm by the batch's own statistics, `[... c], [c], [c] -> [... c]`, and its mean and variance `[c]`.
-
-    The derivative is written out so that what is summed over the batch stands in memory first: on a
-    CPU, XLA fuses such sums with what they are sums of, and is then four times slower. Differentiable
-    in reverse mode; no gradient flows through the mean and variance that are returned.
-    """
-    return _normalise_batch(x, scale, bias, epsilon)[0]
-
-
-def _normalise_batch(x, scale, bias, epsilon):
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    var = _in_memory((x - mean) ** 2).mean(axes)
-    inverse = lax.rsqrt(var + epsilon)
-    return ((x - mean) * (inverse * scale) + bias, mean, var), (x, mean, inverse, scale)
-
-
-def _normalise_batch_backward(epsilon, saved, cotangents):
-    (x, mean, inverse, scale), (out_bar, _, _) = saved, cotangents
-    axes, size = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-    normed = (x - mean) * inverse
-    bias_bar, scale_bar = out_bar.sum(axes), _in_memory(out_bar * normed).sum(axes)
-    x_bar = (inverse * scale) * (out_bar - bias_bar / size - normed * (scale_bar / size))
-    return x_bar, scale_bar, bias_bar
-
-
-normalise_batch.defvjp(_normalise_batch, _normalise_batch_backward)
-
-
-def _in_memory(x: Array) -> Array:
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+        x, mean, var, scale, bias = self.promote(x, mean, var, scale, bias)
+        return (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
