@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from parity_tests import conftest  # noqa: F401  first: it sets the flags for quick compilation
+
+# isort: split
 import jax
 import torch
 

@@ -132,7 +132,7 @@ def test_sizes_that_do_not_divide_are_named():
 
 @pytest.mark.parametrize('case', first_cases(), ids=lambda case: case.stem)
 def test_the_rules_reach_the_matrices_of_every_model(case: Case):
-    """At least a tenth of the parameters, even of tiny models that are all stem, is in products that `tensor` splits."""
+    """At least a tenth of the parameters, even of tiny models, is in products that `tensor` splits."""
     model = case.flax_model()
     params = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(case))['params']
     sizes = {path: leaf.size for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)}
