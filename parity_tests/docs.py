@@ -125,7 +125,8 @@ def speed() -> str:
     return (
         "# Speed\n\nvit-pytorch's time over ours, so that above 1 ours is faster: float32 on a CPU, at the size of the "
         "model's paper, side by side and turn by turn (`python benchmarks/speed.py MODEL --record`). A training step "
-        'is forward, backward and AdamW. Repeated measurements differ by about a fifth.\n\n'
+        'is forward, backward and AdamW. Most rows are two rounds on one core while the other was busy: read them as '
+        'within a fifth or more, and measure again before relying on one.\n\n'
         f'| {" | ".join(columns)} |\n|---|--:|--:|--:|--:|\n{table}'
     )
 

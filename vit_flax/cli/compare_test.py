@@ -57,7 +57,6 @@ def test_single_precision_and_other_trunks(compare):
     assert compare(*WITNESS, '--arg', 'scan=true', '--arg', 'remat=true')[0] == 0
 
 
-@pytest.mark.skipif(not importlib.util.find_spec('vit_pytorch'), reason='vit-pytorch is not installed')
 def test_vit_pytorch_is_the_default(compare):
     assert compare()[0] == 0
 
