@@ -1,4 +1,4 @@
-"""The command line: a recipe, typed overrides, and errors that fit into a line."""
+"""The command line: a recipe with typed overrides, or a command, and errors that fit into a line."""
 
 import dataclasses
 import hashlib
@@ -7,21 +7,23 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import tyro
-from rich.console import Console
-from rich.text import Text
 
-from train import recipes
+from train import catalogue, commands, recipes, sources
+from train.commands.command import complain
 from train.config import Config, Dtype, Model, check, differences, to_json
-from train.errors import Diverged, UserError
+from train.errors import Diverged, UserError, nearest
 from train.model import FROM_DATA, options
+from train.sources.source import Source
 
-USAGE = 'python -m train RECIPE [--key value ...]'
+USAGE = 'python -m train RECIPE [--key value ...]\n       python -m train COMMAND ...'
+DRY_RUN_HELP = 'Write nothing: show parameters, memory and FLOPs, and make one step.'
 NAME_HELP = 'Model or preset of vit_flax.list_models(). Arguments of the recipe that it does not know are left out.'
 DTYPE_HELP = 'Type that the network computes in; parameters and the loss are always float32.'
 
@@ -32,18 +34,16 @@ def main(argv: Sequence[str]) -> int:
         if not argv or argv[0] in ('-h', '--help'):
             sys.stdout.write(overview())
             return 0 if argv else 2
-        config = parse(argv[0], argv[1:])
-        check(config)
-        _prepare_libraries()
-        if config.mesh.distributed:
-            _join_hosts()
-        from train.loop import run  # the libraries of training are slow to import
-
-        run(config)
-    except UserError as error:
-        return _fail(error, 2)
-    except Diverged as error:
-        return _fail(error, 1)
+        name, *args = argv
+        if name in commands.names():
+            return _execute(name, args)
+        if name not in recipes.names():
+            known = [*recipes.names(), *commands.names()]
+            raise UserError(f'no recipe or command is called {name!r}: {nearest(name, known)}')
+        _train(*parse(name, args))
+    except (UserError, Diverged) as error:
+        complain(error)
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -51,42 +51,77 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _train(config: Config, dry_run: bool) -> None:
+    check(config)
+    _prepare_libraries()
+    if config.mesh.distributed:
+        _join_hosts()
+    # The libraries of training are slow to import.
+    if dry_run:
+        from train.dry_run import dry_run as show
+
+        show(config)
+    else:
+        from train.loop import run
+
+        run(config)
+
+
+def _execute(name: str, args: Sequence[str]) -> int:
+    command = commands.find(name)
+    prog, text = f'python -m train {name}', inspect.getdoc(command)
+    chosen = tyro.cli(command, args=list(args), prog=prog, description=text)
+    _prepare_libraries()
+    return chosen.execute()
+
+
 def overview() -> str:
-    """The recipes, with a line each."""
-    titles = {name: _docstring(name).splitlines()[0] for name in recipes.names()}
-    width = max(map(len, titles))
-    lines = [f'usage: {USAGE}', '', 'recipes:']
-    lines += [f'  {name:<{width}}  {title}' for name, title in titles.items()]
-    lines += ['', 'python -m train RECIPE --help explains a recipe and every key that it takes.']
+    """The recipes and commands, with a line each."""
+    about = {
+        'recipes': {name: _docstring(name).splitlines()[0] for name in recipes.names()},
+        'commands': {name: (inspect.getdoc(commands.find(name)) or '').splitlines()[0] for name in commands.names()},
+    }
+    width = max(len(name) for titles in about.values() for name in titles)
+    lines = [f'usage: {USAGE}']
+    for part, titles in about.items():
+        lines += ['', f'{part}:', *(f'  {name:<{width}}  {title}' for name, title in titles.items())]
+    lines += ['', 'python -m train RECIPE --help explains a recipe and every key that it takes,']
+    lines += ['python -m train COMMAND --help what a command does.']
     return '\n'.join(lines) + '\n'
 
 
-def parse(recipe: str, args: Sequence[str]) -> Config:
-    """A recipe's config with the overrides of a command line; an unknown key ends the process with exit code 2.
+def parse(recipe: str, args: Sequence[str]) -> tuple[Config, bool]:
+    """A recipe's config with the overrides of a command line, and whether it is only tried.
+
+    An unknown key ends the process with exit code 2.
 
     Raises:
       UserError: no such recipe, or no such model.
     """
     preset = recipes.find(recipe).CONFIG
-    config = _override(preset, args, prog=f'python -m train {recipe}', description=_docstring(recipe))
+    config, dry_run = _override(preset, args, prog=f'python -m train {recipe}', description=_docstring(recipe))
     if config.out:
-        return config
-    changed = differences(to_json(_override(preset, [])), to_json(config))
+        return config, dry_run
+    changed = differences(to_json(_override(preset, [])[0]), to_json(config))
     name = '-'.join([recipe, *(f'{key}={_plain(now)}' for key, (_, now) in changed.items())])
     if len(name) > 100:
         name = f'{recipe}-{hashlib.sha256(name.encode()).hexdigest()[:12]}'
-    return dataclasses.replace(config, out=str(Path('runs', name)))
+    return dataclasses.replace(config, out=str(Path('runs', name))), dry_run
 
 
 def _docstring(recipe: str) -> str:
     return inspect.getdoc(recipes.find(recipe)) or recipe
 
 
-def _override(preset: Config, args: Sequence[str], prog: str = '', description: str = '') -> Config:
-    """Parses with a config class made for this preset: its own data, objective, and the model's arguments."""
+def _override(preset: Config, args: Sequence[str], prog: str = '', description: str = '') -> tuple[Config, bool]:
+    """Parses with a config class made for this preset: its own objective, the data set, and the model's arguments."""
     model = _model_options(preset.model, _value_of('--model.name', args) or preset.model.name)
-    fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)} | {'model': model}
-    own = [(key, type(fields[key]), dataclasses.field(default=fields[key])) for key in ('data', 'model', 'objective')]
+    data = _data_options(preset.data, _value_of('--data.name', args) or catalogue.name_of(preset.data))
+    fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)}
+    fields |= {'model': model, 'data': data}
+    parts = ('data', 'augment', 'model', 'objective')
+    own: list[Any] = [(key, type(fields[key]), dataclasses.field(default=fields[key])) for key in parts]
+    own.append(('dry_run', Annotated[bool, tyro.conf.arg(help=DRY_RUN_HELP)], dataclasses.field(default=False)))
     typed: Any = dataclasses.make_dataclass('Config', own, bases=(Config,), frozen=True, kw_only=True)
     parsed = tyro.cli(typed, args=list(args), default=typed(**fields), prog=prog, description=description)
 
@@ -97,8 +132,22 @@ def _override(preset: Config, args: Sequence[str], prog: str = '', description: 
         for key, value in chosen.items()
         if not (key in FROM_DATA and value is None)
     }
+    source = sources.find(parsed.data.name)
+    of_source = {field.name: getattr(parsed.data, field.name) for field in dataclasses.fields(source)}
     fields = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
-    return Config(**{**fields, 'model': Model(name, given, dtype)})
+    return Config(**{**fields, 'model': Model(name, given, dtype), 'data': source(**of_source)}), parsed.dry_run
+
+
+def _data_options(preset: Source, name: str) -> Any:
+    """An instance of the data set's class with a `name` in front; the recipe's values if it is the recipe's."""
+    kind = sources.find(name)
+    values = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    annotated = Annotated[str, tyro.conf.arg(help=f'Data set: {", ".join(sources.names())}.')]
+    options_class = dataclasses.make_dataclass(
+        'Data', [('name', annotated, dataclasses.field(default=name))], bases=(kind,), frozen=True
+    )
+    options_class.__doc__ = kind.__doc__
+    return options_class(**(values if kind is type(preset) else {}))
 
 
 def _model_options(preset: Model, name: str) -> Any:
@@ -137,7 +186,11 @@ def _plain(value: Any) -> str:
 def _prepare_libraries() -> None:
     """Leaves the terminal to us, and keeps compiled programs for the next start."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    # What stops a writer of checkpoints or events in its thread reaches us when we wait for it, or write ourselves.
+    for library in ('absl', 'asyncio'):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    threading.excepthook = _but_failed_writes(threading.__excepthook__)
+    sys.unraisablehook = _but_failed_writes(sys.__unraisablehook__)
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'vit_flax', 'compiled')
         try:
@@ -148,13 +201,15 @@ def _prepare_libraries() -> None:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
+def _but_failed_writes(hook: Callable) -> Callable:
+    """The hook for errors that nobody catches, silent about writers of files and what they leave behind."""
+    return lambda args: (
+        None if isinstance(args.exc_value, OSError) or str(args.exc_value) == 'Event loop is closed' else hook(args)
+    )
+
+
 def _join_hosts() -> None:
     try:
         jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:
         raise UserError(f'mesh.distributed: {error}') from error
-
-
-def _fail(error: Exception, code: int) -> int:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(('error: ', 'bold red'), str(error)))
-    return code

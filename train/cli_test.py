@@ -7,11 +7,15 @@ import sys
 
 import pytest
 
-from train import recipes
-from train.cli import main, parse
-from train.config import check, differences, to_json
+from train import cli, commands, recipes
+from train.cli import main
+from train.config import Config, check, differences, to_json
 from train.conftest import ROOT
 from train.errors import UserError
+
+
+def parse(recipe, args) -> Config:
+    return cli.parse(recipe, args)[0]
 
 
 def refused(args, capsys):
@@ -30,11 +34,14 @@ def title(name):
     return str(recipes.find(name).__doc__).splitlines()[0]
 
 
-def test_help_lists_the_recipes(capsys):
+def test_help_lists_recipes_and_commands(capsys):
     assert main(['--help']) == 0
     out = capsys.readouterr().out
     for name in recipes.names():
         assert f'\n  {name} ' in out and title(name) in out
+    for name in commands.names():
+        assert re.search(rf'^  {name} +{re.escape(str(commands.find(name).__doc__).splitlines()[0])}$', out, re.M)
+    assert {'eval', 'predict', 'features', 'plots', 'recipes'} == set(commands.names())
     assert main([]) == 2
 
 
@@ -52,12 +59,31 @@ def test_help_of_a_recipe_explains_every_key(name, capsys):
         assert len(described) >= 4, f'--{entry} is not explained'
 
 
+@pytest.mark.parametrize('name', commands.names())
+def test_help_of_a_command_explains_every_argument(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, '--help'])
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and str(commands.find(name).__doc__).splitlines()[0] in out
+    for entry in re.split(r'^\W* (?:--(?=\w)|(?=[A-Z]{3}))', out, flags=re.MULTILINE)[1:]:
+        described = re.sub(r'[^\w.]+', ' ', re.split(r'\((?:default:|required)', entry)[0]).split()
+        assert len(described) >= 4, f'{entry} is not explained'
+
+
+def test_recipes_are_a_table_with_what_to_expect(capsys):
+    assert main(['recipes']) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert set(recipes.names()) < set(rows)
+    assert title('digits') in rows['digits'] and '99.2' in rows['digits']
+    assert rows['digits'].split()[-1] != 'vit' and ' vit ' in rows['digits'] and ' digits ' in rows['digits']
+
+
 def test_a_module_run_from_another_process_says_the_same():
     done = subprocess.run(
         [sys.executable, '-m', 'train', 'digitz'], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (2, '')
-    assert done.stderr == "error: no recipe is called 'digitz': did you mean 'digits'?\n"
+    assert done.stderr == "error: no recipe or command is called 'digitz': did you mean 'digits'?\n"
 
 
 @pytest.mark.parametrize(
@@ -74,13 +100,14 @@ def test_a_module_run_from_another_process_says_the_same():
         (['--optim.ema', '1'], ['optim.ema=1.0']),
         (['--optim.learning-rate', 'nan'], ['optim.learning_rate=nan']),
         (['--objective.label-smoothing', '2'], ['objective.label_smoothing=2.0']),
-        (['--data.image-size', '4'], ['data.image_size=4']),
-        (['--data.rotate', '-3'], ['data.rotate=-3.0']),
+        (['--augment.image-size', '-4'], ['augment.image_size=-4']),
+        (['--augment.rotate', '-3'], ['augment.rotate=-3.0']),
         (['--model.patch-size', '5'], ['image_size', 'patch_size=(5, 5)']),
         (['--model.num-classes', '4'], ['model.num_classes=4', '10 classes']),
         (['--model.pool', 'max'], ["pool='max'", "'cls', 'mean'"]),
-        (['--optim.decay', '.*/kernle'], ["optim.decay='.*/kernle' matches no parameter"]),
-        (['--optim.decay', '('], ["optim.decay='('", 'not a regular expression']),
+        (['--optim.groups', '.*/kernle', 'decay'], ["optim.groups: '.*/kernle' matches no parameter"]),
+        (['--optim.groups', '(', 'plain'], ["optim.groups: '('", 'not a regular expression']),
+        (['--init', 'runs/none'], ['init: runs/none: there is no such file', 'name a run']),
         (['--batch-size', '12'], ['batch_size=12', 'multiple of 8']),
         (['--mesh.distributed'], ['mesh.distributed: ']),
     ],
@@ -117,8 +144,9 @@ def test_the_same_command_finds_the_same_folder():
     seeded = parse('digits', ['--seed', '1', '--optim.learning-rate=1e-3']).out
     assert seeded == parse('digits', ['--optim.learning-rate=0.001', '--seed=1', '--loader.threads=2']).out
     assert seeded == 'runs/digits-optim.learning_rate=0.001-seed=1'
-    rules = ['--optim.decay', *(f'.*/{name}/kernel' for name in ('to_qkv', 'to_out', 'expand', 'contract', 'mlp_head'))]
-    assert len(parse('digits', rules).out) < 120
+    parts = ('to_qkv', 'to_out', 'expand', 'contract', 'mlp_head')
+    groups = ['--optim.groups', *(word for part in parts for word in (f'.*/{part}/kernel', 'decay')), '.*', 'plain']
+    assert len(parse('digits', groups).out) < 120
     assert parse('digits', ['--out', 'elsewhere']).out == 'elsewhere'
 
 
@@ -141,4 +169,4 @@ def test_a_recipe_without_an_argument_of_its_model_is_told_so():
 
     digits = recipes.find('digits').CONFIG
     with pytest.raises(UserError, match=r"model 'vit' has no argument 'deph': did you mean 'depth'\?"):
-        build(Model('vit', {'deph': 3}), digits.data)
+        build(Model('vit', {'deph': 3}), digits.augment.shape(digits.data), len(digits.data.classes))

@@ -92,6 +92,17 @@ def tiny():
     return tiny
 
 
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory, compiled) -> Path:
+    """The folder of a whole tiny run, for those who only look."""
+    from train.cli import main
+
+    folder = tmp_path_factory.mktemp('finished') / 'run'
+    with jax.enable_x64(False):
+        assert main(['digits', *TINY, '--eval-every=12', '--save-every=24', '--out', str(folder)]) == 0
+    return folder
+
+
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, by its path."""
     state = ocp.StandardCheckpointer().restore(checkpoint / 'state')

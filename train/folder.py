@@ -1,20 +1,24 @@
 """The folder of a run: made once, found again by the same command."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from train.config import Config, differences, to_json
 from train.errors import UserError
+from train.facts import FILE, Facts
 
 SUMMARY = 'summary.json'
 
 
 def open_folder(config: Config) -> Path:
-    """The absolute path of the run's folder, with its `config.json`.
+    """The absolute path of the run's folder, with its `config.json` and `data.json`.
 
     Raises:
-      UserError: the folder holds something else, or a run of another config.
+      UserError: the folder holds something else, a run of another config, or of other data.
     """
     folder = Path(config.out).absolute()
     written = folder / 'config.json'
@@ -32,7 +36,29 @@ def open_folder(config: Config) -> Path:
             os.replace(started, written)
         except OSError as error:
             raise UserError(f'--out {config.out} cannot be written: {error.strerror}') from error
+    facts = Facts.of(config)
+    if (folder / FILE).exists():
+        Facts.read(folder).check_same(facts, config.out)
+    else:
+        facts.write(folder)
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of the folder for as long as this one lives, however it ends.
+
+    Raises:
+      UserError: another process has the folder.
+    """
+    with (folder / 'lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f'another process is training in {folder}: wait for it, or choose another --out') from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _check_same(config: Config, written: Path) -> None:

@@ -48,9 +48,14 @@ class Metrics:
                 self._events.add_scalar(name, value, row['step'])
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is None:
+            return
+        self._file.close()
+        try:
             self._events.close()
+        except OSError:
+            # The events are a copy of the rows. On a full disk their writer would try again at exit, and fail loudly.
+            self._events.file_writer.event_writer.close = lambda: None
 
 
 def read_rows(path: Path) -> list[Row]:

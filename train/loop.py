@@ -3,20 +3,26 @@
 import json
 import math
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 from jax.experimental.multihost_utils import sync_global_devices
 
-from train.checkpoints import Checkpoints
+from train.checkpoints import Checkpoints, steps_in
+from train.clock import Clock
 from train.config import Config
+from train.data.skipped import Skipped
 from train.data.stream import host_rows, place, train_batches, val_batches
-from train.errors import Diverged
-from train.folder import SUMMARY, open_folder
+from train.errors import Diverged, UserError
+from train.folder import SUMMARY, locked, open_folder
+from train.init import Inherited, begin, inherit
 from train.log import Metrics, Row, Terminal, describe
 from train.optim import schedule
 from train.report import Result, report
 from train.setup import Setup, set_up
+from train.sources.source import Record
 from train.state import TrainState
 from train.step import Metrics as Numbers
 from train.stop import Stop
@@ -30,9 +36,10 @@ def run(config: Config) -> None:
       Diverged: the loss is no longer finite.
     """
     began = time.monotonic()
-
-    # ------------------------------------------------------------------ what is trained, and where
     setup = set_up(config)
+    # Before the folder is made, so that what cannot begin leaves nothing behind.
+    new = not steps_in(Path(config.out, 'checkpoints', 'last'))
+    inherited = inherit(config, setup) if config.init and new else None
     main_host = jax.process_index() == 0
     folder = open_folder(config) if main_host else Path(config.out).absolute()
     sync_global_devices('the folder is open')
@@ -41,21 +48,43 @@ def run(config: Config) -> None:
         done = json.loads((folder / SUMMARY).read_text())
         terminal.say(f'finished already: {describe(done)}, everything is in {folder}')
         return
+    try:
+        with locked(folder) if main_host else nullcontext():
+            _run(config, setup, inherited, folder, terminal, began)
+    except OSError as error:
+        raise UserError(
+            f'{error.filename or folder}: {error.strerror or error}; what was saved before is untouched: '
+            'make room or mend the folder, and the same command continues'
+        ) from error
+
+
+def _run(
+    config: Config, setup: Setup, inherited: Inherited | None, folder: Path, terminal: Terminal, began: float
+) -> None:
+    main_host = jax.process_index() == 0
 
     # ------------------------------------------------------------------ the state, new or continued
     checkpoints = Checkpoints(folder / 'checkpoints')
     restored = checkpoints.restore(setup.state)
     state, meta = restored or (setup.initial(), {'step': 0, 'seconds': 0.0, 'val': {}})
+    if inherited is not None:
+        state = begin(setup, state, inherited)
     step, val, seconds_before = meta['step'], meta['val'], meta['seconds']
     best = checkpoints.best()
     terminal.say(_title(config, setup, folder))
     if step:
         terminal.say(f'continuing after step {step}')
+    for line in inherited.lines if inherited else ():
+        terminal.say(line)
 
     # ------------------------------------------------------------------ the steps
     rows = host_rows(setup.mesh, config.batch_size)
+    training, held_out = config.data.records('train'), config.data.records('val')
+    skipped = Skipped(training, terminal.say, meta.get('skipped', ()))
+    skipped_val = Skipped(held_out, terminal.say)
     batches = train_batches(
-        config.data,
+        training,
+        config.augment,
         seed=config.seed,
         batch_size=config.batch_size,
         steps=config.steps,
@@ -65,12 +94,13 @@ def run(config: Config) -> None:
     )
     learning_rate = schedule(config.optim, config.steps)
     metrics = Metrics(folder, after=step, write=main_host)
-    clock = _Clock(config.batch_size)
+    clock = Clock(config.batch_size, config.loader, terminal.say)
     unseen: tuple[int, Numbers] | None = None
     terminal.start(step)
     try:
         with Stop() as stop:
-            for batch in batches:
+            for batch in clock.batches(batches):
+                batch = skipped.taken_out(batch)
                 state, numbers = setup.train_step(state, place(batch, setup.mesh, config.batch_size))
                 step += 1
                 # The numbers of a step are looked at while the device is busy with the next one.
@@ -91,9 +121,9 @@ def run(config: Config) -> None:
                 seen = _finite(step, numbers)
                 row: Row = {}
                 if log:
-                    row = {**seen, 'learning_rate': float(learning_rate(step - 1)), **clock.images_per_second()}
+                    row = {**seen, 'learning_rate': float(learning_rate(step - 1)), **clock.row()}
                 if look:
-                    val = _evaluate(config, setup, state, rows)
+                    val = evaluate(config, setup, state, held_out, rows, skipped_val)
                     row |= val
                 if row:
                     row = {'step': step, **row}
@@ -104,7 +134,7 @@ def run(config: Config) -> None:
                 # checkpoint says that this step needs no repeating.
                 if look or save or stopping:
                     seconds = seconds_before + time.monotonic() - began
-                    meta = {'step': step, 'seconds': seconds, 'val': val}
+                    meta = {'step': step, 'seconds': seconds, 'val': val, 'skipped': skipped.found()}
                     if look and _is_better(config, val, best):
                         best = meta
                         checkpoints.save_best(state, meta)
@@ -119,6 +149,7 @@ def run(config: Config) -> None:
         where = f'the last good checkpoint is {kept}' if kept else 'nothing was saved before'
         raise Diverged(f'{error}; {where}: try a lower optim.learning_rate in another --out') from error
     finally:
+        batches.close()
         terminal.stop()
         checkpoints.close()
         metrics.close()
@@ -128,9 +159,10 @@ def run(config: Config) -> None:
         terminal.say(f'stopped after step {step} of {config.steps}: the same command continues from there')
         return
     variables = jax.device_get(setup.gather(state.evaluated))
+    unreadable = len(skipped.found()), len(skipped_val.found())
     if main_host:
         seconds = seconds_before + time.monotonic() - began
-        report(config, setup, variables, Result(folder, meta, best, seconds), terminal)
+        report(config, setup, variables, held_out, Result(folder, meta, best, seconds, unreadable), terminal)
 
 
 def _title(config: Config, setup: Setup, folder: Path) -> str:
@@ -141,11 +173,15 @@ def _title(config: Config, setup: Setup, folder: Path) -> str:
     )
 
 
-def _evaluate(config: Config, setup: Setup, state: TrainState, rows: range) -> Row:
-    """The metrics over all held-out data."""
+def evaluate(
+    config: Config, setup: Setup, state: TrainState, held_out: Sequence[Record], rows: range, skipped: Skipped
+) -> Row:
+    """The metrics over all held-out data that can be read."""
     totals: dict[str, float] = {}
     count = 0.0
-    for batch in val_batches(config.data, batch_size=config.batch_size, rows=rows, loader=config.loader):
+    batches = val_batches(held_out, config.augment, batch_size=config.batch_size, rows=rows, loader=config.loader)
+    for batch in batches:
+        batch = skipped.taken_out(batch)
         sums, weight = jax.device_get(setup.eval_step(state, place(batch, setup.mesh, config.batch_size)))
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
         count += float(weight)
@@ -167,29 +203,3 @@ def _is_better(config: Config, val: Row, best: dict | None) -> bool:
     name = f'val/{config.objective.watch}'
     sign = 1 if config.objective.best == 'max' else -1
     return best is None or sign * val[name] > sign * best['val'][name]
-
-
-class _Clock:
-    """Images per second since the last row; compiling, evaluating and saving do not count."""
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._since, self._steps, self._warm = 0.0, 0, False
-
-    def tick(self, numbers: Numbers) -> None:
-        """After each step."""
-        if self._warm:
-            self._steps += 1
-        else:
-            jax.block_until_ready(numbers)
-            self._warm = True
-            self.restart()
-
-    def restart(self) -> None:
-        self._since, self._steps = time.monotonic(), 0
-
-    def images_per_second(self) -> Row:
-        """Empty if there was no whole step to measure."""
-        steps, seconds = self._steps, time.monotonic() - self._since
-        self.restart()
-        return {'images_per_second': round(steps * self._batch_size / seconds, 1)} if steps else {}

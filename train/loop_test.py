@@ -47,7 +47,10 @@ def number_in(pattern, text):
 
 
 def rows_without_speed(folder):
-    return [{k: v for k, v in row.items() if k != 'images_per_second'} for row in read_rows(folder / 'metrics.jsonl')]
+    return [
+        {key: value for key, value in row.items() if key not in ('images_per_second', 'waited')}
+        for row in read_rows(folder / 'metrics.jsonl')
+    ]
 
 
 def assert_same_run(folder, whole):

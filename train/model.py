@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +13,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from train.config import Model
-from train.data.source import Source
 from train.errors import UserError, nearest
 from vit_flax.registry import list_models, model_info, presets, stems
 
 # Not options: the trainer sets the dtypes, linen the rest.
 NOT_OPTIONS = {'dtype', 'param_dtype', 'parent', 'name'}
-# Options that nobody needs to give.
-FROM_DATA = ('image_size', 'channels', 'num_classes')
+# Options that nobody needs to give, since they follow from the data: upstream's names for size, channels, classes.
+SIZES, CHANNELS, CLASSES = ('image_size', 'img_size'), ('channels', 'n_input_channels'), ('num_classes',)
+FROM_DATA = (*SIZES, *CHANNELS, *CLASSES)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def options(name: str) -> dict[str, Option]:
     build, preset = _constructor(name)
     help_of: dict[str, str] = {}
     for ancestor in reversed(inspect.getmro(typing.cast(type, build))):  # a variant documents what it adds
-        help_of |= _attribute_help(ancestor.__doc__ or '')
+        help_of |= _attribute_help(ancestor)
     found = {}
     for key, parameter in inspect.signature(build, eval_str=True).parameters.items():
         if key not in NOT_OPTIONS and _is_plain(parameter.annotation):
@@ -49,8 +50,13 @@ def options(name: str) -> dict[str, Option]:
     return found
 
 
-def build(config: Model, source: Source) -> nn.Module:
+def build(config: Model, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The module, with the arguments that follow from the data filled in.
+
+    Args:
+      config: name and arguments.
+      shape: of an image as the model sees it, `(h, w, c)`.
+      classes: how many there are.
 
     Raises:
       UserError: unknown or missing arguments, or fewer classes than the data have.
@@ -59,12 +65,10 @@ def build(config: Model, source: Source) -> nn.Module:
     for key in config.args:
         if key not in known:
             raise UserError(f'model {config.name!r} has no argument {key!r}: {nearest(key, known)}')
-    height, width, channels = source.shape
-    of_data = dict(
-        zip(FROM_DATA, (height if height == width else (height, width), channels, len(source.classes)), strict=True)
-    )
+    height, width, channels = shape
+    of_data: dict[str, Any] = dict.fromkeys(SIZES, height if height == width else (height, width))
+    of_data |= dict.fromkeys(CHANNELS, channels) | dict.fromkeys(CLASSES, classes)
     args = {**{key: value for key, value in of_data.items() if key in known}, **config.args}
-    classes = len(source.classes)
     if args.get('num_classes', classes) < classes:
         raise UserError(f'model.num_classes={args["num_classes"]} is below the {classes} classes of the data')
     constructor, preset = _constructor(config.name)
@@ -91,9 +95,13 @@ def _is_plain(hint: Any) -> bool:
     return False
 
 
-def _attribute_help(docstring: str) -> dict[str, str]:
-    """`name: text` of the docstring's section Attributes; `a, b: text` speaks of both."""
-    _, _, section = inspect.cleandoc(docstring).partition('Attributes:\n')
+def _attribute_help(kind: type) -> dict[str, str]:
+    """`name: text` of the docstring's section Attributes; `a, b: text` speaks of both, and "see `C`" is what C says."""
+    _, _, section = inspect.cleandoc(kind.__doc__ or '').partition('Attributes:\n')
     section = re.split(r'\n(?=\S)', section)[0]
-    entries = re.findall(r'^  (\w[\w, ]*): (.*(?:\n    .*)*)', section, flags=re.MULTILINE)
-    return {key: ' '.join(text.split()) for keys, text in entries for key in keys.split(', ')}
+    entries = re.findall(r'^  (\w[\w, ]*(?:\n    [\w, ]+)*): (.*(?:\n    .*)*)', section, flags=re.MULTILINE)
+    found = {key: ' '.join(text.split()) for keys, text in entries for key in re.findall(r'\w+', keys)}
+    for key, text in found.items():
+        if elsewhere := re.match(r'see `(\w+)`', text):
+            found[key] = _attribute_help(getattr(sys.modules[kind.__module__], elsewhere[1])).get(key, text)
+    return found

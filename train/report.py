@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from train.config import Config
 from train.folder import SUMMARY
 from train.log import Terminal, duration, read_rows
 from train.setup import Setup
+from train.sources.source import Record
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,24 @@ class Result:
       meta: of the last checkpoint.
       best: of the best checkpoint; None if somebody has removed it.
       seconds: of all sessions together.
+      unreadable: pictures to train on, and held-out ones, that could not be read.
     """
 
     folder: Path
     meta: Meta
     best: Meta | None
     seconds: float
+    unreadable: tuple[int, int] = (0, 0)
 
 
-def report(config: Config, setup: Setup, variables: Mapping[str, Any], result: Result, terminal: Terminal) -> None:
+def report(
+    config: Config,
+    setup: Setup,
+    variables: Mapping[str, Any],
+    records: Sequence[Record],
+    result: Result,
+    terminal: Terminal,
+) -> None:
     """Draws, writes the summary, and says so. `summary.json` comes last: it marks a run as finished."""
     drawn = []
     if config.plots:
@@ -39,7 +49,8 @@ def report(config: Config, setup: Setup, variables: Mapping[str, Any], result: R
 
         terminal.say('drawing ...')
         rows = read_rows(result.folder / 'metrics.jsonl')
-        drawn = draw(result.folder / 'plots', rows, config.data, setup.model, variables)
+        folder, augment, classes = result.folder / 'plots', config.augment, config.data.classes
+        drawn = draw(folder, rows, records, setup.model, setup.scale, variables, augment, classes)
 
     summary = {
         'step': result.meta['step'],
@@ -47,6 +58,8 @@ def report(config: Config, setup: Setup, variables: Mapping[str, Any], result: R
         'seconds': round(result.seconds, 1),
         'parameters': setup.parameters,
     }
+    if any(result.unreadable):
+        summary['unreadable'] = dict(zip(('train', 'val'), result.unreadable, strict=True))
     kept = f'last (step {result.meta["step"]})'
     if result.best is not None:
         summary['best'] = {'step': result.best['step'], **result.best['val']}
@@ -56,7 +69,7 @@ def report(config: Config, setup: Setup, variables: Mapping[str, Any], result: R
     os.replace(unfinished, result.folder / SUMMARY)
 
     val = result.meta['val']
-    held_out = len(config.data.records('val'))
+    held_out = len(records) - result.unreadable[1]
     lines = [('', '')]
     if 'val/accuracy' in val:
         right = round(val['val/accuracy'] * held_out)
@@ -65,6 +78,7 @@ def report(config: Config, setup: Setup, variables: Mapping[str, Any], result: R
         ('held-out loss', f'{val["val/loss"]:.4f}'),
         ('time', duration(result.seconds)),
         ('parameters', f'{setup.parameters:,}'),
+        *([('unreadable', f'{sum(result.unreadable)} pictures were passed over')] if any(result.unreadable) else []),
         ('', ''),
         ('everything is in', str(result.folder)),
         ('  metrics.jsonl', 'every logged number'),

@@ -10,11 +10,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from train.config import Config
 from train.errors import UserError
+from train.layers import depths
 from train.model import build
+from train.objectives.objective import Batch
 from train.optim import optimizer
 from train.sharding import check_batch, make_mesh, state_sharding
 from train.state import TrainState, initial_state
-from train.step import make_eval_step, make_train_step
+from train.step import Scale, make_eval_step, make_train_step
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Setup:
     Attributes:
       mesh: over all devices.
       model: the network.
+      scale: bytes of images to what the network takes.
       parameters: how many numbers it has.
       state: shapes, dtypes and shardings of the train state.
       initial: makes the state before the first step.
@@ -33,10 +36,11 @@ class Setup:
 
     mesh: jax.sharding.Mesh
     model: nn.Module
+    scale: Scale
     parameters: int
     state: TrainState
     initial: Callable
-    train_step: Callable
+    train_step: jax.stages.Wrapped
     eval_step: Callable
     gather: Callable
 
@@ -49,21 +53,28 @@ def set_up(config: Config) -> Setup:
     """
     source, objective = config.data, config.objective
     mesh = make_mesh(config.mesh)
-    check_batch(mesh, config.batch_size, source.shape)
-    model = build(config.model, source)
-    record = source.augment(source.records('train')[0], np.random.default_rng(0))
-    example = jax.tree.map(lambda leaf: np.asarray(leaf)[None], record)
+    shape = config.augment.shape(source)
+    check_batch(mesh, config.batch_size, config.optim.accumulate, shape)
+    model = build(config.model, shape, len(source.classes))
+    scale = Scale(source.mean, source.std)
+    rows: Batch = {
+        'image': jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
+        'label': jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }
+    # One row is enough to initialise with.
+    one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
     key = jax.random.key(config.seed)
     try:
-        params = jax.eval_shape(lambda: objective.init(model, key, example))['params']
-        tx = optimizer(config.optim, config.steps, params)
-        train_step = make_train_step(objective, model, tx, config.seed, config.optim.ema)
+        params = jax.eval_shape(lambda: objective.init(model, key, one))['params']
+        by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
+        tx = optimizer(config.optim, config.steps, params, depths(model, one['image']) if by_depth else None)
+        train_step = make_train_step(objective, model, tx, scale, config)
 
         def initial() -> TrainState:
-            return initial_state(objective, model, tx, key, example, ema=config.optim.ema > 0)
+            return initial_state(objective, model, tx, key, one, ema=config.optim.ema > 0)
 
         shapes = jax.eval_shape(initial)
-        jax.eval_shape(train_step, shapes, example)
+        jax.eval_shape(train_step, shapes, rows)
     except UserError:
         raise
     except (ValueError, TypeError) as error:
@@ -72,10 +83,11 @@ def set_up(config: Config) -> Setup:
     return Setup(
         mesh=mesh,
         model=model,
+        scale=scale,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
-        eval_step=jax.jit(make_eval_step(objective, model)),
+        eval_step=jax.jit(make_eval_step(objective, model, scale)),
         gather=jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec())),
     )

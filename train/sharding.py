@@ -33,9 +33,13 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch(mesh: jax.sharding.Mesh, batch_size: int, image_shape: tuple[int, ...]) -> None:
+def check_batch(mesh: jax.sharding.Mesh, batch_size: int, parts: int, image_shape: tuple[int, ...]) -> None:
     """Raises a `UserError` if the rows of a batch or of an image do not divide over the mesh."""
     copies = mesh.shape['data'] * mesh.shape['fsdp']
+    if batch_size % copies == 0 and batch_size % (copies * parts):
+        raise UserError(
+            f'batch_size={batch_size} in optim.accumulate={parts} parts: take a multiple of {copies * parts}'
+        )
     if batch_size % copies:
         raise UserError(
             f'batch_size={batch_size} does not divide over mesh.data={mesh.shape["data"]} x '

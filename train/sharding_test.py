@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from parity_tests.bridge import example_inputs
 from parity_tests.case import Case, first_cases
 from train.config import Mesh, Optim
-from train.data.digits import Digits
+from train.data.augment import Augment
 from train.data.stream import place, train_batches
 from train.errors import UserError
 from train.optim import paths
@@ -36,7 +36,8 @@ def trained(mesh, **changes):
     config = dataclasses.replace(TINY, mesh=mesh, **changes)
     setup = set_up(config)
     state, losses = setup.initial(), []
-    for batch in train_batches(config.data, seed=0, batch_size=16, steps=5, loader=config.loader):
+    records = config.data.records('train')
+    for batch in train_batches(records, config.augment, seed=0, batch_size=16, steps=5, loader=config.loader):
         state, numbers = setup.train_step(state, place(batch, setup.mesh, 16))
         losses.append(float(numbers['loss']))
     return setup, state, losses
@@ -127,7 +128,7 @@ def test_sizes_that_do_not_divide_are_named():
     with pytest.raises(UserError, match=r'mesh.tensor=8 does not divide transformer/block_0/.* of shape \(12, 16\)'):
         set_up(dataclasses.replace(TINY, model=model, mesh=Mesh(tensor=8, rules=rules)))
     with pytest.raises(UserError, match=r'mesh.seq=8 does not divide the 20 rows'):
-        set_up(dataclasses.replace(TINY, data=Digits(image_size=20), mesh=Mesh(seq=8)))
+        set_up(dataclasses.replace(TINY, augment=Augment(image_size=20), mesh=Mesh(seq=8)))
 
 
 @pytest.mark.parametrize('case', first_cases(), ids=lambda case: case.stem)

@@ -1,31 +1,87 @@
 """One training step and one evaluation step: pure functions, the same for every objective."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
 
+from train.config import Config
 from train.objectives.objective import Batch, Objective
 from train.optim import average
 from train.state import TrainState
 
 Metrics = dict[str, Array]
 
+# Apart from the numbers that the loss folds in.
+PREPARE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Bytes of images -> numbers around zero; on the device, since bytes travel faster.
+
+    Attributes:
+      mean, std: of each channel, or one for all, of images from 0 to 1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {name: self.leaf(value) if value.dtype == jnp.uint8 else value for name, value in batch.items()}
+
+    def leaf(self, images: Array | np.ndarray) -> Array:
+        """uint8 `[... c]` -> float32 `[... c]`."""
+        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
+        return jnp.asarray(images, jnp.float32) * (1 / (255 * std)) - mean / std
+
 
 def make_train_step(
-    objective: Objective, model: nn.Module, tx: optax.GradientTransformation, seed: int, ema: float
+    objective: Objective, model: nn.Module, tx: optax.GradientTransformation, scale: Scale, config: Config
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step, to be jitted. What is random in it depends on (seed, step) alone."""
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
-
+    def gradient(params, collections, batch: Batch, rng: Array):
         def loss_of(params):
-            return objective.loss(model, {**state.variables, 'params': params}, batch, rng, train=True)
+            return objective.loss(model, {**collections, 'params': params}, batch, rng, train=True)
 
-        (loss, (metrics, collections)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (metrics, collections)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return grads, collections, {**{name: value.mean() for name, value in metrics.items()}, 'loss': loss}
+
+    def accumulated(params, collections, batch: Batch, rng: Array):
+        """The same in parts, one after the other."""
+        parts = config.optim.accumulate
+
+        def add(carry, part):
+            index, rows = part
+            total, collections, numbers = carry
+            grads, collections, found = gradient(params, collections, rows, jax.random.fold_in(rng, index))
+            return jax.tree.map(jnp.add, (total, numbers), (grads, found)), collections
+
+        def body(carry, part):
+            (total, numbers), collections = add(carry, part)
+            return (total, collections, numbers), None
+
+        # Every part takes rows from everywhere, so that each device keeps the rows that it has.
+        split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
+        first = jax.tree.map(lambda x: x[0], split)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, collections, first, rng))
+        (grads, collections, numbers), _ = jax.lax.scan(
+            body, (zeros[0], collections, zeros[2]), (jnp.arange(parts), split)
+        )
+        grads, numbers = jax.tree.map(lambda x: x / parts, (grads, numbers))
+        return grads, collections, numbers
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch = objective.prepare(scale(batch), jax.random.fold_in(rng, PREPARE))
+        compute = gradient if config.optim.accumulate == 1 else accumulated
+        grads, collections, numbers = compute(state.params, state.collections, batch, rng)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         variables = dict(objective.post_update(model, {'params': params, **collections}))
@@ -36,19 +92,20 @@ def make_train_step(
             params=params,
             collections=variables,
             opt_state=opt_state,
-            ema=None if state.ema is None else average(state.ema, params, step, ema),
+            ema=None if state.ema is None else average(state.ema, params, step, config.optim.ema),
         )
-        numbers = {name: value.mean() for name, value in metrics.items()}
-        return new_state, {**numbers, 'loss': loss, 'grad_norm': optax.tree.norm(grads)}
+        return new_state, {**numbers, 'grad_norm': optax.tree.norm(grads)}
 
     return train_step
 
 
-def make_eval_step(objective: Objective, model: nn.Module) -> Callable[[TrainState, Batch], tuple[Metrics, Array]]:
+def make_eval_step(
+    objective: Objective, model: nn.Module, scale: Scale
+) -> Callable[[TrainState, Batch], tuple[Metrics, Array]]:
     """Sums of the metrics over the rows that count, and how many count; to be jitted."""
 
     def eval_step(state: TrainState, batch: Batch) -> tuple[Metrics, Array]:
-        _, (metrics, _) = objective.loss(model, state.evaluated, batch, jax.random.key(0), train=False)
+        _, (metrics, _) = objective.loss(model, state.evaluated, scale(batch), jax.random.key(0), train=False)
         weight = batch['weight']
         return {name: (value * weight).sum() for name, value in metrics.items()}, weight.sum()
 

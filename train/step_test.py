@@ -15,6 +15,7 @@ from train.objectives.classification import Classification
 from train.objectives.objective import Objective
 from train.recipes.digits import CONFIG
 from train.setup import set_up
+from train.step import Scale
 
 TINY = dataclasses.replace(
     CONFIG,
@@ -25,7 +26,8 @@ TINY = dataclasses.replace(
 
 
 def a_batch(config: Config, setup):
-    (batch,) = train_batches(config.data, seed=0, batch_size=8, steps=1, loader=config.loader)
+    records = config.data.records('train')
+    (batch,) = train_batches(records, config.augment, seed=0, batch_size=8, steps=1, loader=config.loader)
     return place(batch, setup.mesh, 8)
 
 
@@ -109,3 +111,42 @@ def test_an_objective_can_have_a_state_and_act_after_the_update():
     np.testing.assert_allclose(state.collections['centre']['mean'], logits.mean(0), rtol=1e-4, atol=1e-6)
     assert state.collections['count']['updates'] == 1
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.params['mlp_head']))
+
+
+@pytest.mark.parametrize('mixup', [0.0, 0.8], ids=['plain', 'mixup'])
+def test_a_batch_in_parts_is_the_whole_batch(mixup):
+    """Mixing included: it happens before the batch is split."""
+    args = {**TINY.model.args, 'dropout': 0.0}
+    config = dataclasses.replace(
+        TINY,
+        batch_size=32,
+        model=dataclasses.replace(TINY.model, args=args),
+        objective=Classification(mixup=mixup),
+        optim=Optim(name='sgd', warmup=0.0, learning_rate=0.5),
+    )
+    records = config.data.records('train')
+    ends = []
+    for parts in (1, 4):
+        parted = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
+        setup = set_up(parted)
+        state, numbers = setup.initial(), []
+        for batch in train_batches(records, config.augment, seed=0, batch_size=32, steps=3, loader=config.loader):
+            state, of_step = setup.train_step(state, place(batch, setup.mesh, 32))
+            numbers.append(jax.device_get(of_step))
+        ends.append((jax.device_get(state.params), numbers))
+    (whole, of_whole), (in_parts, of_parts) = ends
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), in_parts, whole)
+    for a, b in zip(of_parts, of_whole, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, err_msg=name)
+
+
+def test_bytes_become_numbers_around_zero():
+    scale = Scale((0.5, 0.25), (0.5, 0.25))
+    images = np.array([[[[0, 0], [255, 255]]]], np.uint8)
+    batch = scale({'image': images, 'label': np.array([3], np.int32)})
+    np.testing.assert_allclose(batch['image'][0, 0], [[-1, -1], [1, 3]], atol=1e-6)
+    assert batch['label'].dtype == np.int32
+    floats = {'image': images.astype(np.float32)}
+    assert scale(floats)['image'] is floats['image'], "somebody's own numbers"

@@ -5,7 +5,7 @@ one record and one random generator. Threads, processes and hosts share the posi
 so their number changes nothing, and a run that continues simply starts at a later position.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import absl.flags
@@ -14,15 +14,17 @@ import jax
 import numpy as np
 
 from train.config import Loader
-from train.data.source import Record, Source
+from train.data.augment import Augment
 from train.sharding import batch_sharding
+from train.sources.pictures import Pictures
+from train.sources.source import Record
 
 Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class _HostRows:
-    """Random access to the rows that this host takes of every batch."""
+class _Steps:
+    """Random access to batches: of each, the rows that this host takes."""
 
     record_at: Callable[[int], Record]
     batch_size: int
@@ -30,59 +32,83 @@ class _HostRows:
     steps: int
 
     def __len__(self) -> int:
-        return self.steps * len(self.rows)
+        return self.steps
 
-    def __getitem__(self, index) -> Record:
-        step, row = divmod(int(index), len(self.rows))
-        return self.record_at(step * self.batch_size + self.rows[row])
+    def __getitem__(self, step) -> Batch:
+        records = [self.record_at(int(step) * self.batch_size + row) for row in self.rows]
+        return {name: np.array([record[name] for record in records]) for name in records[0]}
 
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """Position -> prepared record; positions past the end repeat the data with weight 0."""
+    """Position -> record as evaluated.
 
-    source: Source
+    Positions past the end repeat the data with weight 0, which a record that stands in for another one has, too.
+    """
+
     records: Sequence[Record]
+    augment: Augment
 
     def __call__(self, position: int) -> Record:
-        record = self.source.prepare(self.records[position % len(self.records)])
-        return {**record, 'weight': np.float32(position < len(self.records))}
+        record = self.augment.evaluate(self.records[position % len(self.records)])
+        counts = position < len(self.records) and not record.get('skipped', 0)
+        return {**record, 'weight': np.float32(counts)}
 
 
 def train_batches(
-    source: Source, *, seed: int, batch_size: int, steps: int, start: int = 0, rows: range | None = None, loader: Loader
-) -> Iterator[Batch]:
+    records: Sequence[Record],
+    augment: Augment,
+    *,
+    seed: int,
+    batch_size: int,
+    steps: int,
+    start: int = 0,
+    rows: range | None = None,
+    loader: Loader,
+) -> Generator[Batch, None, None]:
     """Batches of steps `start` to `steps`: every epoch is a new permutation of the records.
 
     Args:
-      source: the data set.
+      records: of the training split.
+      augment: what happens to each.
       seed: decides order and augmentation.
-      batch_size: rows of a batch, over all hosts.
+      batch_size: rows of a batch, over all hosts; may be more than there are records.
       steps: where the stream ends.
       start: the first step.
       rows: the rows of each batch that this host takes; all if None.
       loader: threads and processes.
 
     Yields:
-      `image [rows h w c]`, `label [rows]`.
+      `image [rows h w c]`, `label [rows]`, and `skipped [rows]` if unreadable pictures are, see `Pictures`.
+
+    Raises:
+      UserError: a record cannot be read.
     """
-    records = grain.MapDataset.source(source.records('train')).seed(seed)
-    stream = records.shuffle().repeat().random_map(source.augment)
+    records = _no_larger_than_needed(records, augment.least(training=True))
+    stream = grain.MapDataset.source(records).seed(seed).shuffle().repeat().random_map(augment.train)
     return _batches(stream.__getitem__, batch_size, rows, start, steps, loader)
 
 
-def val_batches(source: Source, *, batch_size: int, rows: range | None = None, loader: Loader) -> Iterator[Batch]:
+def val_batches(
+    records: Sequence[Record], augment: Augment, *, batch_size: int, rows: range | None = None, loader: Loader
+) -> Generator[Batch, None, None]:
     """The held-out data once, in order; `weight [rows]` is 0 where the last batch is filled up."""
-    records = source.records('val')
+    records = _no_larger_than_needed(records, augment.least(training=False))
     steps = -(-len(records) // batch_size)
     # Threads only: starting processes would take longer than most held-out sets.
     loader = Loader(threads=loader.threads, workers=0, prefetch=loader.prefetch)
-    return _batches(_Evaluated(source, records), batch_size, rows, 0, steps, loader)
+    return _batches(_Evaluated(records, augment), batch_size, rows, 0, steps, loader)
 
 
-def _batches(record_at, batch_size: int, rows: range | None, start: int, steps: int, loader: Loader) -> Iterator[Batch]:
+def _no_larger_than_needed(records: Sequence[Record], least: int) -> Sequence[Record]:
+    return records.needing(least) if isinstance(records, Pictures) else records
+
+
+def _batches(
+    record_at, batch_size: int, rows: range | None, start: int, steps: int, loader: Loader
+) -> Generator[Batch, None, None]:
     rows = range(batch_size) if rows is None else rows
-    mine = grain.MapDataset.source(_HostRows(record_at, batch_size, rows, steps)).batch(len(rows))[start:]
+    mine = grain.MapDataset.source(_Steps(record_at, batch_size, rows, steps))[start:]
     read = grain.ReadOptions(num_threads=loader.threads, prefetch_buffer_size=loader.prefetch if loader.threads else 0)
     batches = mine.to_iter_dataset(read)
     if loader.workers:
@@ -90,7 +116,11 @@ def _batches(record_at, batch_size: int, rows: range | None, start: int, steps: 
         absl.flags.FLAGS.mark_as_parsed()
         ahead = -(-loader.prefetch // loader.workers)
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(loader.workers, per_worker_buffer_size=ahead))
-    return iter(batches)
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:  # threads and processes end
+        iterator.close()
 
 
 def host_rows(mesh: jax.sharding.Mesh, batch_size: int) -> range:

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy with label smoothing (arXiv:1512.00567)."""
+"""Softmax cross-entropy with label smoothing (arXiv:1512.00567), mixup and cutmix."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from train.errors import UserError
+from train.objectives.mixing import mix, neighbour
 from train.objectives.objective import Batch, Objective, Variables
 
 # Every collection of random numbers that a model of vit_flax may ask for.
@@ -21,6 +22,12 @@ class Classification(Objective):
 
     label_smoothing: float = 0.1
     """Probability that is spread over all classes, in training only."""
+    mixup: float = 0.0
+    """Parameter of the beta distribution that mixup (arXiv:1710.09412) draws shares from; 0 mixes nothing."""
+    cutmix: float = 0.0
+    """The same for cutmix (arXiv:1905.04899). With both on, each image takes either with equal probability."""
+    mix_probability: float = 1.0
+    """Probability that an image is mixed at all."""
 
     watch = 'accuracy'
     best = 'max'
@@ -28,9 +35,20 @@ class Classification(Objective):
     def check(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f'objective.label_smoothing={self.label_smoothing} must be at least 0 and below 1')
+        for name in ('mixup', 'cutmix'):
+            if not getattr(self, name) >= 0:
+                raise UserError(f'objective.{name}={getattr(self, name)} must be at least 0')
+        if not 0 <= self.mix_probability <= 1:
+            raise UserError(f'objective.mix_probability={self.mix_probability} must lie between 0 and 1')
 
     def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
         return model.init(rng, batch['image'])
+
+    def prepare(self, batch: Batch, rng: Array) -> Batch:
+        if not (self.mixup or self.cutmix):
+            return batch
+        images, share = mix(batch['image'], rng, self.mixup, self.cutmix, self.mix_probability)
+        return {**batch, 'image': images, 'other_label': neighbour(batch['label']), 'share': share}
 
     def loss(
         self, model: nn.Module, variables: Variables, batch: Batch, rng: Array, train: bool
@@ -43,6 +61,9 @@ class Classification(Objective):
             logits = model.apply(variables, batch['image'])
         logits = logits.astype(jnp.float32)
         targets = jax.nn.one_hot(batch['label'], logits.shape[-1])
+        if 'share' in batch:
+            share = batch['share'][:, None]
+            targets = share * targets + (1 - share) * jax.nn.one_hot(batch['other_label'], logits.shape[-1])
         if train:
             targets = optax.smooth_labels(targets, self.label_smoothing)
         losses = optax.softmax_cross_entropy(logits, targets)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 Variables = Mapping[str, Any]
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Objective:
         """Initial variables: `params`, and collections such as `batch_stats` if there are any."""
         raise NotImplementedError
 
+    def prepare(self, batch: Batch, rng: Array) -> Batch:
+        """What happens to a whole training batch first, such as mixing its images. `rng` is of this step."""
+        del rng
+        return batch
+
     def loss(
         self, model: nn.Module, variables: Variables, batch: Batch, rng: Array, train: bool
     ) -> tuple[Array, tuple[dict[str, Array], Variables]]:
@@ -38,7 +43,7 @@ class Objective:
         Args:
           model: the network.
           variables: `params` and the other collections.
-          batch: leaves `[b ...]`.
+          batch: leaves `[b ...]`; images are scaled already.
           rng: of this step; everything random is drawn from it.
           train: whether it is differentiated, or evaluates held-out data.
 

@@ -6,25 +6,25 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
+from train.grids import TokenGrid
 from train.plots.style import FAINT, figure, grid, picture
 
 HEADS = 6
 
 
-def attention(path: Path, images: np.ndarray, titles: list[str], maps: np.ndarray, patches: tuple[int, int]) -> None:
+def attention(path: Path, images: np.ndarray, titles: list[str], maps: np.ndarray, tokens: TokenGrid) -> None:
     """One row per image: itself, every head of the last block, their mean, and the rollout.
 
     Args:
       images: `[b h w c]`.
       titles: one per image.
-      maps: attention `[b layers e n n]`; tokens in front of the patches have no place in the image.
-      patches: rows and columns of patches.
+      maps: attention `[b layers e n n]`.
+      tokens: which of them belongs to which place.
     """
-    prefix = maps.shape[-1] - patches[0] * patches[1]
     last = maps[:, -1]
     columns = [*np.moveaxis(last[:, :HEADS], 1, 0), last.mean(1), rollout(maps)]
     names = [*(f'head {i + 1}' for i in range(min(HEADS, last.shape[1]))), 'all heads', 'rollout']
-    asked = 'from the class token' if prefix else 'from all patches together'
+    asked = 'from the class token' if tokens.prefix else 'from all patches together'
     width, cell = 1.0 + 1.05 * (len(columns) + 1), 1.05
     with figure(
         path, width, 1.15 + cell * len(images), 'Attention',
@@ -37,7 +37,7 @@ def attention(path: Path, images: np.ndarray, titles: list[str], maps: np.ndarra
         for column, name, weights in zip(axes.T[1:], names, columns, strict=True):
             column[0].set_title(name, loc='center', size=9, weight='normal')
             for cell_axes, image, of_image in zip(column, images, weights, strict=True):
-                seen = (of_image[0] if prefix else of_image.mean(0))[prefix:].reshape(patches)
+                seen = tokens.of(of_image)
                 overlay(cell_axes, image, seen / seen.max())
         axes[0, 0].set_title('image', loc='center', size=9, weight='normal')
         legend = drawn.add_axes((1 - 0.72 / width, 0.3, 0.14 / width, 0.4))

@@ -19,12 +19,13 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
             axes.plot(steps, running_mean(values), color=BLUE, linewidth=1.6, label='training')
             held_out = series(rows, f'val/{name}')
             axes.plot(*held_out, '.-', color=ORANGE, linewidth=1.6, markersize=5, label='held out')
-            axes.annotate(
-                f'{held_out[1][-1]:.1%}' if name == 'accuracy' else f'{held_out[1][-1]:.3f}',
-                (held_out[0][-1], held_out[1][-1]),
-                (0, -12 if name == 'accuracy' else 7),
-                textcoords='offset points', color=ORANGE, weight='bold', ha='right',
-            )  # fmt: skip
+            if len(held_out[0]):  # a young run has not looked yet
+                axes.annotate(
+                    f'{held_out[1][-1]:.1%}' if name == 'accuracy' else f'{held_out[1][-1]:.3f}',
+                    (held_out[0][-1], held_out[1][-1]),
+                    (0, -12 if name == 'accuracy' else 7),
+                    textcoords='offset points', color=ORANGE, weight='bold', ha='right',
+                )  # fmt: skip
             axes.set(title=title, xlabel='step', xlim=(0, None))
         left.set_ylim(0, None)
         middle.set_ylim(None, 1.005)

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train.data.source import Source
+from train.data.augment import Augment
+from train.grids import token_grid
 from train.log import Row
 from train.plots.attention import attention
 from train.plots.curves import curves
 from train.plots.embeddings import filters, positions
 from train.plots.predictions import predictions
+from train.sources.source import Record
+from train.step import Scale
 from vit_flax.blocks.checks import pair
 from vit_flax.wrappers.recorder import Recorder
 
@@ -23,7 +26,14 @@ IMAGES, BATCH, ATTENDED = 512, 64, 6
 
 
 def draw(
-    folder: Path, rows: Sequence[Row], source: Source, model: nn.Module, variables: Mapping[str, Any]
+    folder: Path,
+    rows: Sequence[Row],
+    held_out: Sequence[Record],
+    model: nn.Module,
+    scale: Scale,
+    variables: Mapping[str, Any],
+    augment: Augment,
+    classes: Sequence[str],
 ) -> list[Path]:
     """Draws what this model has to show, and returns the files."""
     folder.mkdir(exist_ok=True)
@@ -33,29 +43,35 @@ def draw(
         drawn.append(folder / f'{name}.png')
         return drawn[-1]
 
-    records = source.records('val')
-    records = [source.prepare(records[i]) for i in range(min(len(records), IMAGES))]
-    images, labels = (np.stack([record[key] for record in records]) for key in ('image', 'label'))
+    records = [augment.evaluate(held_out[i]) for i in range(min(len(held_out), IMAGES))]
+    seen, labels = (np.stack([record[key] for record in records]) for key in ('image', 'label'))
+    images = shown(seen)
 
     @jax.jit
     def classify(variables, images):
-        return jax.nn.softmax(jnp.asarray(model.apply(variables, images), jnp.float32))
+        return jax.nn.softmax(jnp.asarray(model.apply(variables, scale({'image': images})['image']), jnp.float32))
 
-    parts = np.array_split(images, -(-len(images) // BATCH))
+    parts = np.array_split(seen, -(-len(seen) // BATCH))
     probabilities = np.concatenate([classify(variables, part) for part in parts])
+    # A network may have more classes than the data.
+    classes = [*classes, *(f'class {i}' for i in range(len(classes), probabilities.shape[1]))]
 
-    curves(file('curves'), rows)
-    predictions(file('predictions'), images, labels, probabilities, source.classes)
+    if rows:
+        curves(file('curves'), rows)
+    predictions(file('predictions'), images, labels, probabilities, classes)
+
+    chosen = _one_of_each(labels)
+    _, maps = jax.jit(Recorder(model).apply)(variables, scale({'image': seen[chosen]})['image'])
+    square = isinstance(maps, jax.Array) and maps.shape[-1] == maps.shape[-2]
+    tokens = token_grid(maps.shape[-1], images.shape[1:3], model) if square else None
+    if tokens is not None:
+        titles = [classes[label] for label in labels[chosen]]
+        attention(file('attention'), images[chosen], titles, np.asarray(maps), tokens)
 
     patch = pair(model.patch_size) if hasattr(model, 'patch_size') else None
     if patch is None:
         return drawn
     patches = images.shape[1] // patch[0], images.shape[2] // patch[1]
-    chosen = _one_of_each(labels)
-    _, maps = jax.jit(Recorder(model).apply)(variables, images[chosen])
-    if isinstance(maps, jax.Array) and maps.shape[-1] >= patches[0] * patches[1]:
-        titles = [source.classes[label] for label in labels[chosen]]
-        attention(file('attention'), images[chosen], titles, np.asarray(maps), patches)
     table = variables['params'].get('pos_embedding')
     if table is not None and len(table) >= patches[0] * patches[1]:
         positions(file('positions'), np.asarray(table), patches)
@@ -63,6 +79,14 @@ def draw(
     if embedding is not None and len(embedding) == patch[0] * patch[1] * images.shape[-1]:
         filters(file('filters'), np.asarray(embedding), (*patch, images.shape[-1]))
     return drawn
+
+
+def shown(images: np.ndarray) -> np.ndarray:
+    """Images as pictures have them, from 0 to 1, float32; of other numbers than bytes all that there are."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255
+    low, high = images.min(), images.max()
+    return (images - low) / max(high - low, np.finfo(np.float32).tiny)
 
 
 def _one_of_each(labels: np.ndarray) -> list[int]:

@@ -1,18 +1,15 @@
 """The recipes: one file each, with a docstring for `--help` and a `CONFIG`."""
 
-import importlib
-import pkgutil
+import sys
 from types import ModuleType
 
-from train.errors import UserError, nearest
+from train import catalogue
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.endswith('_test'))
+    return catalogue.names(sys.modules[__name__])
 
 
 def find(name: str) -> ModuleType:
     """The recipe's module, or a `UserError` with the nearest name."""
-    if name not in names():
-        raise UserError(f'no recipe is called {name!r}: {nearest(name, names())}')
-    return importlib.import_module(f'{__name__}.{name}')
+    return catalogue.module(sys.modules[__name__], name, names(), 'no recipe is called')

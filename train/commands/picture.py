@@ -1,0 +1,70 @@
+"""A picture from somebody's disk as an image that the network knows: any format, orientation, depth and size."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from train.data import pillow
+from train.data.augment import Augment
+from train.errors import UserError
+
+MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+
+
+def read_picture(path: str, channels: int) -> np.ndarray:
+    """The first picture of a file, turned upright, uint8 `[h w c]`.
+
+    What shows through is laid on white; 16 bits and numbers are brought to 8 bits; colours become grey, and grey
+    becomes colour, if the network wants it so.
+
+    Raises:
+      UserError: no such file, no picture, too large to be opened safely, or nothing for this many channels.
+    """
+    if channels not in MODES:
+        raise UserError(f'the run takes images of {channels} channels: a picture has {", ".join(map(str, MODES))}')
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f'{path} is a folder: name pictures' if file.is_dir() else f'{path}: there is no such file')
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of what it takes for a decompression bomb, and refuses only what is twice as large.
+            warnings.simplefilter('ignore')
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            with Image.open(file) as picture:
+                return pillow.to_array(_in_mode(ImageOps.exif_transpose(picture), MODES[channels]))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(
+            f'{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which could be a trap: make it smaller first'
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f'{path} is no picture of a kind that Pillow knows') from error
+    except Exception as error:  # Pillow's readers raise whatever they met
+        raise UserError(
+            f'{path} is a damaged picture: {" ".join(str(error).split()) or type(error).__name__}'
+        ) from error
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.mode.startswith(('I', 'F')):
+        values = np.nan_to_num(np.asarray(picture, np.float64))
+        # Whole numbers of 16 bits, or fractions, or bytes that were stored as fractions.
+        white = 65535 if picture.mode.startswith('I') else 1 if values.max(initial=0) <= 1 else 255
+        picture = Image.fromarray(np.round(255 * (values / white).clip(0, 1)).astype(np.uint8))
+    if mode != 'RGBA' and picture.has_transparency_data:
+        above = picture.convert('RGBA')
+        picture = Image.alpha_composite(Image.new('RGBA', above.size, 'white'), above)
+    return picture.convert(mode)
+
+
+def as_seen(image: np.ndarray, augment: Augment, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image of any size as the run evaluates its own, `[h w c]`: resized, of a photograph the middle."""
+    height, width = shape[:2]
+    if height == width:
+        return dataclasses.replace(augment, image_size=height).evaluate({'image': image})['image']
+    across, down = image.shape[1] / width, image.shape[0] / height
+    w, h = width * min(across, down), height * min(across, down)
+    left, top = (image.shape[1] - w) / 2, (image.shape[0] - h) / 2
+    return pillow.crop(image, (left, top, left + w, top + h), (height, width))

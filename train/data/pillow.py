@@ -1,0 +1,37 @@
+"""Pillow on arrays: grey, coloured, and with any other number of channels."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+Function = Callable[[Image.Image], Image.Image]
+
+
+def each(image: np.ndarray, function: Function) -> np.ndarray:
+    """Applies a function of pictures to an image `[h w c]`; of other than 1 or 3 channels to each of them alone.
+
+    Bytes stay bytes; other numbers are taken as float32, one channel at a time.
+    """
+    if image.dtype == np.uint8 and image.shape[2] in (1, 3):
+        return to_array(function(to_picture(image)))
+    channels = [
+        image[..., i] if image.dtype == np.uint8 else image[..., i].astype(np.float32) for i in range(image.shape[2])
+    ]
+    return np.stack([np.asarray(function(Image.fromarray(channel))) for channel in channels], axis=-1)
+
+
+def crop(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """The box `(left, top, right, bottom)` of an image `[h w c]`, resized to `(h, w)`."""
+    return each(image, lambda part: part.resize((size[1], size[0]), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
+
+
+def to_picture(image: np.ndarray) -> Image.Image:
+    """Bytes `[h w c]` of 1 or 3 channels as a grey or coloured picture."""
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
+def to_array(picture: Image.Image) -> np.ndarray:
+    """The picture as `[h w c]`."""
+    array = np.asarray(picture)
+    return array[..., None] if array.ndim == 2 else array

@@ -1,0 +1,72 @@
+"""How deep in the network each parameter is, for any architecture: read from one traced run of the model."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+# What every model shows at the end of its embedding and of each block.
+BOUNDARY = re.compile(r'embedding|block(_\d+)?')
+
+
+def depths(model: nn.Module, *inputs: Any) -> dict[str, np.ndarray]:
+    """Parameter path -> its depth: 0 for what embeds, then counted up by the blocks, highest for the head.
+
+    Where blocks are scanned, the depth of a stacked parameter is an array with a number for each layer.
+
+    Args:
+      model: its taps `embedding` and `block` divide it.
+      *inputs: what it is called with.
+    """
+    loop = model.clone(scan=False) if getattr(model, 'scan', False) else model
+    first_called = _first_called(loop, *inputs)
+    unrolled = {path: _depth(path, first_called) for path in _parameters(loop, *inputs)}
+    if loop is model:
+        return {path: np.array(depth) for path, depth in unrolled.items()}
+    stacked: dict[str, dict[int, int]] = {}
+    for path, depth in unrolled.items():
+        layer = re.search(r'(?:^|/)block_(\d+)/', path)
+        together = re.sub(r'((?:^|/)block)_\d+/', r'\1/', path, count=1)
+        stacked.setdefault(together if layer else path, {})[int(layer[1]) if layer else -1] = depth
+    found = {}
+    for path in _parameters(model, *inputs):
+        layers = stacked[path]
+        found[path] = np.array([layers[i] for i in sorted(layers)] if -1 not in layers else layers[-1])
+    return found
+
+
+def _parameters(model: nn.Module, *inputs: Any) -> list[str]:
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
+    return [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in jax.tree.leaves_with_path(params)]
+
+
+def _first_called(model: nn.Module, *inputs: Any) -> Mapping[tuple[str, ...], int]:
+    """Path of a module -> how many boundaries lie before its first call."""
+    found: dict[tuple[str, ...], int] = {}
+    passed, at_boundary = 0, False
+
+    def watch(call, args, kwargs, context):
+        nonlocal passed, at_boundary
+        if context.method_name == 'tap':
+            at_boundary = at_boundary or BOUNDARY.fullmatch(args[0]) is not None
+        elif context.module.path not in found:
+            # Several taps in a row, as of two streams of tokens, are one boundary.
+            passed += at_boundary
+            at_boundary = False
+            found[context.module.path] = passed
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    return found
+
+
+def _depth(path: str, first_called: Mapping[tuple[str, ...], int]) -> int:
+    """The depth of the module that owns a parameter, or of the nearest around it that was called."""
+    owner = tuple(path.split('/'))[:-1]
+    while owner not in first_called:
+        owner = owner[:-1]
+    return first_called[owner]

@@ -1,0 +1,52 @@
+"""Mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899): each image takes a part of its neighbour in the batch."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def mix(images: Array, rng: Array, mixup: float, cutmix: float, probability: float) -> tuple[Array, Array]:
+    """Images mixed with those before them in the batch, and how much of each is its own.
+
+    Every image draws for itself, which of the two ways if both are on.
+
+    Args:
+      images: `[b h w c]`.
+      rng: decides everything.
+      mixup, cutmix: parameter of the symmetric beta distribution that the share is drawn from; 0 leaves this way out.
+      probability: that an image is mixed at all.
+
+    Returns:
+      Images `[b h w c]`; the share of the image itself `[b]`, the rest belongs to `neighbour`.
+    """
+    b, height, width = images.shape[:3]
+    keys = jax.random.split(rng, 6)
+    others = neighbour(images)
+    blended = jax.random.beta(keys[0], mixup or 1.0, mixup or 1.0, (b,))
+    cut = jax.random.beta(keys[1], cutmix or 1.0, cutmix or 1.0, (b,))
+
+    # The box has the share of the area that it should have unless it reaches over the border.
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    inside_rows = _inside(rows, height, cut, jax.random.uniform(keys[2], (b,)))
+    inside_columns = _inside(columns, width, cut, jax.random.uniform(keys[3], (b,)))
+    box = inside_rows[:, :, None] & inside_columns[:, None, :]
+
+    use_cut = jax.random.uniform(keys[4], (b,)) < (cutmix > 0) / max((mixup > 0) + (cutmix > 0), 1)
+    mixed = jax.random.uniform(keys[5], (b,)) < probability * (mixup > 0 or cutmix > 0)
+    share = jnp.where(use_cut, 1 - box.mean((1, 2)), blended)
+    share = jnp.where(mixed, share, 1.0)
+    weight = jnp.where(use_cut[:, None, None], 1.0 - box, share[:, None, None])[..., None]
+    weight = jnp.where(mixed[:, None, None, None], weight, 1.0).astype(images.dtype)
+    return weight * images + (1 - weight) * others, share
+
+
+def neighbour(rows: Array) -> Array:
+    """What each row of a batch is mixed with: the row before it."""
+    return jnp.roll(rows, 1, axis=0)
+
+
+def _inside(places: Array, length: int, share: Array, centre: Array) -> Array:
+    """Which places along one axis lie in the box, bool `[b length]`."""
+    half = 0.5 * length * jnp.sqrt(1 - share)[:, None]
+    middle = jnp.floor(centre * length)[:, None]
+    return (places >= jnp.floor(middle - half)) & (places < jnp.floor(middle + half))
