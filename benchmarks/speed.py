@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parity_tests.case import build_upstream, paper_model
+from parity_tests.upstream import upstream_module
 from vit_flax.registry import Model, model_info, presets, stems
 
 PASSES = ('forward', 'train step')
@@ -83,8 +84,10 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray):
 
 def theirs(name: str, images: np.ndarray, labels: np.ndarray):
     stem, _, kwargs = named(name)
+    # its flex attention has no backward pass on a CPU
+    upstream_module('vit_nd_masking').flex_attention_supported = lambda device: False
     model = build_upstream(replace(paper_model(stem), kwargs=kwargs) if name not in stems() else paper_model(stem))
-    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    images = torch.from_numpy(np.moveaxis(images, -1, 1).copy())
     labels = torch.from_numpy(labels).long()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05)
 

@@ -35,6 +35,16 @@ def image(*shape: int) -> tuple[Input, ...]:
     return (Input(shape, 'b h w c'),)
 
 
+def series(*shape: int) -> tuple[Input, ...]:
+    """One batch of series `[b n c]`."""
+    return (Input(shape, 'b n c'),)
+
+
+def video(*shape: int) -> tuple[Input, ...]:
+    """One batch of videos or volumes `[b t h w c]`."""
+    return (Input(shape, 'b t h w c'),)
+
+
 @dataclass(frozen=True)
 class Submodule:
     """An argument that is itself a module: each side builds its own.

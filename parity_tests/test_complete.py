@@ -9,6 +9,8 @@ from parity_tests.upstream import upstream_stems
 ROOT = Path(__file__).parent.parent
 PLACES = ('vit_flax/models', 'vit_torch_ref/models', 'parity_tests/cases')
 WRAPPERS = {info.name for info in pkgutil.iter_modules([str(ROOT / 'vit_flax/wrappers')])}
+# parts of models, without a class to build
+BLOCKS = {'vit_nd_masking'}
 NOT_PORTED = set((ROOT / 'parity_tests/not_ported.txt').read_text().split())
 
 
@@ -23,7 +25,8 @@ def test_same_stems_in_three_places():
 
 
 def test_nothing_of_upstream_is_forgotten():
-    missing = upstream_stems() - files('vit_flax/models') - WRAPPERS
+    missing = upstream_stems() - files('vit_flax/models') - WRAPPERS - BLOCKS
+    assert files('vit_flax/blocks') >= BLOCKS
     assert missing <= NOT_PORTED, 'not ported and not listed: the list can only shrink'
     assert upstream_stems() >= NOT_PORTED
-    assert len(NOT_PORTED) <= 29
+    assert len(NOT_PORTED) <= 16

@@ -45,6 +45,22 @@ def test_as_jax(old, new, antialias):
     np.testing.assert_array_equal(got, np.concatenate([table[:1], want]))
 
 
+@pytest.mark.parametrize('antialias', [False, True])
+def test_series_and_videos(antialias):
+    """A series is an image of one row; the frames of a video are resized like images, then its pixels like series."""
+
+    def resize(table, old, new):
+        return np.asarray(resize_position_embedding(table, old, new, antialias=antialias))
+
+    series = np.random.default_rng(0).normal(size=(9, 5))
+    np.testing.assert_allclose(resize(series, (9,), (4,)), resize(series, (1, 9), (1, 4)), atol=1e-12)
+    video = np.random.default_rng(1).normal(size=(4, 6 * 9, 5))
+    frames = np.stack([resize(frame, (6, 9), (3, 11)) for frame in video])
+    want = np.stack([resize(pixel, (1, 4), (1, 7)) for pixel in np.moveaxis(frames, 1, 0)], axis=1)
+    got = resize(video.reshape(-1, 5), (4, 6, 9), (7, 3, 11))
+    np.testing.assert_allclose(got, want.reshape(-1, 5), atol=1e-12)
+
+
 def test_the_two_methods_differ():
     table = table_of((6, 9), 0)
     torch_like = resize_position_embedding(table, (6, 9), (11, 7))
@@ -65,3 +81,5 @@ def test_wrong_arguments():
         resize_position_embedding(table_of((6, 9), 0), (6, 9), (3, 3), method='bicubic')
     with pytest.raises(ValueError, match=r'new_grid=.0, 3.'):
         resize_position_embedding(table_of((6, 9), 0), (6, 9), (0, 3))
+    with pytest.raises(ValueError, match=r'new_grid=.2, 3, 3. must have 2 axes'):
+        resize_position_embedding(table_of((6, 9), 0), (6, 9), (2, 3, 3))

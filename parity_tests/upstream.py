@@ -7,6 +7,7 @@ import pkgutil
 import sys
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -39,7 +40,8 @@ def upstream_stems() -> set[str]:
 
 def tables_in_float64(module: ModuleType, call: Any) -> dict[str, Any]:
     """An `upstream_patch`: upstream's position table with its sines taken in float64, as the witness takes them."""
-    original = module.posemb_sincos_2d
+    name = next(name for name in vars(module) if name.startswith('posemb_sincos_'))
+    original = getattr(module, name)
     dtype = {'dtype': torch.float64} if 'h' in inspect.signature(original).parameters else {}
 
     def table(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -50,4 +52,15 @@ def tables_in_float64(module: ModuleType, call: Any) -> dict[str, Any]:
         finally:
             torch.set_default_dtype(default)
 
-    return {'posemb_sincos_2d': table}
+    return {name: table}
+
+
+def dense_attention(module: ModuleType, call: Any) -> dict[str, Any]:
+    """An `upstream_patch`: masks as arrays, since upstream's flex attention has no backward pass on a CPU."""
+    masking = upstream_module('vit_nd_masking')
+
+    def attention(*args: Any, **kwargs: Any) -> torch.Tensor:
+        with mock.patch.object(masking, 'flex_attention_supported', return_value=False):
+            return masking.nd_attention(*args, **kwargs)
+
+    return {'nd_attention': attention, 'create_nd_block_mask': lambda *args, **kwargs: None}

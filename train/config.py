@@ -87,7 +87,7 @@ class Mesh:
     seq: int = 1
     """Devices that share one image, by its rows of pixels."""
     rules: tuple[tuple[str, str], ...] = (
-        (r'.*/to_(q|k|v|kv|qkv|qkv_and_mask|hidden)(/\w+)?/kernel', '* tensor'),
+        (r'.*/to_(q|k|v|qk|kv|qkv|qkv_and_mask|hidden)(/\w+)?/kernel', '* tensor'),
         ('.*/to_out/kernel', 'tensor *'),
         ('.*/expand(_and_gate)?/kernel', '* tensor'),
         ('.*/expand/bias', 'tensor'),

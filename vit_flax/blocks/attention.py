@@ -174,12 +174,17 @@ class Attention(Module):
         x = self.norm(**self.precision, name='norm')(x)
         qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
         q, k, v = split_qkv(qkv, self.heads)
-        x = attend(self, q, k, v, scale=self.dim_head**-0.5, mask=mask, dropout=self.dropout, train=train)
+        x = attend(self, q, k, v, scale=self.dim_head**-0.5, mask=mask, dropout=self.map_dropout, train=train)
         x = merge_heads(x)
         if not self.projects(dim):
             return x
         x = Dense(dim, **self.precision, name='to_out')(x)
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    @property
+    def map_dropout(self) -> float:
+        """Rate of dropout on the maps."""
+        return self.dropout
 
     def projects(self, dim: int) -> bool:
         """Whether heads are projected to tokens of this width."""

@@ -25,13 +25,23 @@ def patch_grid(
     patches: str = 'patch_size',
 ) -> tuple[int, int]:
     """Rows and columns of patches; raises if the patches do not tile the image."""
-    (h, w), (ph, pw) = pair(image_size), pair(patch_size)
-    if h % ph or w % pw:
+    rows, columns = patch_counts(pair(image_size), pair(patch_size), name, patches)
+    return rows, columns
+
+
+def patch_counts(
+    lengths: Sequence[int], parts: Sequence[int], name: str, patches: str = 'patch_size'
+) -> tuple[int, ...]:
+    """Patches along each axis of a grid; raises if they do not tile it."""
+    lengths, parts = tuple(lengths), tuple(parts)
+    counts = tuple(length // part for length, part in zip(lengths, parts, strict=True))
+    shorter = tuple(count * part for count, part in zip(counts, parts, strict=True))
+    if shorter != lengths:
+        longer = tuple(-(-length // part) * part for length, part in zip(lengths, parts, strict=True))
         raise ValueError(
-            f'{name}={(h, w)} is not divisible by {patches}={(ph, pw)}: '
-            f'the nearest that fit are {(h // ph * ph, w // pw * pw)} and {(-(-h // ph) * ph, -(-w // pw) * pw)}'
+            f'{name}={lengths} is not divisible by {patches}={parts}: the nearest that fit are {shorter} and {longer}'
         )
-    return h // ph, w // pw
+    return counts
 
 
 def check_images(images: Array, channels: int, layout: str = 'b h w c') -> None:
@@ -49,10 +59,11 @@ def check_divisible(name: str, value: int, by: str, divisor: int) -> None:
         raise ValueError(f'{name}={value} is not divisible by {by}={divisor}')
 
 
-def check_room(patches: int, room: int, image_size: int | Sequence[int]) -> None:
-    """Raises if images have more patches than the position table of `image_size` has rows for."""
+def check_room(patches: int, room: int, size: str) -> None:
+    """Raises if an input has more patches than the position table has rows for, that of `size`: `image_size=24`."""
     if patches > room:
+        name = size.partition('=')[0]
         raise ValueError(
-            f'the images have {patches} patches, image_size={image_size} has positions for {room}: build the model '
-            'with the larger image_size and move the table with vit_flax.resize_position_embedding'
+            f'the inputs have {patches} patches, {size} has positions for {room}: build the model with the larger '
+            f'{name} and move the table with vit_flax.resize_position_embedding'
         )

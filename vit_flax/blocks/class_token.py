@@ -30,7 +30,7 @@ class ClassTokenAndPositions(Module):
         batch, patches, dim = x.shape
         cls = self.param('cls_token', normal(1.0), (1, dim), self.param_dtype)
         table = self.param('pos_embedding', normal(1.0), (1 + self.patches, dim), self.param_dtype)
-        check_room(patches, self.patches, self.image_size)
+        check_room(patches, self.patches, f'image_size={self.image_size}')
         x, cls, table = self.promote(x, cls, table)
         x = jnp.concatenate([repeat(cls, '1 d -> b 1 d', b=batch), x], axis=1) + table[: 1 + patches]
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)

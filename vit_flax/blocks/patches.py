@@ -1,25 +1,33 @@
 """Images to patch tokens."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
-from einops import rearrange
 from flax import linen as nn
 from jax import Array
 
-from vit_flax.blocks.checks import pair, patch_grid
+from vit_flax.blocks.checks import pair, patch_counts
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 
+INPUTS = {1: 'length of the series', 2: 'height and width of the images', 3: 'frames, height and width of the videos'}
 
-def patchify(images: Array, patch_size: int | Sequence[int]) -> Array:
-    """Cuts images into patches, `[b (h p) (w q) c] -> [b h w (p q c)]`."""
-    p, q = pair(patch_size)
-    patch_grid(images.shape[1:3], patch_size, name='the height and width of the images')
-    return rearrange(images, 'b (h p) (w q) c -> b h w (p q c)', p=p, q=q)
+
+def patchify(x: Array, patch_size: int | Sequence[int]) -> Array:
+    """Cuts images into patches, `[b (h p) (w q) c] -> [b h w (p q c)]`; grids of other rank likewise."""
+    parts = pair(patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+    steps = patch_counts(x.shape[1:-1], parts, f'the {INPUTS.get(len(parts), "shape of the input")}')
+    x = x.reshape(len(x), *itertools.chain(*zip(steps, parts, strict=True)), x.shape[-1])
+    axes = range(1, 2 * len(parts) + 1)
+    x = x.transpose(0, *axes[::2], *axes[1::2], len(axes) + 1)
+    return x.reshape(len(x), *steps, -1)
 
 
 class PatchEmbedding(Module):
-    """LayerNorm, Linear, LayerNorm on each patch, `[b H W c] -> [b h w d]`; `norm` is a constructor."""
+    """LayerNorm, Linear, LayerNorm on each patch, `[b H W c] -> [b h w d]`; `norm` is a constructor.
+
+    As for `patchify`, a patch of other than two axes is one of a grid of as many.
+    """
 
     patch_size: int | Sequence[int]
     dim: int
@@ -46,3 +54,14 @@ class PatchProjection(Module):
         return Dense(self.dim, **self.precision, name='projection')(patchify(images, self.patch_size))
 
     torch_names = {'projection': '1'}
+
+
+class NormedPatchProjection(PatchProjection):
+    """Linear and LayerNorm on each patch, `[b H W c] -> [b h w d]`."""
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = Dense(self.dim, **self.precision, name='projection')(patchify(images, self.patch_size))
+        return LayerNorm(**self.precision, name='norm')(x)
+
+    torch_names = {'projection': '1', 'norm': '2'}

@@ -1,5 +1,7 @@
 """Position tables: made from sines and cosines, and learned ones moved to another grid."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -20,15 +22,28 @@ def sincos_2d(rows: int, columns: int, dim: int, temperature: float = 10000.0) -
     """
     if dim % 4 or dim < 8:
         raise ValueError(f'dim={dim} must be a multiple of 4, at least 8, for 2-d sine-cosine positions')
-    omega = temperature ** -(np.arange(dim // 4) / (dim // 4 - 1))
-    y, x = (grid.reshape(-1, 1) * omega for grid in np.mgrid[:rows, :columns])
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+    return sincos_grid((rows, columns), dim, temperature)
+
+
+def sincos_grid(grid: Sequence[int], dim: int, temperature: float = 10000.0) -> np.ndarray:
+    """The same for a grid of any number of axes, `[n d]` in float64, the first axis outermost.
+
+    Sine and cosine of each coordinate, that of the last axis first; channels that are left over are zero.
+    """
+    frequencies = dim // (2 * len(grid))
+    if frequencies < 2:
+        raise ValueError(f'dim={dim} must be at least {4 * len(grid)} for sine-cosine positions along {len(grid)} axes')
+    omega = temperature ** -(np.arange(frequencies) / (frequencies - 1))
+    places = np.meshgrid(*map(np.arange, grid), indexing='ij')
+    angles = [axis.reshape(-1, 1) * omega for axis in reversed(places)]
+    table = np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
+    return np.pad(table, ((0, 0), (0, dim - table.shape[1])))
 
 
 def resize_position_embedding(
     table: Array | np.ndarray,
-    old_grid: tuple[int, int],
-    new_grid: tuple[int, int],
+    old_grid: Sequence[int],
+    new_grid: Sequence[int],
     *,
     prefix_tokens: int = 0,
     method: ResizeMethod = 'torch_bicubic',
@@ -38,8 +53,9 @@ def resize_position_embedding(
 
     Args:
       table: `[prefix_tokens + rows * columns, d]`, rows first; a leading batch axis of 1 is kept.
-      old_grid: (rows, columns) of the patches that `table` was trained on.
-      new_grid: (rows, columns) wanted.
+      old_grid: (rows, columns) of the patches that `table` was trained on; of a series (patches,), of a video
+        (steps, rows, columns), each axis resized like those of an image.
+      new_grid: the grid wanted, of as many axes.
       prefix_tokens: leading rows without a place in the image (cls, registers); copied.
       method: `torch_bicubic` is `torch.nn.functional.interpolate(mode='bicubic', align_corners=False)`,
         whose cubic has a = -0.75 without and -0.5 with antialiasing; `jax_bicubic` is
@@ -54,29 +70,26 @@ def resize_position_embedding(
     """
     check_choice('method', method, ('torch_bicubic', 'jax_bicubic'))
     table = jnp.asarray(table)
-    old_tokens = prefix_tokens + old_grid[0] * old_grid[1]
+    old_grid, new_grid = tuple(old_grid), tuple(new_grid)
+    old_tokens = prefix_tokens + math.prod(old_grid)
     if table.ndim not in (2, 3) or table.shape[-2] != old_tokens or (table.ndim == 3 and table.shape[0] != 1):
         raise ValueError(
             f'table of shape {table.shape} does not hold {prefix_tokens} prefix tokens and a grid of '
-            f'old_grid={tuple(old_grid)}: expected [{old_tokens} d] or [1 {old_tokens} d]'
+            f'old_grid={old_grid}: expected [{old_tokens} d] or [1 {old_tokens} d]'
         )
-    if min(*new_grid) < 1:
-        raise ValueError(f'new_grid={tuple(new_grid)} must have at least one row and one column')
+    if len(new_grid) != len(old_grid) or min(new_grid) < 1:
+        raise ValueError(f'new_grid={new_grid} must have {len(old_grid)} axes, each with at least one patch')
     prefix, patches = jnp.split(table, [prefix_tokens], axis=-2)
     grid = patches.reshape(*old_grid, table.shape[-1])
     if method == 'jax_bicubic':
         shape = (*new_grid, table.shape[-1])
         grid = jax.image.resize(grid, shape, 'bicubic', antialias=antialias).astype(table.dtype)
     else:
-        rows, columns = (_torch_bicubic(old, new, antialias) for old, new in zip(old_grid, new_grid, strict=True))
-        # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
-        grid = jnp.einsum(
-            'p h, q w, h w d -> p q d',
-            rows.astype(table.dtype),
-            columns.astype(table.dtype),
-            grid,
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        for axis, (old, new) in enumerate(zip(old_grid, new_grid, strict=True)):
+            matrix = _torch_bicubic(old, new, antialias).astype(table.dtype)
+            # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
+            grid = jnp.tensordot(matrix, grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
+            grid = jnp.moveaxis(grid, 0, axis)
     patches = grid.reshape(*patches.shape[:-2], -1, table.shape[-1])
     return jnp.concatenate([prefix, patches], axis=-2)
 

@@ -1,8 +1,10 @@
 """Rotary positions (RoFormer, arXiv:2104.09864): queries and keys are turned by angles that grow with the place."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -30,3 +32,47 @@ def rotate(x: Array, angles: Array) -> Array:
     first, second = turning[..., 0::2], turning[..., 1::2]
     turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return jnp.concatenate([turned.reshape(turning.shape), rest], axis=-1)
+
+
+def golden_gate_directions(count: int, axes: int) -> np.ndarray:
+    """`count` directions that spread evenly over all that `axes` axes have (https://jerryxio.ng/posts/nd-rope).
+
+    A low-discrepancy sequence made of powers of the generalised golden ratio, bent to a normal
+    distribution, of which only the direction stays.
+
+    Returns:
+      `[count axes]` in float64, of length one.
+    """
+    ratio = 2.0
+    for _ in range(10):
+        ratio = (1 + ratio) ** (1 / (axes + 1))
+    fractions = np.arange(1, count + 1)[:, None] * ratio ** -np.arange(1.0, axes + 1) % 1.0
+    points = np.vectorize(NormalDist().inv_cdf)(fractions)
+    return points / np.linalg.norm(points, axis=-1, keepdims=True)
+
+
+def golden_gate_frequencies(
+    heads: int, count: int, axes: int, min_freq: float, max_freq: float, p_zero_freqs: float
+) -> np.ndarray:
+    """For each pair of channels the angle by which a step along each axis turns it, `[heads count axes]` in float64.
+
+    Args:
+      heads: each has directions of its own.
+      count: frequencies of a head.
+      axes: of the grid.
+      min_freq, max_freq: the lowest and the highest, the others in equal ratios between.
+      p_zero_freqs: share of the frequencies that are zero instead: they see content alone.
+    """
+    zeros = round(p_zero_freqs * count)
+    rates = min_freq * (max_freq / min_freq) ** np.linspace(0, 1, count - zeros)
+    directions = golden_gate_directions(heads * count, axes).reshape(heads, count, axes)
+    return directions * np.concatenate([np.zeros(zeros), rates])[:, None]
+
+
+def grid_angles(grid: Sequence[int], frequencies: Array) -> Array:
+    """Angles of all places of a grid, the first axis outermost, `[e f axes] -> [e n f]`."""
+    places = np.indices(grid).reshape(len(grid), -1, 1)
+    wide = frequencies.astype(jnp.promote_types(frequencies.dtype, jnp.float32))
+    # not a matrix product: an accelerator would round its factors to 16 bits
+    turns = [place * wide[:, None, :, axis] for axis, place in enumerate(places)]
+    return jnp.stack(turns).sum(axis=0)

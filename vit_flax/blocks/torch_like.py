@@ -15,6 +15,7 @@ from jax.nn.initializers import Initializer
 
 from vit_flax.blocks.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.volumes import conv_3d
 
 
 def gelu(x: Array) -> Array:
@@ -83,6 +84,7 @@ class Conv(Module):
     """Convolution, [b *space c] -> [b *space features]; `padding` is explicit, equal on both sides.
 
     Attributes:
+      strides, padding: one number, or one for each axis of space.
       groups: as torch's; equal to the channels it is a depthwise convolution, which has a
         faster form of its own on a CPU.
       kernel_init: of the models that do not keep torch's own.
@@ -90,8 +92,8 @@ class Conv(Module):
 
     features: int
     kernel_size: Sequence[int]
-    strides: int = 1
-    padding: int = 0
+    strides: int | Sequence[int] = 1
+    padding: int | Sequence[int] = 0
     groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer | None = None
@@ -99,6 +101,9 @@ class Conv(Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels, rank = x.shape[-1], len(self.kernel_size)
+        strides, padding = (
+            (value,) * rank if isinstance(value, int) else tuple(value) for value in (self.strides, self.padding)
+        )
         if channels % self.groups:
             raise ValueError(f'groups={self.groups} must divide the {channels} input channels')
         fan_in = math.prod(self.kernel_size) * channels // self.groups
@@ -108,15 +113,18 @@ class Conv(Module):
         if self.use_bias:
             parameters.append(self.param('bias', init, (self.features,), self.param_dtype))
         x, kernel, *bias = self.promote(x, *parameters)
-        if self.groups == channels and rank == 2 and (channels > 1 or self.features == 1):
-            x = depthwise_conv(jnp.repeat(x, self.features // channels, axis=-1), kernel, self.strides, self.padding)
+        square = len({*strides}) == len({*padding}) == 1
+        if self.groups == channels and rank == 2 and square and (channels > 1 or self.features == 1):
+            x = depthwise_conv(jnp.repeat(x, self.features // channels, axis=-1), kernel, strides[0], padding[0])
+        elif self.groups == 1 and rank == 3:
+            x = conv_3d(x, kernel, strides, padding)
         else:
             space = 'DHW'[-rank:]
             x = lax.conv_general_dilated(
                 x,
                 kernel,
-                window_strides=(self.strides,) * rank,
-                padding=[(self.padding, self.padding)] * rank,
+                window_strides=strides,
+                padding=[(side, side) for side in padding],
                 dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
                 feature_group_count=self.groups,
             )

@@ -96,10 +96,14 @@ def _missing_words(specs: Mapping[str, 'Spec']) -> dict[str, int]:
     package = Path(__file__).parents[1]
     shared = ''.join(path.read_text() for path in (package / 'blocks').glob('*.py'))
     missing = {}
+    sources = {path.stem: path.read_text() for path in (package / 'models').glob('*.py')}
     for stem in stems():
-        text = (package / 'models' / f'{stem}.py').read_text()
-        others = re.findall(r'from vit_flax\.models\.(\w+) import', text)
-        text += shared + ''.join((package / 'models' / f'{other}.py').read_text() for other in others)
+        used, text = [stem], shared
+        for one in used:
+            text += sources[one]
+            imports = r'from vit_flax\.models(?:\.(\w+) import| import (\w+))'
+            others = {before or after for before, after in re.findall(imports, sources[one])}
+            used += sorted(others - {*used})
         count = sum(word.strip('_') not in text for word in words)
         if count <= len(words) / 4:
             missing[stem] = count
@@ -131,7 +135,7 @@ def _model_kinds(stem: str, specs: Mapping[str, 'Spec']) -> Kinds | None:
         return None
     if is_flax:
         return _kinds({'/'.join(entry.path): len(entry.shape) for entry in entries.entries})
-    ranks = {name: len(entry.torch_shape) for entry in entries.entries for name in entry.names}
+    ranks = {name: len(entry.torch_shape) for entry in entries.entries for name in entry.torch_names}
     return _kinds(ranks | {name: np.ndim(value) for name, value in entries.constants.items()})
 
 

@@ -192,7 +192,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
         norm = partial(LayerNorm, use_bias=False)
         return PatchEmbedding(self.patch_size, self.dim, norm, **self.precision)
 
-    def positions(self, rows: int, columns: int) -> np.ndarray:
+    def positions(self, *grid: int) -> np.ndarray:
+        rows, columns = grid
         return sincos_2d(rows, columns, self.dim, self.temperature)
 
     def trunk(self) -> nn.Module:

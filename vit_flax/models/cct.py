@@ -95,26 +95,30 @@ class EncoderLayer(Module):
 
 
 class Tokenizer(Module):
-    """Convolution, ReLU and max pooling, `n_conv_layers` times, `[b h w c] -> [b n d]`."""
+    """Convolution, ReLU and max pooling, `n_conv_layers` times, `[b *space c] -> [b n d]`.
+
+    Attributes:
+      kernel_size, stride, padding: of the convolutions, one number for each axis of space; likewise of the pooling.
+    """
 
     features: int
     n_conv_layers: int
-    kernel_size: int
-    stride: int
-    padding: int
-    pooling_kernel_size: int
-    pooling_stride: int
-    pooling_padding: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    pooling_kernel_size: tuple[int, ...]
+    pooling_stride: tuple[int, ...]
+    pooling_padding: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         hidden = 64
         for i in range(self.n_conv_layers):
             features = hidden if i < self.n_conv_layers - 1 else self.features
-            fan_in = self.kernel_size**2 * x.shape[-1]
+            fan_in = math.prod(self.kernel_size) * x.shape[-1]
             x = Conv(
                 features,
-                (self.kernel_size, self.kernel_size),
+                self.kernel_size,
                 strides=self.stride,
                 padding=self.padding,
                 use_bias=False,
@@ -122,21 +126,18 @@ class Tokenizer(Module):
                 **self.precision,
                 name=f'conv_{i}',
             )(x)
-            pooling = ((n, n) for n in (self.pooling_kernel_size, self.pooling_stride, self.pooling_padding))
-            x = max_pool(jax.nn.relu(x), *pooling)
-        return rearrange(x, 'b h w d -> b (h w) d')
+            x = max_pool(jax.nn.relu(x), self.pooling_kernel_size, self.pooling_stride, self.pooling_padding)
+        return rearrange(x, 'b ... d -> b (...) d')
 
-    def tokens(self, image_size: int | Sequence[int]) -> int:
-        """Tokens that an image of this size becomes."""
-        sides = []
-        for side in pair(image_size):
-            for _ in range(self.n_conv_layers):
-                side = pooled_length(side, self.kernel_size, self.stride, self.padding)
-                side = pooled_length(side, self.pooling_kernel_size, self.pooling_stride, self.pooling_padding)
-            sides.append(side)
-        if min(sides) < 1:
-            raise ValueError(f'img_size={pair(image_size)} is too small: convolutions and pooling leave {sides} of it')
-        return sides[0] * sides[1]
+    def tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens that an input of this size becomes; none if it is too small."""
+        for _ in range(self.n_conv_layers):
+            for windows in (
+                (self.kernel_size, self.stride, self.padding),
+                (self.pooling_kernel_size, self.pooling_stride, self.pooling_padding),
+            ):
+                lengths = [max(0, pooled_length(*axis)) for axis in zip(lengths, *windows, strict=True)]
+        return math.prod(lengths)
 
     torch_names = {'conv_{i}': 'conv_layers.{i}.0'}
 
@@ -319,21 +320,37 @@ class CCT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
-    def setup(self) -> None:
+    @property
+    def layout(self) -> str:
+        """Of the input."""
+        return 'b h w c'
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the input's axes between batch and channels."""
+        return pair(self.img_size)
+
+    @property
+    def stated_size(self) -> str:
+        """The arguments that say how large the input is, for errors."""
+        return f'img_size={pair(self.img_size)}'
+
+    @property
+    def windows(self) -> tuple[tuple[int, ...], ...]:
+        """Size, stride and padding along each axis, of the convolutions and of the pooling."""
         half = self.kernel_size // 2
-        self.tokenizer = Tokenizer(
-            self.embedding_dim,
-            self.n_conv_layers,
-            self.kernel_size,
-            max(1, half - 1) if self.stride is None else self.stride,
-            max(1, half) if self.padding is None else self.padding,
-            self.pooling_kernel_size,
-            self.pooling_stride,
-            self.pooling_padding,
-            **self.precision,
-        )
+        stride = max(1, half - 1) if self.stride is None else self.stride
+        padding = max(1, half) if self.padding is None else self.padding
+        pooling = self.pooling_kernel_size, self.pooling_stride, self.pooling_padding
+        return tuple((n, n) for n in (self.kernel_size, stride, padding, *pooling))
+
+    def setup(self) -> None:
+        self.tokenizer = Tokenizer(self.embedding_dim, self.n_conv_layers, *self.windows, **self.precision)
+        tokens = self.tokenizer.tokens(self.lengths)
+        if tokens < 1:
+            raise ValueError(f'{self.stated_size} is too small: convolutions and pooling leave nothing of it')
         self.classifier = TransformerClassifier(
-            sequence_length=self.tokenizer.tokens(self.img_size),
+            sequence_length=tokens,
             embedding_dim=self.embedding_dim,
             dropout_rate=self.dropout_rate,
             attention_dropout=self.attention_dropout,
@@ -351,7 +368,7 @@ class CCT(Module, kw_only=True):
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`."""
-        check_images(images, self.n_input_channels)
+        check_images(images, self.n_input_channels, self.layout)
         return self.classifier.embed(self.tokenizer(images), train)
 
     def encode(self, tokens: Array, train: bool = False, keep_paths: Array | None = None) -> Array:
@@ -375,7 +392,7 @@ class CCT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.img_size), self.n_input_channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *self.lengths, self.n_input_channels), jnp.float32)
 
 
 def published_size(num_layers: int, num_heads: int, mlp_ratio: float, embedding_dim: int) -> dict[str, Any]:

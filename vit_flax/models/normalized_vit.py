@@ -186,7 +186,7 @@ class nViT(Module, kw_only=True):
         patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
         x = self.to_patch_embedding(rearrange(images, 'b (h p) (w q) c -> b (h w) (c p q)', p=p, q=q))
         positions = self.abs_pos_emb()
-        check_room(x.shape[1], len(positions), self.image_size)
+        check_room(x.shape[1], len(positions), f'image_size={self.image_size}')
         x, positions = self.promote(x, positions[: x.shape[1]])
         return self.tap('embedding', unit_length(x + positions))
 

@@ -4,53 +4,46 @@ vit-pytorch's `simple_vit`: a ViT with fixed 2-d sine-cosine positions, the aver
 instead of a class token, one linear layer as head, and no dropout.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import SimpleAttention
-from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.feedforward import SimpleFeedForward
-from vit_flax.blocks.module import Module
+from vit_flax.blocks.grids import Grid, ImageGrid
 from vit_flax.blocks.patches import PatchEmbedding
-from vit_flax.blocks.positions import sincos_2d
+from vit_flax.blocks.positions import sincos_2d, sincos_grid
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.models.vit import published_size
 from vit_flax.registry import Model
 
 
-class SimpleViTBase(Module, kw_only=True):
-    """All of SimpleViT but its trunk: patches, positions, average pooling, head.
+class SimpleGridViTBase(Grid, kw_only=True):
+    """All of SimpleViT but its trunk and the axes of its input: patches, positions, average pooling, head.
 
     A variant overrides what it changes: `trunk`, `attention`, `feedforward`, `head`, or a stage of
-    the forward pass (`embed`, `encode`, `classify`).
+    the forward pass (`embed`, `encode`, `classify`). An input of another size than the model is
+    built for takes the table of positions of its own grid.
 
     Attributes:
-      image_size: height and width in pixels, or one number for both; an image of another size
-        takes the table of positions of its own grid.
-      patch_size: height and width of a patch; must divide the image's.
       num_classes: width of the logits.
-      dim: width of a token, a multiple of 4.
+      dim: width of a token, a multiple of 4 for images.
       depth: number of blocks.
       heads: attention heads in each block.
       mlp_dim: hidden width of the feed-forward networks.
-      channels: of the images.
+      channels: of the input.
       dim_head: width of one head.
 
     Raises:
-      ValueError: patches do not tile the image, dim is not a multiple of 4, or images of
-        another layout.
+      ValueError: patches do not tile the input, dim has no room for sines and cosines of all axes,
+        or an input of another layout.
     """
 
-    image_size: int | Sequence[int]
-    patch_size: int | Sequence[int]
     num_classes: int
     dim: int
     depth: int
@@ -60,18 +53,18 @@ class SimpleViTBase(Module, kw_only=True):
     dim_head: int = 64
 
     def setup(self) -> None:
-        patch_grid(self.image_size, self.patch_size)
+        _ = self.grid
         self.to_patch_embedding = self.patch_embedding()
         self.transformer = self.trunk()
         self.linear_head = self.head()
 
     def patch_embedding(self) -> nn.Module:
-        """Images to patches, `[b H W c] -> [b h w d]`."""
-        return PatchEmbedding(self.patch_size, self.dim, **self.precision)
+        """Images to patches, `[b H W c] -> [b h w d]`, likewise with other axes."""
+        return PatchEmbedding(self.patch_lengths, self.dim, **self.precision)
 
-    def positions(self, rows: int, columns: int) -> np.ndarray:
-        """The table of positions, `[rows * columns, d]`."""
-        return sincos_2d(rows, columns, self.dim)
+    def positions(self, *grid: int) -> np.ndarray:
+        """The table of positions of a grid of patches, `[n d]`."""
+        return sincos_grid(grid, self.dim)
 
     def trunk(self) -> nn.Module:
         """The transformer, `[b n d] -> [b n d]`."""
@@ -91,10 +84,10 @@ class SimpleViTBase(Module, kw_only=True):
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`."""
-        check_images(images, self.channels)
+        self.check_input(images)
         x = self.to_patch_embedding(images)
-        positions = self.positions(*x.shape[1:3]).astype(x.dtype)
-        return self.tap('embedding', rearrange(x, 'b h w d -> b (h w) d') + positions)
+        positions = self.positions(*x.shape[1:-1]).astype(x.dtype)
+        return self.tap('embedding', rearrange(x, 'b ... d -> b (...) d') + positions)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""
@@ -107,13 +100,17 @@ class SimpleViTBase(Module, kw_only=True):
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(self.embed(images, train), train))
 
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+
+class SimpleViTBase(SimpleGridViTBase, ImageGrid, kw_only=True):
+    """SimpleGridViTBase of images `[b h w c]`."""
+
+    def positions(self, *grid: int) -> np.ndarray:
+        rows, columns = grid
+        return sincos_2d(rows, columns, self.dim)
 
 
-class SimpleViT(SimpleViTBase, kw_only=True):
-    """Simple ViT (arXiv:2205.01580): images `[b h w c]` to logits `[b num_classes]`.
+class SimpleGridViT(SimpleGridViTBase, kw_only=True):
+    """SimpleGridViTBase with the plain trunk.
 
     Attributes:
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
@@ -130,6 +127,10 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     def trunk(self) -> nn.Module:
         norm = partial(LayerNorm, **self.precision)
         return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
+
+
+class SimpleViT(SimpleGridViT, SimpleViTBase, kw_only=True):
+    """Simple ViT (arXiv:2205.01580): images `[b h w c]` to logits `[b num_classes]`."""
 
 
 MODEL = Model(

@@ -7,10 +7,10 @@ positions drawn from N(0, 1).
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
@@ -19,8 +19,9 @@ from jax import Array
 from jax.nn.initializers import Initializer, normal
 
 from vit_flax.blocks.attention import Attention
-from vit_flax.blocks.checks import check_choice, check_images, check_room, pair, patch_grid
+from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import Grid, ImageGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.torch_like import Dense, LayerNorm
@@ -29,34 +30,30 @@ from vit_flax.registry import Model
 from vit_flax.weights.ops import UnitAxes
 
 
-class ViTBase(Module, kw_only=True):
-    """All of ViT but its trunk: patches, class token, positions, head.
+class GridViTBase(Grid, kw_only=True):
+    """All of ViT but its trunk and the axes of its input: patches, class token, positions, head.
 
     A variant overrides what it changes: `patch_embedding`, `attention`, `feedforward`, `block`,
     `trunk`, `head`, or a stage of the forward pass (`embed`, `encode`, `pool_tokens`, `classify`).
-    A smaller image than `image_size` takes the first rows of the position table, as upstream
-    does; `vit_flax.resize_position_embedding` moves the table to another grid instead.
+    A smaller input than the model is built for takes the first rows of the position table, as
+    upstream does; `vit_flax.resize_position_embedding` moves the table to another grid instead.
 
     Attributes:
-      image_size: height and width in pixels, or one number for both.
-      patch_size: height and width of a patch; must divide the image's.
       num_classes: width of the logits; 0 returns the encoded tokens `[b n dim]` instead.
       dim: width of a token.
       depth: number of blocks.
       heads: attention heads in each block.
       mlp_dim: hidden width of the feed-forward networks.
-      channels: of the images.
+      channels: of the input.
       dim_head: width of one head.
       dropout: rate after each projection and on the attention maps.
       emb_dropout: rate on the embedded tokens.
 
     Raises:
-      ValueError: patches do not tile the image, images of another layout, or larger than the
+      ValueError: patches do not tile the input, an input of another layout, or larger than the
         position table.
     """
 
-    image_size: int | Sequence[int]
-    patch_size: int | Sequence[int]
     num_classes: int
     dim: int
     depth: int
@@ -66,11 +63,6 @@ class ViTBase(Module, kw_only=True):
     dim_head: int = 64
     dropout: float = 0.0
     emb_dropout: float = 0.0
-
-    @property
-    def num_patches(self) -> int:
-        rows, columns = patch_grid(self.image_size, self.patch_size)
-        return rows * columns
 
     @property
     def num_cls_tokens(self) -> int:
@@ -104,8 +96,8 @@ class ViTBase(Module, kw_only=True):
         return normal(1.0)
 
     def patch_embedding(self) -> nn.Module:
-        """Images to patches, `[b H W c] -> [b h w d]`."""
-        return PatchEmbedding(self.patch_size, self.dim, **self.precision)
+        """Images to patches, `[b H W c] -> [b h w d]`, likewise with other axes."""
+        return PatchEmbedding(self.patch_lengths, self.dim, **self.precision)
 
     def attention(self) -> Callable[..., nn.Module]:
         """Constructor of a block's attention."""
@@ -129,8 +121,8 @@ class ViTBase(Module, kw_only=True):
 
     def embed_patches(self, images: Array) -> Array:
         """Images to tokens, `[b h w c] -> [b n d]`."""
-        check_images(images, self.channels)
-        return rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
+        self.check_input(images)
+        return rearrange(self.to_patch_embedding(images), 'b ... d -> b (...) d')
 
     def prepend(self, tokens: Array, x: Array) -> Array:
         """The same learned tokens in front of every sequence, `[m d], [b n d] -> [b m+n d]`."""
@@ -140,7 +132,7 @@ class ViTBase(Module, kw_only=True):
     def add_positions(self, x: Array) -> Array:
         """Tokens plus the first rows of the position table, `[b n d] -> [b n d]`."""
         prefix = self.num_prefix_positions
-        check_room(x.shape[1] - prefix, self.num_positions - prefix, self.image_size)
+        self.check_room(x.shape[1] - prefix, self.num_positions - prefix)
         x, positions = self.promote(x, self.pos_embedding)
         return x + positions[: x.shape[1]]
 
@@ -168,13 +160,9 @@ class ViTBase(Module, kw_only=True):
         tokens = self.encode(self.embed(images, train), train)
         return self.classify(tokens) if self.num_classes > 0 else tokens
 
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
 
-
-class PooledViT(ViTBase, kw_only=True):
-    """ViTBase with a choice of what the head sees.
+class PooledGridViT(GridViTBase, kw_only=True):
+    """GridViTBase with a choice of what the head sees.
 
     Attributes:
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
@@ -188,6 +176,14 @@ class PooledViT(ViTBase, kw_only=True):
 
     def pool_tokens(self, tokens: Array) -> Array:
         return tokens[:, 0] if self.pool == 'cls' else tokens.mean(axis=1)
+
+
+class ViTBase(GridViTBase, ImageGrid, kw_only=True):
+    """GridViTBase of images `[b h w c]`."""
+
+
+class PooledViT(PooledGridViT, ViTBase, kw_only=True):
+    """PooledGridViT of images `[b h w c]`."""
 
 
 class ViT(PooledViT, kw_only=True):
@@ -253,7 +249,10 @@ OLDER_NAMES = (
 
 
 # The state dicts of the older variants have learned tokens and positions with a batch axis.
-BATCH_AXES = {'cls_token': ('cls_token', UnitAxes((0,))), 'pos_embedding': ('pos_embedding', UnitAxes((0,)))}
+BATCH_AXES: dict[str, Any] = {
+    'cls_token': ('cls_token', UnitAxes((0,))),
+    'pos_embedding': ('pos_embedding', UnitAxes((0,))),
+}
 
 
 class NormedHead(Module):
@@ -268,7 +267,7 @@ class NormedHead(Module):
     torch_names = {'norm': '0', 'linear': '1'}
 
 
-class HeadNormViT(PooledViT, kw_only=True):
+class HeadNormGridViT(GridViTBase, kw_only=True):
     """What most variants start from: a class token even if the average is pooled, and the last norm in the head.
 
     Attributes:
@@ -286,6 +285,10 @@ class HeadNormViT(PooledViT, kw_only=True):
         return NormedHead(self.num_classes, **self.precision)
 
     torch_names = BATCH_AXES
+
+
+class HeadNormViT(HeadNormGridViT, PooledViT, kw_only=True):
+    """HeadNormGridViT of images `[b h w c]`."""
 
 
 def published_size(patch_size: int, dim: int, depth: int, heads: int, image_size: int = 224) -> dict:

@@ -107,7 +107,7 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 
 def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:
-    expected = {name: entry.torch_shape for entry in table.entries for name in entry.names}
+    expected = {name: entry.torch_shape for entry in table.entries for name in entry.torch_names}
     expected |= {name: value.shape for name, value in table.constants.items()}
     missing = sorted(expected.keys() - arrays.keys())
     unexpected = sorted(arrays.keys() - expected.keys())
@@ -121,6 +121,11 @@ def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:
             problems.append(f'shape of {name}: the model has {expected[name]}, the state dict {arrays[name].shape}')
         elif name in table.constants and not np.array_equal(arrays[name], table.constants[name]):
             problems.append(f'{name}: a constant of the model, with other values in the state dict')
+    for entry in table.entries:
+        for tie in entry.ties:
+            same = [arrays[name] for name in (entry.names[0], tie) if name in arrays]
+            if len(same) == 2 and same[0].tobytes() != same[1].tobytes():
+                problems.append(f'{tie}: other values than {entry.names[0]}, which is the same array in the model')
     if problems:
         raise ValueError(
             f'the state dict does not fit the model ({len(problems)} problems):\n  ' + '\n  '.join(problems)

@@ -57,6 +57,19 @@ class Chain:
         return array
 
 
+@dataclass(frozen=True)
+class Inverse:
+    """An operation the other way round: `Inverse(UnitAxes((0,)))` is `[1 c] <-> [c]`."""
+
+    op: Op
+
+    def to_flax(self, array: np.ndarray) -> np.ndarray:
+        return self.op.to_torch(array)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        return self.op.to_flax(array)
+
+
 KEEP = Chain(())
 
 # `[in out] <-> [out in 1 1]`: a Dense where torch has a 1x1 convolution.

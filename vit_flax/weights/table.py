@@ -5,7 +5,7 @@ the root down: each module's `torch_names` rows name its children on the other s
 for any number, in torch's name also as `{2*i+1}`; a row may reach several levels down and wins over
 the child's own), a child without a row keeps its name, and the leaf follows from what Flax calls
 it. A number that only torch's name has is a layer of a scanned stack: its leaves are joined along
-a leading axis.
+a leading axis. Where torch has one array under several names, a module's `torch_ties` gives the others.
 """
 
 import itertools
@@ -47,6 +47,7 @@ class Entry:
       names: torch's names; several if the Flax array stacks layers.
       stack: leading axes of the Flax array that run over `names`, row-major.
       op: for one layer's array.
+      ties: further names that torch's state dict has for the same array.
     """
 
     path: Path
@@ -54,6 +55,12 @@ class Entry:
     names: tuple[str, ...]
     stack: tuple[int, ...]
     op: Op
+    ties: tuple[str, ...] = ()
+
+    @property
+    def torch_names(self) -> tuple[str, ...]:
+        """All of torch's names."""
+        return self.names + self.ties
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
@@ -68,6 +75,8 @@ class Entry:
         for name, layer in zip(self.names, layers, strict=True):
             # a copy of its own, writable, as torch.from_numpy wants it
             yield name, np.array(self.op.to_torch(layer), order='C')
+        for name in self.ties:
+            yield name, np.array(self.op.to_torch(layers[0]), order='C')
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,12 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
         shapes = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, **kwargs), *example_inputs)
     rows = {path: getattr(type(module), 'torch_names', {}) for path, module in modules.items()}
 
+    ties: dict[Path, tuple[str, ...]] = {}
+    for path, module in modules.items():
+        prefix, _ = _translate(rows, path)
+        for name, make in getattr(type(module), 'torch_ties', {}).items():
+            ties[(*path, *name.split('/'))] = tuple(f'{prefix}.{tie}'.strip('.') for tie in make(module))
+
     entries = []
     depths: dict[str, tuple[int, ...]] = {}
     for path, leaf in flatten_dict(shapes).items():
@@ -100,7 +115,7 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
         depths |= {pattern[:end]: stack[: i + 1] for i, end in enumerate(ends)}
         if op is None:
             op = kernel_op(len(leaf.shape) - len(stack)) if path[-1] == 'kernel' else KEEP
-        entries.append(Entry(path, leaf.shape, _expand(pattern, stack), stack, op))
+        entries.append(Entry(path, leaf.shape, _expand(pattern, stack), stack, op, ties.get(path[1:], ())))
 
     constants = {}
     for path, module in modules.items():

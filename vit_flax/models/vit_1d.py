@@ -1,0 +1,25 @@
+"""An Image is Worth 16x16 Words, arXiv:2010.11929, for series instead of images.
+
+vit-pytorch's `vit_1d`: the ViT of signals, spectra and other sequences `[b n c]`. A patch is a few
+neighbours of the series with all their channels; the last norm is in the head, behind the class token.
+"""
+
+from vit_flax.blocks.grids import SeriesGrid
+from vit_flax.models.vit import BATCH_AXES, HeadNormGridViT
+from vit_flax.registry import Model
+from vit_flax.weights.ops import Inverse, UnitAxes
+
+
+class ViT(HeadNormGridViT, SeriesGrid, kw_only=True):
+    """ViT of series (arXiv:2010.11929): `[b n c]` to logits `[b num_classes]`."""
+
+    torch_names = {**BATCH_AXES, 'cls_token': ('cls_token', Inverse(UnitAxes((0,))))}
+
+
+MODEL = Model(
+    ViT,
+    title='An Image is Worth 16x16 Words, for series',
+    arxiv='2010.11929',
+    takes='series [b n c]',
+    paper_size=dict(seq_len=256, patch_size=16, num_classes=1000, dim=1024, depth=6, heads=8, mlp_dim=2048),
+)
