@@ -131,7 +131,8 @@ def test_a_signal_saves_and_says_how_to_continue(start, number, tmp_path):
 
 def test_every_case_of_the_table_has_its_test():
     """The last column of docs/faults.md names a test for each row."""
-    rows = [line for line in (ROOT / 'docs' / 'faults.md').read_text().splitlines() if line.startswith('| ')][1:]
+    lines = (ROOT / 'docs' / 'faults.md').read_text().splitlines()
+    rows = [line for line in lines if line.startswith('| ') and not line.startswith('| case ')]
     assert len(rows) > 20
     for row in rows:
         named = re.findall(r'`([\w/]+\.py)::(\w+)`', row)

@@ -88,6 +88,7 @@ def report(
     if drawn:
         lines.append(('  plots/', ', '.join(path.name for path in drawn)))
     lines.append(('  summary.json', 'the numbers above'))
+    lines += [('', ''), ('and now', f'python -m train predict {config.out} IMAGE...   (or eval, features, plots)')]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         terminal.say(f'{name:<{width}}  {text}'.rstrip())

@@ -34,7 +34,7 @@ def read_picture(path: str, channels: int) -> np.ndarray:
             warnings.simplefilter('ignore')
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(file) as picture:
-                return pillow.to_array(_in_mode(ImageOps.exif_transpose(picture), MODES[channels]))
+                return pillow.to_array(pillow.in_mode(ImageOps.exif_transpose(picture), MODES[channels]))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(
             f'{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which could be a trap: make it smaller first'
@@ -45,18 +45,6 @@ def read_picture(path: str, channels: int) -> np.ndarray:
         raise UserError(
             f'{path} is a damaged picture: {" ".join(str(error).split()) or type(error).__name__}'
         ) from error
-
-
-def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
-    if picture.mode.startswith(('I', 'F')):
-        values = np.nan_to_num(np.asarray(picture, np.float64))
-        # Whole numbers of 16 bits, or fractions, or bytes that were stored as fractions.
-        white = 65535 if picture.mode.startswith('I') else 1 if values.max(initial=0) <= 1 else 255
-        picture = Image.fromarray(np.round(255 * (values / white).clip(0, 1)).astype(np.uint8))
-    if mode != 'RGBA' and picture.has_transparency_data:
-        above = picture.convert('RGBA')
-        picture = Image.alpha_composite(Image.new('RGBA', above.size, 'white'), above)
-    return picture.convert(mode)
 
 
 def as_seen(image: np.ndarray, augment: Augment, shape: tuple[int, int, int]) -> np.ndarray:

@@ -35,3 +35,16 @@ def to_array(picture: Image.Image) -> np.ndarray:
     """The picture as `[h w c]`."""
     array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
+
+
+def in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture of any depth in one of the modes L, RGB and RGBA; without an A, what shows through is laid on white."""
+    if picture.mode.startswith(('I', 'F')):
+        values = np.nan_to_num(np.asarray(picture, np.float64))
+        # Whole numbers of 16 bits, or fractions, or bytes that were stored as fractions.
+        white = 65535 if picture.mode.startswith('I') else 1 if values.max(initial=0) <= 1 else 255
+        picture = Image.fromarray(np.round(255 * (values / white).clip(0, 1)).astype(np.uint8))
+    if mode != 'RGBA' and picture.has_transparency_data:
+        above = picture.convert('RGBA')
+        picture = Image.alpha_composite(Image.new('RGBA', above.size, 'white'), above)
+    return picture.convert(mode)

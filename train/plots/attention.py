@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.patheffects import withStroke
 
 from train.grids import TokenGrid
 from train.plots.style import FAINT, figure, grid, picture
@@ -25,22 +26,28 @@ def attention(path: Path, images: np.ndarray, titles: list[str], maps: np.ndarra
     columns = [*np.moveaxis(last[:, :HEADS], 1, 0), last.mean(1), rollout(maps)]
     names = [*(f'head {i + 1}' for i in range(min(HEADS, last.shape[1]))), 'all heads', 'rollout']
     asked = 'from the class token' if tokens.prefix else 'from all patches together'
-    width, cell = 1.0 + 1.05 * (len(columns) + 1), 1.05
+    cell = 1.05
+    needed = 1.0 + cell * (len(columns) + 1)
+    # The words above need this much.
+    width = max(needed, 6.6)
     with figure(
         path, width, 1.15 + cell * len(images), 'Attention',
         f'last block, {asked} to each patch; rollout: through all {maps.shape[1]} blocks (arXiv:2005.00928)',
     ) as drawn:  # fmt: skip
-        axes = grid(drawn, len(images), len(columns) + 1, top=1.05, right=0.9)
+        axes = grid(drawn, len(images), len(columns) + 1, top=1.05, right=0.9 + width - needed)
         for row, image, title in zip(axes, images, titles, strict=True):
             picture(row[0], image)
-            row[0].text(0.04, 0.96, title, transform=row[0].transAxes, va='top', size=8, weight='bold')
+            outline = [withStroke(linewidth=2, foreground='white')]
+            row[0].text(
+                0.04, 0.96, title, transform=row[0].transAxes, va='top', size=8, weight='bold', path_effects=outline
+            )
         for column, name, weights in zip(axes.T[1:], names, columns, strict=True):
             column[0].set_title(name, loc='center', size=9, weight='normal')
             for cell_axes, image, of_image in zip(column, images, weights, strict=True):
                 seen = tokens.of(of_image)
                 overlay(cell_axes, image, seen / seen.max())
         axes[0, 0].set_title('image', loc='center', size=9, weight='normal')
-        legend = drawn.add_axes((1 - 0.72 / width, 0.3, 0.14 / width, 0.4))
+        legend = drawn.add_axes((1 - (0.72 + width - needed) / width, 0.3, 0.14 / width, 0.4))
         bar = drawn.colorbar(ScalarMappable(Normalize(0, 1), 'inferno'), cax=legend, ticks=[0, 1])
         bar.ax.set_yticklabels(['none', 'most'], color=FAINT)
         bar.outline.set_visible(False)

@@ -23,7 +23,7 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
                 axes.annotate(
                     f'{held_out[1][-1]:.1%}' if name == 'accuracy' else f'{held_out[1][-1]:.3f}',
                     (held_out[0][-1], held_out[1][-1]),
-                    (0, -12 if name == 'accuracy' else 7),
+                    (0, -13),
                     textcoords='offset points', color=ORANGE, weight='bold', ha='right',
                 )  # fmt: skip
             axes.set(title=title, xlabel='step', xlim=(0, None))

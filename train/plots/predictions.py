@@ -26,18 +26,22 @@ def predictions(
     right = np.flatnonzero(said == labels)
     shown = np.concatenate([wrong, right])[: ROWS * COLUMNS]
     with figure(
-        path, 0.32 + 1.05 * COLUMNS, 0.9 + 1.27 * ROWS, 'Predictions',
+        path, 0.32 + 1.05 * COLUMNS, 0.9 + 1.41 * ROWS, 'Predictions',
         f'{len(right)} of {len(labels)} held-out images right; what the model says and how surely, mistakes first',
     ) as drawn:  # fmt: skip
-        axes = grid(drawn, ROWS, COLUMNS, top=0.98, gap=0.22).ravel()
+        axes = grid(drawn, ROWS, COLUMNS, top=1.12, gap=0.36).ravel()
         for cell, i in zip(axes, shown, strict=False):
             picture(cell, images[i])
-            sure = f'{probabilities[i, said[i]]:.0%}'
+            text = f'{_short(classes[said[i]])}  {probabilities[i, said[i]]:.0%}'
             if said[i] == labels[i]:
-                cell.set_title(f'{classes[said[i]]}  {sure}', size=8, weight='normal', color=FAINT, pad=3, loc='center')
+                cell.set_title(text, size=8, weight='normal', color=FAINT, pad=3, loc='center')
             else:
                 frame(cell, RED, 2.2)
-                text = f'{classes[said[i]]}  {sure}   is {classes[labels[i]]}'
-                cell.set_title(text, size=8, color=RED, pad=3, loc='center')
+                cell.set_title(f'{text}\nis {_short(classes[labels[i]])}', size=8, color=RED, pad=3, loc='center')
         for cell in axes[len(shown) :]:
             cell.set_visible(False)
+
+
+def _short(name: str) -> str:
+    """As much of a class's name as has room above a picture."""
+    return name if len(name) <= 12 else f'{name[:11]}…'

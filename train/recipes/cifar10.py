@@ -1,4 +1,23 @@
-"""A compact convolutional transformer on CIFAR-10, from scratch."""
+"""A compact convolutional transformer on CIFAR-10, from scratch.
+
+What: 50,000 photographs of 32x32 pixels in ten classes; CCT (arXiv:2104.05704) with two convolutions and two blocks of
+width 128, 284 thousand parameters; crops of the image with 4 pixels of reflected border, mirror images, label
+smoothing, averaged parameters. Ten passes over the images.
+
+Command: python -m train cifar10 --data.path DIR
+
+Hardware: any CPU.
+
+Time: 64 minutes on two CPU cores that had other work to do at the same time; alone they train 400 images a second,
+which is 22 minutes, and a look at the 10,000 held-out images takes about 10 s more
+
+Expect: 80.4 % of the held-out images with --seed 0 (75.8 % already after half the steps); one seed was run
+
+Longer, not measured here: at the end the held-out loss still falls and the network has not begun to learn images by
+heart, so first more passes (--steps 20000), then a larger network (--model.embedding-dim 256 --model.num-layers 7
+--model.num-heads 4 --model.mlp-ratio 2) with --augment.randaugment 2 --objective.mixup 0.8 --objective.cutmix 1, as
+the paper trains it for 300 passes
+"""
 
 from train.config import Config, Model, Optim
 from train.data.augment import Augment

@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from train.data.pillow import to_array
+from train.data.pillow import in_mode, to_array
 from train.errors import UserError
 from train.sources.source import Record
 
@@ -119,7 +119,7 @@ def decode(file: str | BinaryIO, channels: int = 3, least: int = 0) -> np.ndarra
 
     Args:
       file: a path or an open file: JPEG, PNG, WebP or BMP.
-      channels: 3 for colours, 1 for grey. Transparency is dropped.
+      channels: 3 for colours, 1 for grey. What shows through is laid on white.
       least: see `Pictures`.
 
     Returns:
@@ -133,12 +133,7 @@ def decode(file: str | BinaryIO, channels: int = 3, least: int = 0) -> np.ndarra
             scale = least / min(opened.size)
             opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
         ImageOps.exif_transpose(opened, in_place=True)
-        picture: Image.Image = opened
-        if picture.mode.startswith('I'):  # 16 bits, which Pillow would cut off at 255
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        elif 'transparency' in picture.info:
-            picture = picture.convert('RGBA')
-        return to_array(picture.convert('RGB' if channels == 3 else 'L'))
+        return to_array(in_mode(opened, 'RGB' if channels == 3 else 'L'))
 
 
 def _reason(error: Exception) -> str:
