@@ -1,14 +1,20 @@
 """Tests of the trainer: small runs, most of them as a stranger would start them."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+
+from train.log import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -81,6 +87,15 @@ def train(start):
     return train
 
 
+@pytest.fixture(scope='session')
+def whole(train, tmp_path_factory):
+    """A run that nothing disturbed: its folder, and what it said."""
+    folder = tmp_path_factory.mktemp('whole') / 'run'
+    code, out, err = train('--out', str(folder))
+    assert (code, err) == (0, '')
+    return folder, out
+
+
 @pytest.fixture
 def tiny():
     """Runs it in this process, on eight devices: the exit code."""
@@ -107,3 +122,45 @@ def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, by its path."""
     state = ocp.StandardCheckpointer().restore(checkpoint / 'state')
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def number_in(pattern: str, text: str) -> int:
+    """What the group of a pattern finds."""
+    found = re.search(pattern, text)
+    assert found, text
+    return int(found[1])
+
+
+def rows_without_speed(folder: Path) -> list[dict]:
+    """`metrics.jsonl` without what differs from run to run."""
+    return [
+        {key: value for key, value in row.items() if key not in ('images_per_second', 'waited')}
+        for row in read_rows(folder / 'metrics.jsonl')
+    ]
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    """The newest and the best checkpoint have the same bits, and the rows the same numbers."""
+    for kind in ('last', 'best'):
+        (step,) = {max(map(int, os.listdir(run / 'checkpoints' / kind))) for run in (folder, whole)}
+        ours, theirs = (arrays(run / 'checkpoints' / kind / str(step)) for run in (folder, whole))
+        assert ours.keys() == theirs.keys() and len(ours) > 30
+        for name, array in ours.items():
+            assert array.tobytes() == theirs[name].tobytes(), name
+    assert rows_without_speed(folder) == rows_without_speed(whole)
+
+
+def wait_for(condition: Callable, process: subprocess.Popen, seconds: float = 90) -> None:
+    """Waits for something that a process must do while it lives."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def copy_unfinished(whole: tuple[Path, str], folder: Path) -> str:
+    """The whole run as it was before its last words."""
+    shutil.copytree(whole[0] / 'checkpoints', folder / 'checkpoints')
+    for name in ('config.json', 'metrics.jsonl'):
+        shutil.copy(whole[0] / name, folder / name)
+    return str(folder)

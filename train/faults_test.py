@@ -9,10 +9,9 @@ import signal
 
 import pytest
 
-from train.conftest import ROOT
+from train.conftest import ROOT, assert_same_run, copy_unfinished, number_in, wait_for
 from train.folder import locked
 from train.log import read_rows
-from train.loop_test import assert_same_run, copy_unfinished, number_in, wait_for, whole  # noqa: F401 (a fixture)
 
 # Ends like a power cut: at a random operation on a file of the run (inside saves, renames, the writing of rows), or
 # at a random time.
@@ -40,7 +39,7 @@ sys.exit(main(sys.argv[1:]))
 KILLS = 20
 
 
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(train, whole, tmp_path):  # noqa: F811
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(train, whole, tmp_path):
     dice = random.Random(7)
     kills, finished = 0, 0
     while kills < KILLS:
@@ -83,7 +82,7 @@ def one_line(err: str) -> str:
     return err
 
 
-def test_a_full_disk_is_one_message_and_loses_nothing(train, whole, tmp_path):  # noqa: F811
+def test_a_full_disk_is_one_message_and_loses_nothing(train, whole, tmp_path):
     run = ['--out', str(tmp_path / 'run')]
     code, _, err = train(*run, program=('-c', FULL))
     assert code == 2
@@ -95,7 +94,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(train, whole, tmp_path):  
     assert_same_run(tmp_path / 'run', whole[0])
 
 
-def test_rows_that_cannot_be_written_are_one_message(tiny, whole, tmp_path, capsys):  # noqa: F811
+def test_rows_that_cannot_be_written_are_one_message(tiny, whole, tmp_path, capsys):
     run = copy_unfinished(whole, tmp_path)
     (tmp_path / 'metrics.jsonl').unlink()
     (tmp_path / 'metrics.jsonl').mkdir()
@@ -109,7 +108,7 @@ def test_a_folder_that_cannot_be_made_is_one_message(tiny, capsys):
     assert '--out /proc/run cannot be written' in one_line(capsys.readouterr().err)
 
 
-def test_two_processes_cannot_train_in_one_folder(tiny, whole, tmp_path, capsys):  # noqa: F811
+def test_two_processes_cannot_train_in_one_folder(tiny, whole, tmp_path, capsys):
     run = copy_unfinished(whole, tmp_path)
     with locked(tmp_path):
         assert tiny('--out', run) == 2

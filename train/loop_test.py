@@ -1,17 +1,15 @@
 """Whole runs: killed, stopped, continued, finished, diverged, and started wrongly."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from train.conftest import arrays
+from train.conftest import arrays, assert_same_run, copy_unfinished, number_in, wait_for
 from train.log import read_rows
 from train.stop import Stop
 
@@ -31,38 +29,6 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope='module')
-def whole(train, tmp_path_factory):
-    """A run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp('whole') / 'run'
-    code, out, err = train('--out', str(folder))
-    assert (code, err) == (0, '')
-    return folder, out
-
-
-def number_in(pattern, text):
-    found = re.search(pattern, text)
-    assert found, text
-    return int(found[1])
-
-
-def rows_without_speed(folder):
-    return [
-        {key: value for key, value in row.items() if key not in ('images_per_second', 'waited')}
-        for row in read_rows(folder / 'metrics.jsonl')
-    ]
-
-
-def assert_same_run(folder, whole):
-    for kind in ('last', 'best'):
-        (step,) = {max(map(int, os.listdir(run / 'checkpoints' / kind))) for run in (folder, whole)}
-        ours, theirs = (arrays(run / 'checkpoints' / kind / str(step)) for run in (folder, whole))
-        assert ours.keys() == theirs.keys() and len(ours) > 30
-        for name, array in ours.items():
-            assert array.tobytes() == theirs[name].tobytes(), name
-    assert rows_without_speed(folder) == rows_without_speed(whole)
-
-
 def assert_pictures_show_something(folder):
     names = {'curves', 'predictions', 'attention', 'positions', 'filters'}
     assert {path.stem for path in (folder / 'plots').iterdir()} == names
@@ -71,13 +37,6 @@ def assert_pictures_show_something(folder):
         assert min(picture.size) > 300, name
         colours = picture.getcolors(picture.width * picture.height) or []
         assert len(colours) > 50 and max(count for count, _ in colours) < 0.95 * picture.width * picture.height, name
-
-
-def wait_for(condition, process, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end and process.poll() is None, process.communicate()
-        time.sleep(0.002)
 
 
 def test_says_what_it_did_and_where(whole):
@@ -136,14 +95,6 @@ def test_signals_wait_for_the_end_of_a_step():
 
 
 # ---------------------------------------------------------------------- in this process, on eight devices
-
-
-def copy_unfinished(whole, folder):
-    """The whole run as it was before its last words."""
-    shutil.copytree(whole[0] / 'checkpoints', folder / 'checkpoints')
-    for name in ('config.json', 'metrics.jsonl'):
-        shutil.copy(whole[0] / name, folder / name)
-    return str(folder)
 
 
 def test_a_finished_run_says_so_in_a_line(tiny, whole, capsys):

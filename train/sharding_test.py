@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -70,7 +71,7 @@ def test_state_lies_where_the_rules_say():
     kernel = state.params['transformer']['block_0']['attention']['to_qkv']['kernel']
     assert kernel.sharding.spec == PartitionSpec('fsdp', 'tensor')
     assert kernel.addressable_shards[0].data.shape == (16 // 2, 72 // 4)
-    moments = state.opt_state[1][0].mu['transformer']['block_0']['attention']['to_qkv']['kernel']
+    moments = optax.tree.get(state.opt_state, 'mu')['transformer']['block_0']['attention']['to_qkv']['kernel']
     average = state.ema['transformer']['block_0']['attention']['to_qkv']['kernel']
     assert moments.sharding == average.sharding == kernel.sharding
     assert state.params['transformer']['norm']['scale'].sharding.is_fully_replicated

@@ -1,4 +1,20 @@
-"""A compact convolutional transformer on Fashion-MNIST, from scratch."""
+"""A compact convolutional transformer on Fashion-MNIST, from scratch.
+
+What: 60,000 grey pictures of clothes of 28x28 pixels in ten classes; CCT (arXiv:2104.05704) with two convolutions and
+two blocks of width 128, 281 thousand parameters; crops with 2 pixels of reflected border, mirror images, label
+smoothing, averaged parameters. Eight and a half passes over the images.
+
+Command: python -m train fashion_mnist
+
+Hardware: any CPU.
+
+Time: 22 minutes on two CPU cores
+
+Expect: 90.6 % of the held-out images with --seed 0 (90.2 % after 16 minutes); one seed was run
+
+Longer, not measured here: the network has not begun to learn images by heart (91.7 % of the augmented training images
+at the end), so more passes help first (--steps 12000)
+"""
 
 from train.config import Config, Model, Optim
 from train.data.augment import Augment
