@@ -108,6 +108,12 @@ def test_a_folder_that_cannot_be_made_is_one_message(tiny, capsys):
     assert '--out /proc/run cannot be written' in one_line(capsys.readouterr().err)
 
 
+def test_data_that_are_not_there_leave_nothing_behind(tiny, tmp_path, capsys):
+    assert tiny('--data.name=mnist', '--data.path', str(tmp_path), '--out', str(tmp_path / 'run')) == 2
+    assert 'has no train-images-idx3-ubyte' in one_line(capsys.readouterr().err)
+    assert not (tmp_path / 'run').exists()
+
+
 def test_two_processes_cannot_train_in_one_folder(tiny, whole, tmp_path, capsys):
     run = copy_unfinished(whole, tmp_path)
     with locked(tmp_path):

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,10 +22,12 @@ from train.log import Metrics, Row, Terminal, describe
 from train.optim import schedule
 from train.report import Result, report
 from train.setup import Setup, set_up
-from train.sources.source import Record
+from train.sources.source import Record, Split
 from train.state import TrainState
 from train.step import Metrics as Numbers
 from train.stop import Stop
+
+SPLITS: tuple[Split, ...] = ('train', 'val')
 
 
 def run(config: Config) -> None:
@@ -40,6 +42,8 @@ def run(config: Config) -> None:
     # Before the folder is made, so that what cannot begin leaves nothing behind.
     new = not steps_in(Path(config.out, 'checkpoints', 'last'))
     inherited = inherit(config, setup) if config.init and new else None
+    finished = Path(config.out, SUMMARY).exists()
+    data = {} if finished else {split: config.data.records(split) for split in SPLITS}
     main_host = jax.process_index() == 0
     folder = open_folder(config) if main_host else Path(config.out).absolute()
     sync_global_devices('the folder is open')
@@ -50,7 +54,7 @@ def run(config: Config) -> None:
         return
     try:
         with locked(folder) if main_host else nullcontext():
-            _run(config, setup, inherited, folder, terminal, began)
+            _run(config, setup, data, inherited, folder, terminal, began)
     except OSError as error:
         raise UserError(
             f'{error.filename or folder}: {error.strerror or error}; what was saved before is untouched: '
@@ -59,7 +63,13 @@ def run(config: Config) -> None:
 
 
 def _run(
-    config: Config, setup: Setup, inherited: Inherited | None, folder: Path, terminal: Terminal, began: float
+    config: Config,
+    setup: Setup,
+    data: Mapping[Split, Sequence[Record]],
+    inherited: Inherited | None,
+    folder: Path,
+    terminal: Terminal,
+    began: float,
 ) -> None:
     main_host = jax.process_index() == 0
 
@@ -79,7 +89,7 @@ def _run(
 
     # ------------------------------------------------------------------ the steps
     rows = host_rows(setup.mesh, config.batch_size)
-    training, held_out = config.data.records('train'), config.data.records('val')
+    training, held_out = data['train'], data['val']
     skipped = Skipped(training, terminal.say, meta.get('skipped', ()))
     skipped_val = Skipped(held_out, terminal.say)
     batches = train_batches(
