@@ -58,23 +58,17 @@ def make_train_step(
         parts = config.optim.accumulate
 
         def add(carry, part):
-            index, rows = part
-            total, collections, numbers = carry
-            grads, collections, found = gradient(params, collections, rows, jax.random.fold_in(rng, index))
-            return jax.tree.map(jnp.add, (total, numbers), (grads, found)), collections
-
-        def body(carry, part):
-            (total, numbers), collections = add(carry, part)
-            return (total, collections, numbers), None
+            (collections, total), (index, rows) = carry, part
+            grads, collections, numbers = gradient(params, collections, rows, jax.random.fold_in(rng, index))
+            return (collections, jax.tree.map(jnp.add, total, (grads, numbers))), None
 
         # Every part takes rows from everywhere, so that each device keeps the rows that it has.
         split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
         first = jax.tree.map(lambda x: x[0], split)
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, collections, first, rng))
-        (grads, collections, numbers), _ = jax.lax.scan(
-            body, (zeros[0], collections, zeros[2]), (jnp.arange(parts), split)
-        )
-        grads, numbers = jax.tree.map(lambda x: x / parts, (grads, numbers))
+        grads, _, numbers = jax.eval_shape(gradient, params, collections, first, rng)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, numbers))
+        (collections, total), _ = jax.lax.scan(add, (collections, zeros), (jnp.arange(parts), split))
+        grads, numbers = jax.tree.map(lambda x: x / parts, total)
         return grads, collections, numbers
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
