@@ -1,9 +1,19 @@
 """`python -m train RECIPE [--key value ...]`."""
 
+import os
 import sys
 
-from train.cli import main
+# XLA asks the C library for its large buffers anew in every step. From pages of 2 MB instead of 4 kB they come with
+# far fewer page faults: a training step takes two thirds of the time (docs/results.md). glibc reads this setting before
+# the program begins, so the program is begun again with it; other C libraries ignore it.
+MALLOC = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
 
 # Worker processes import this file again under another name: they must not start a run.
 if __name__ == '__main__':
+    name, setting = MALLOC
+    if sys.platform == 'linux' and name not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, name: setting})
+
+    from train.cli import main
+
     sys.exit(main(sys.argv[1:]))

@@ -4,13 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from train import cli, commands, recipes
+from train.__main__ import MALLOC
 from train.cli import main
 from train.config import Config, check, differences, to_json
-from train.conftest import ROOT
+from train.conftest import ROOT, wait_for
 from train.errors import UserError
 
 
@@ -74,7 +76,7 @@ def test_recipes_are_a_table_with_what_to_expect(capsys):
     assert main(['recipes']) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert set(recipes.names()) < set(rows)
-    assert title('digits') in rows['digits'] and '99.2' in rows['digits']
+    assert title('digits') in rows['digits'] and '360 held-out' in rows['digits']
     assert rows['digits'].split()[-1] != 'vit' and ' vit ' in rows['digits'] and ' digits ' in rows['digits']
 
 
@@ -84,6 +86,19 @@ def test_a_module_run_from_another_process_says_the_same():
     )
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr == "error: no recipe or command is called 'digitz': did you mean 'digits'?\n"
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='a setting of glibc')
+@pytest.mark.parametrize('given', [None, 'glibc.malloc.check=0'])
+def test_a_run_uses_large_pages_unless_the_user_has_settings_of_their_own(start, given, tmp_path):
+    name, setting = MALLOC
+    environment = {name: given} if given else {}
+    process = start('--out', str(tmp_path / 'run'), '--steps=100000', **environment)
+    wait_for((tmp_path / 'run' / 'metrics.jsonl').exists, process)
+    seen = Path(f'/proc/{process.pid}/environ').read_text().split('\0')
+    process.kill()
+    process.communicate()
+    assert f'{name}={given or setting}' in seen
 
 
 @pytest.mark.parametrize(
