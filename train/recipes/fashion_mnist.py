@@ -28,7 +28,7 @@ CONFIG = Config(
     save_every=250,
     log_every=20,
     data=FashionMnist(),
-    augment=Augment(pad_crop=2, flip=0.5),
+    augment=Augment(flip=0.5),
     model=Model(
         'cct',
         dict(
