@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
-from jax.nn.initializers import Initializer
+from jax.nn.initializers import Initializer, ones
 
 from vit_flax.blocks.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
@@ -38,6 +38,21 @@ class LayerNorm(nn.LayerNorm):
 
     epsilon: float = 1e-5
     use_fast_variance: bool = False
+
+
+class MeanSquareNorm(Module):
+    """torch's nn.RMSNorm, `[... d] -> [... d]`: divided by the root of the mean square, times a factor a channel.
+
+    The mean square is raised by the machine epsilon of the dtype that it is computed in.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param('scale', ones, x.shape[-1:], self.param_dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean_square = (wide * wide).mean(axis=-1, keepdims=True)
+        x, scale = self.promote(wide * jax.lax.rsqrt(mean_square + jnp.finfo(wide.dtype).eps), scale)
+        return x * scale
 
 
 class Dense(Module):
