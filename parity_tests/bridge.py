@@ -4,10 +4,12 @@ Everything random comes from numpy with a seed made of the case's name, and goes
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import linen as nn
@@ -15,6 +17,7 @@ from flax.traverse_util import flatten_dict
 
 import vit_flax
 from parity_tests.case import Case
+from vit_flax.packing import from_slots
 from vit_flax.weights.table import Table, build_table
 
 
@@ -22,10 +25,16 @@ def rng_of(case: Case, purpose: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(f'{case.id}/{purpose}'.encode()))
 
 
-def channels_second(array: np.ndarray, layout: str) -> np.ndarray:
-    """`[b *space c]` to `[b c *space]`; layouts without c stay."""
+def channel_axis(layout: str) -> int:
+    """Where torch has the channels: behind the batch and the views, if there are any."""
     axes = layout.split()
-    return np.ascontiguousarray(np.moveaxis(array, axes.index('c'), 1)) if 'c' in axes else array
+    return axes.count('b') + axes.count('v')
+
+
+def channels_second(array: np.ndarray, layout: str) -> np.ndarray:
+    """`[b *space c]` to `[b c *space]`, views `[b v *space c]` to `[b v c *space]`; layouts without c stay."""
+    axes = layout.split()
+    return np.ascontiguousarray(np.moveaxis(array, axes.index('c'), channel_axis(layout))) if 'c' in axes else array
 
 
 def channels_last(array: np.ndarray, feature_map: bool) -> np.ndarray:
@@ -40,9 +49,13 @@ def channels_back(array: np.ndarray, feature_map: bool) -> np.ndarray:
 
 def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
     """Weights that hide nothing: no zeros, no ones, statistics of a network in use."""
+    # what stands in the place of a bias that is none
+    zeros = {name for name, _ in model.named_buffers() if name.endswith('beta')}
     with torch.no_grad():
         for name, value in model.state_dict().items():
             shape = tuple(value.shape)
+            if name in zeros:
+                continue
             if not value.is_floating_point():
                 if name.endswith('num_batches_tracked'):
                     value.fill_(int(rng.integers(3, 9)))
@@ -94,6 +107,8 @@ class Pair:
 
 
 def example_inputs(case: Case) -> list[jax.ShapeDtypeStruct]:
+    if case.listed is not None:
+        return [case.flax_model().example_input()]
     return [jax.ShapeDtypeStruct(spec.shape, np.float32) for spec in case.inputs]
 
 
@@ -116,7 +131,7 @@ def make_pair(case: Case, **flax_extra: Any) -> Pair:
 def run_torch(pair: Pair) -> Run:
     """Outputs, gradients and new statistics of the witness."""
     inputs = [tensor.requires_grad_() for tensor in pair.torch_inputs()]
-    result = pair.torch(*inputs, **pair.case.torch_call())
+    result = pair.torch(*pair.case.arguments(inputs), **pair.case.torch_call())
     tensors = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, torch.Tensor)]
     parameters = {name: p for name, p in pair.torch.named_parameters() if p.requires_grad}
     maps = pair.case.feature_maps
@@ -145,7 +160,8 @@ def run_torch(pair: Pair) -> Run:
     gradients = {'/'.join(entry.path[1:]): entry.to_flax(arrays) for entry in entries}
     for index, (spec, grad) in enumerate(zip(pair.case.inputs, grads[len(parameters) :], strict=True)):
         array = np.zeros(inputs[index].shape) if grad is None else grad.numpy()
-        gradients[f'input {index}'] = np.moveaxis(array, 1, -1) if 'c' in spec.layout.split() else array
+        axis = channel_axis(spec.layout)
+        gradients[f'input {index}'] = np.moveaxis(array, axis, -1) if 'c' in spec.layout.split() else array
     buffers = {name: buffer.numpy() for name, buffer in pair.torch.named_buffers()}
     state = {
         '/'.join(entry.path): entry.to_flax(buffers)
@@ -191,9 +207,27 @@ def run_flax(pair: Pair) -> Run:
 
 
 def _leaves_and_state(pair, variables, inputs, draws):
-    call = {**pair.call, **draws}
-    output, state = pair.flax.apply(variables, *inputs, mutable=['batch_stats'], **call)
+    output, state = apply_flax(pair, variables, inputs, draws)
     return jax.tree.leaves(output), state
+
+
+def apply_flax(
+    pair: Pair, variables: Any, inputs: Sequence[Any], draws: Mapping[str, Any], state: Sequence[str] = ('batch_stats',)
+) -> tuple[Any, Any]:
+    """Output of the Flax model and the new values of some collections."""
+    mutable = [*state]
+    if pair.case.listed is None:
+        return pair.flax.apply(variables, *inputs, mutable=mutable, **{**pair.call, **draws})
+    # Packing is done by numpy and moves numbers only: it is done on the places of all numbers, 0 being padding.
+    sizes = [spec.shape for spec in pair.case.inputs]
+    ends = np.cumsum([np.prod(size) for size in sizes])
+    places = [np.arange(end - np.prod(size), end).reshape(size) + 1 for size, end in zip(sizes, ends, strict=True)]
+    packed = pair.flax.pack(*pair.case.arguments(places), **pair.call)
+    values = jnp.concatenate([jnp.zeros(1), *(jnp.ravel(array) for array in inputs)])
+    patches = values[packed['patches']]
+    packed |= {'patches': patches}
+    output, new = pair.flax.apply(variables, **packed, train=pair.case.train, mutable=mutable)
+    return from_slots(output, packed['slots']), new
 
 
 def relative_error(got: np.ndarray, want: np.ndarray, floor: float = 0.0) -> float:

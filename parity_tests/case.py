@@ -6,11 +6,11 @@ pairwise different, batch 2; so small that a case takes a second. Then no swappe
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -24,7 +24,10 @@ from vit_flax import registry
 
 @dataclass(frozen=True)
 class Input:
-    """Shape of one input as the Flax model takes it; an axis `c` stands second in PyTorch."""
+    """Shape of one input as the Flax model takes it.
+
+    In PyTorch an axis `c` stands behind those of the batch and the views, `b` and `v`.
+    """
 
     shape: tuple[int, ...]
     layout: str
@@ -97,6 +100,8 @@ class Case:
       parameters: exact number of learned parameters.
       call: further arrays, or tuples of them, that both are called with: masks and draws.
       options: further arguments of both calls that are no arrays: `return_loss=True`.
+      listed: what both are called with, where that is a list of the inputs: their numbers, or lists of them.
+        Flax gets what the model's own `pack` makes of it, together with `call` and `options`.
       feature_maps: outputs of four axes and more are `[b *space c]` here and `[b c *space]` in torch.
       train: training mode; rates of dropout must be 0, draws are in `call`.
       unused: patterns of the Flax paths of all parameters that no gradient reaches, but for rounding errors.
@@ -114,6 +119,7 @@ class Case:
     parameters: int
     call: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    listed: Any = None
     feature_maps: bool = True
     train: bool = False
     unused: tuple[str, ...] = ()
@@ -125,6 +131,8 @@ class Case:
     upstream_reason: str = ''
     upstream_fails: type[Exception] | None = None
     stem: str = ''
+
+    folder: ClassVar[str] = 'models'
 
     def __post_init__(self) -> None:
         for bound, reason in ((self.tolerance, self.reason), (self.upstream_tolerance, self.upstream_reason)):
@@ -139,9 +147,18 @@ class Case:
     def class_name(self) -> str:
         return self.model or registry.model_info(self.stem).build.__name__
 
+    @property
+    def whole(self) -> Submodule:
+        """What is built on each side."""
+        return Submodule(f'{self.folder}.{self.stem}', self.class_name, self.kwargs)
+
     def flax_model(self, **extra: Any) -> nn.Module:
         precision = {name: extra.pop(name) for name in ('dtype', 'param_dtype') if name in extra}
-        return build_flax(Submodule(f'models.{self.stem}', self.class_name, {**self.kwargs, **extra}), **precision)
+        return build_flax(replace(self.whole, kwargs={**self.kwargs, **extra}), **precision)
+
+    def arguments(self, inputs: Sequence[Any]) -> list[Any]:
+        """The inputs as they are called with."""
+        return [*inputs] if self.listed is None else [jax.tree.map(lambda index: inputs[index], self.listed)]
 
     def torch_call(self) -> dict[str, Any]:
         """`call` and `options` for the witness."""
@@ -149,10 +166,10 @@ class Case:
         return as_tensors | dict(self.options)
 
     def torch_model(self):
-        return build_torch(Submodule(f'models.{self.stem}', self.class_name, self.kwargs))
+        return build_torch(self.whole)
 
     def upstream_model(self):
-        return build_upstream(Submodule(f'models.{self.stem}', self.class_name, self.kwargs))
+        return build_upstream(self.whole)
 
 
 def paper_model(stem: str) -> Submodule:
@@ -180,10 +197,11 @@ class Refused:
     call: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     stem: str = ''
+    folder: str = 'models'
 
     def flax_model(self) -> nn.Module:
         name = self.model or registry.model_info(self.stem).build.__name__
-        return build_flax(Submodule(f'models.{self.stem}', name, self.kwargs))
+        return build_flax(Submodule(f'{self.folder}.{self.stem}', name, self.kwargs))
 
 
 @cache

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from flax import linen as nn
 
-from parity_tests.bridge import Pair, Run, make_pair, relative_error, run_flax, run_torch
+from parity_tests.bridge import Pair, Run, apply_flax, make_pair, relative_error, run_flax, run_torch
 from parity_tests.case import Case
 
 
@@ -86,7 +86,7 @@ def first_difference(pair: Pair) -> str:
 
     handles = [module.register_forward_hook(hook(name)) for name, module in pair.torch.named_modules()]
     with torch.no_grad():
-        pair.torch(*pair.torch_inputs(), **pair.case.torch_call())
+        pair.torch(*pair.case.arguments(pair.torch_inputs()), **pair.case.torch_call())
     for handle in handles:
         handle.remove()
 
@@ -101,8 +101,9 @@ def first_difference(pair: Pair) -> str:
         return output
 
     seen: dict[tuple[str, ...], tuple[list[np.ndarray], list[np.ndarray], str]] = {}
+    state = sorted({'batch_stats', *pair.variables} - {'params'})
     with nn.intercept_methods(remember):
-        pair.flax.apply(pair.variables, *pair.inputs, mutable=['batch_stats'], **pair.call)
+        apply_flax(pair, pair.variables, pair.inputs, pair.case.call, state)
     for path, (inputs, outputs, name) in seen.items():
         wanted_inputs, wanted_outputs = theirs[name]
         error_in, error_out = _distance(inputs, wanted_inputs), _distance(outputs, wanted_outputs)

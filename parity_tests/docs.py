@@ -20,6 +20,7 @@ import torch
 from parity_tests.case import all_cases, build_upstream, paper_model
 from parity_tests.compare import compare
 from parity_tests.upstream import VERSION
+from vit_flax.blocks.module import example_inputs
 from vit_flax.registry import model_info, stems
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ BEGIN, END = '<!-- models: written by python -m parity_tests.docs -->', '<!-- /m
 def paper_sizes(stem: str) -> tuple[int, int]:
     """Parameters at the paper's size, in Flax and in upstream; nothing is allocated where that can be helped."""
     model = model_info(stem).build(**model_info(stem).paper_size)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_input())['params']
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))['params']
     try:
         with torch.device('meta'):
             upstream = build_upstream(paper_model(stem))

@@ -1,5 +1,8 @@
 """Every model starts as upstream's does: mean, spread and shape of each parameter's distribution."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from parity_tests.bridge import example_inputs
 from parity_tests.case import Case
+from parity_tests.objective_case import ObjectiveCase
 from parity_tests.upstream import upstream_module
 from vit_flax.models.xcit import upstream_layer_scale
 from vit_flax.weights.table import build_table
@@ -16,17 +20,37 @@ SEEDS = 24
 
 
 def test_same_distribution_as_upstream(first_case: Case):
-    model, shapes = first_case.flax_model(), example_inputs(first_case)
+    check_distribution(first_case, first_case.upstream_model)
+
+
+def test_objective_starts_as_upstream(first_objective_case: ObjectiveCase):
+    if not hasattr(upstream_module(first_objective_case.stem), first_objective_case.class_name):
+        # made here of upstream's pieces, which are tested with the models
+        return
+
+    def upstream() -> torch.nn.Module:
+        model = first_objective_case.upstream_model()
+        if first_objective_case.upstream_prepare:
+            first_objective_case.upstream_prepare(model)
+        return model
+
+    case = first_objective_case.at(0)
+    check_distribution(case, upstream, **case.call, **case.options)
+
+
+def check_distribution(case: Case, upstream: Callable[[], torch.nn.Module], **call: Any) -> None:
+    """`call`: further arguments that the model is initialised with."""
+    model, shapes = case.flax_model(), example_inputs(case)
     keys = jax.random.split(jax.random.key(0), SEEDS)
     zeros = [jnp.zeros(spec.shape, spec.dtype) for spec in shapes]
-    variables = jax.jit(jax.vmap(lambda key: model.init(key, *zeros)))(keys)
+    variables = jax.jit(jax.vmap(lambda key: model.init(key, *zeros, **call)))(keys)
     ours = {path: np.asarray(leaf, np.float64) for path, leaf in flatten_dict(variables).items()}
 
     draws = []
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        draws.append({name: value.numpy() for name, value in first_case.upstream_model().state_dict().items()})
-    for entry in build_table(model, *shapes).entries:
+        draws.append({name: value.numpy() for name, value in upstream().state_dict().items()})
+    for entry in build_table(model, *shapes, **call).entries:
         mine = ours[entry.path].ravel()
         theirs = np.stack([entry.to_flax(draw) for draw in draws]).astype(np.float64).ravel()
         name = '/'.join(entry.path)

@@ -23,13 +23,13 @@ def run(model: torch.nn.Module, case: Case, call: dict) -> dict[str, np.ndarray]
     """Everything the model computes, by name."""
     arrays = (channels_second(array, spec.layout) for array, spec in zip(draw_inputs(case), case.inputs, strict=True))
     inputs = [torch.from_numpy(array).requires_grad_() for array in arrays]
-    result = model(*inputs, **call)
+    result = model(*case.arguments(inputs), **call)
     outputs = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, torch.Tensor)]
     rng = rng_of(case, 'upstream')
     loss = sum((output * torch.from_numpy(rng.normal(size=tuple(output.shape)))).sum() for output in outputs)
     loss.backward()
     found = {f'output {i}': output for i, output in enumerate(outputs)}
-    found |= {f'gradient of input {i}': tensor.grad for i, tensor in enumerate(inputs)}
+    found |= {f'gradient of input {i}': tensor.grad for i, tensor in enumerate(inputs) if tensor.grad is not None}
     found |= {f'gradient of {name}': p.grad for name, p in model.named_parameters() if p.grad is not None}
     found |= {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
     return {name: tensor.detach().numpy() for name, tensor in found.items()}

@@ -11,6 +11,8 @@ from unittest import mock
 
 import torch
 
+from vit_torch_ref.models.vaat import Spectrogram
+
 VERSION = '1.26.11'
 
 
@@ -21,9 +23,17 @@ def _package() -> ModuleType:
         package.__path__ = list(importlib.util.find_spec('vit_pytorch').submodule_search_locations)
         sys.modules['vit_pytorch'] = package
         # some modules import image augmentations at their head, `wwt` because it takes its loss from such a module
-        stand_in = ModuleType('torchvision')
-        vars(stand_in)['transforms'] = ModuleType('torchvision.transforms')
+        stand_in, augmentations = ModuleType('torchvision'), ModuleType('torchvision.transforms')
+        # whichever is asked for does nothing: a case gives the views
+        nothing = mock.MagicMock(side_effect=lambda *args, **kwargs: torch.nn.Identity())
+        vars(augmentations)['__getattr__'] = lambda name: nothing
+        vars(stand_in)['transforms'] = augmentations
         sys.modules.setdefault('torchvision', stand_in)
+        # `vaat` needs torchaudio, whose releases do not load beside a torch without CUDA
+        audio, transforms = ModuleType('torchaudio'), ModuleType('torchaudio.transforms')
+        vars(transforms)['Spectrogram'] = Spectrogram
+        sys.modules.setdefault('torchaudio', audio)
+        sys.modules.setdefault('torchaudio.transforms', transforms)
     return sys.modules['vit_pytorch']
 
 
@@ -64,3 +74,18 @@ def dense_attention(module: ModuleType, call: Any) -> dict[str, Any]:
             return masking.nd_attention(*args, **kwargs)
 
     return {'nd_attention': attention, 'create_nd_block_mask': lambda *args, **kwargs: None}
+
+
+class TorchWith:
+    """`torch` with some of its functions replaced: an `upstream_patch` is `{'torch': TorchWith(rand=...)}`."""
+
+    def __init__(self, **instead: Any):
+        self.instead = instead
+
+    def __getattr__(self, name: str) -> Any:
+        return self.instead[name] if name in self.instead else getattr(torch, name)
+
+
+def ranks(order: torch.Tensor) -> torch.Tensor:
+    """Numbers in [0, 1) that sort to this order, `[b n]`: what upstream's `torch.rand` must have drawn."""
+    return order.argsort(dim=-1) / order.shape[-1]

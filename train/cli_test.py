@@ -90,8 +90,9 @@ def test_a_module_run_from_another_process_says_the_same():
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='a setting of glibc')
 @pytest.mark.parametrize('given', [None, 'glibc.malloc.check=0'])
-def test_a_run_uses_large_pages_unless_the_user_has_settings_of_their_own(start, given, tmp_path):
+def test_a_run_uses_large_pages_unless_the_user_has_settings_of_their_own(start, given, tmp_path, monkeypatch):
     name, setting = MALLOC
+    monkeypatch.delenv(name, raising=False)
     environment = {name: given} if given else {}
     process = start('--out', str(tmp_path / 'run'), '--steps=100000', **environment)
     wait_for((tmp_path / 'run' / 'metrics.jsonl').exists, process)

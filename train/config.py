@@ -85,7 +85,7 @@ class Mesh:
     tensor: int = 1
     """Devices that share one matrix product, see `rules`."""
     seq: int = 1
-    """Devices that share one image, by its rows of pixels."""
+    """Devices that share one image, by its rows of pixels, or one video, by its frames."""
     rules: tuple[tuple[str, str], ...] = (
         (r'.*/to_(q|k|v|qk|kv|qkv|qkv_and_mask|hidden)(/\w+)?/kernel', '* tensor'),
         ('.*/to_out/kernel', 'tensor *'),

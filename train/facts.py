@@ -18,16 +18,21 @@ class Facts:
 
     Attributes:
       classes: names of the labels.
-      shape: of an image as the model sees it, `(h, w, c)`.
+      shape: of an image as the model sees it, `(h, w, c)`, or of a video, `(t, h, w, c)`.
       mean, std: see `train.step.Scale`.
       dtype: of the stored images; what is not uint8 reaches the model as it is.
     """
 
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: str = 'uint8'
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.shape[-3], self.shape[-2]
 
     @classmethod
     def of(cls, config: Config) -> 'Facts':
@@ -70,5 +75,11 @@ class Facts:
         for number, (was, found) in enumerate(zip(self.classes, now.classes, strict=True)):
             if was != found:
                 raise UserError(f'{what}: class {number} of the run is {was!r}, of these data {found!r}')
-        if self.shape[2] != now.shape[2]:
-            raise UserError(f'{what}: the run has images of {self.shape[2]} channels, these data of {now.shape[2]}')
+        if self.shape[-1] != now.shape[-1]:
+            raise UserError(f'{what}: the run has images of {self.shape[-1]} channels, these data of {now.shape[-1]}')
+        if self.shape[:-3] != now.shape[:-3]:
+            raise UserError(f'{what}: the run has {_frames(self.shape)}, these data have {_frames(now.shape)}')
+
+
+def _frames(shape: tuple[int, ...]) -> str:
+    return f'videos of {shape[0]} frames' if len(shape) == 4 else 'images'

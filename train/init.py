@@ -77,7 +77,7 @@ def inherit(config: Config, setup: Setup) -> Inherited:
         elif array is None:
             fit.missing[path] = here
         else:
-            grids = _grids(path, array.shape, here, size, shape[:2], setup.model)
+            grids = _grids(path, array.shape, here, size, (shape[-3], shape[-2]), setup.model)
             if grids is None:
                 fit.misshapen[path] = array.shape, here
             else:
@@ -109,7 +109,7 @@ def _read(place: str) -> tuple[dict[str, np.ndarray], tuple[int, int], str]:
     if path.is_dir() and not (path / '_METADATA').exists():
         run = open_run(place, 'best')
         arrays = jax.device_get(flatten_dict(run.variables, sep='/'))
-        return arrays, run.facts.shape[:2], f'{place} ({run.config.model.name}, best checkpoint, step {run.step})'
+        return arrays, run.facts.size, f'{place} ({run.config.model.name}, best checkpoint, step {run.step})'
     try:
         arrays = read_arrays(path)
     except FileError as error:

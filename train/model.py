@@ -18,9 +18,11 @@ from vit_flax.registry import list_models, model_info, presets, stems
 
 # Not options: the trainer sets the dtypes, linen the rest.
 NOT_OPTIONS = {'dtype', 'param_dtype', 'parent', 'name'}
-# Options that nobody needs to give, since they follow from the data: upstream's names for size, channels, classes.
-SIZES, CHANNELS, CLASSES = ('image_size', 'img_size'), ('channels', 'n_input_channels'), ('num_classes',)
-FROM_DATA = (*SIZES, *CHANNELS, *CLASSES)
+# Options that nobody needs to give, since they follow from the data: upstream's names for size, frames, channels,
+# classes.
+SIZES, FRAMES = ('image_size', 'img_size'), ('frames', 'num_frames')
+CHANNELS, CLASSES = ('channels', 'n_input_channels'), ('num_classes',)
+FROM_DATA = (*SIZES, *FRAMES, *CHANNELS, *CLASSES)
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,28 @@ def options(name: str) -> dict[str, Option]:
     return found
 
 
-def build(config: Model, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build(config: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
     """The module, with the arguments that follow from the data filled in.
 
     Args:
       config: name and arguments.
-      shape: of an image as the model sees it, `(h, w, c)`.
+      shape: of an image as the model sees it, `(h, w, c)`, or of a video, `(t, h, w, c)`.
       classes: how many there are.
 
     Raises:
-      UserError: unknown or missing arguments, or fewer classes than the data have.
+      UserError: unknown or missing arguments, fewer classes than the data have, or a model of videos without any.
     """
     known = options(config.name)
     for key in config.args:
         if key not in known:
             raise UserError(f'model {config.name!r} has no argument {key!r}: {nearest(key, known)}')
-    height, width, channels = shape
+    *time, height, width, channels = shape
     of_data: dict[str, Any] = dict.fromkeys(SIZES, height if height == width else (height, width))
     of_data |= dict.fromkeys(CHANNELS, channels) | dict.fromkeys(CLASSES, classes)
+    of_data |= dict.fromkeys(FRAMES, time[0]) if time else {}
     args = {**{key: value for key, value in of_data.items() if key in known}, **config.args}
+    if 'frames' in known and 'frames' not in args:
+        raise UserError(f'model {config.name!r} takes videos, such as of --data.name video_folder, the data are images')
     if args.get('num_classes', classes) < classes:
         raise UserError(f'model.num_classes={args["num_classes"]} is below the {classes} classes of the data')
     constructor, preset = _constructor(config.name)

@@ -88,7 +88,10 @@ def report(
     if drawn:
         lines.append(('  plots/', ', '.join(path.name for path in drawn)))
     lines.append(('  summary.json', 'the numbers above'))
-    lines += [('', ''), ('and now', f'python -m train predict {config.out} IMAGE...   (or eval, features, plots)')]
+    now = f'python -m train predict {config.out} IMAGE...   (or eval, features, plots)'
+    if len(config.augment.shape(config.data)) != 3:
+        now = f'python -m train eval {config.out}   (or features, plots)'
+    lines += [('', ''), ('and now', now)]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         terminal.say(f'{name:<{width}}  {text}'.rstrip())

@@ -119,7 +119,7 @@ def _variables(
     return {'params': stored[params], **stored.get('collections', {})}, meta['step']
 
 
-def variable_shapes(config: Config, model: nn.Module, shape: tuple[int, int, int]) -> Variables:
+def variable_shapes(config: Config, model: nn.Module, shape: tuple[int, ...]) -> Variables:
     """Shapes and dtypes of a model's variables, for images of this shape."""
     key = jax.random.key(0)
 

@@ -46,11 +46,13 @@ def check_batch(mesh: jax.sharding.Mesh, batch_size: int, parts: int, image_shap
             f'mesh.fsdp={mesh.shape["fsdp"]}: take a multiple of {copies}'
         )
     if image_shape[0] % mesh.shape['seq']:
-        raise UserError(f'mesh.seq={mesh.shape["seq"]} does not divide the {image_shape[0]} rows of an image')
+        what = 'rows of an image' if len(image_shape) == 3 else 'frames of a video'
+        raise UserError(f'mesh.seq={mesh.shape["seq"]} does not divide the {image_shape[0]} {what}')
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, ndim: int) -> NamedSharding:
-    """Rows of a batch over `data` and `fsdp`; of images `[b h w c]` also the rows of pixels, over `seq`."""
+    """Rows of a batch over `data` and `fsdp`; of images `[b h w c]` also the rows of pixels, of videos
+    `[b t h w c]` the frames, over `seq`."""
     return NamedSharding(mesh, PartitionSpec(ROWS, 'seq') if ndim >= 4 else PartitionSpec(ROWS))
 
 

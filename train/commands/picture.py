@@ -47,7 +47,7 @@ def read_picture(path: str, channels: int) -> np.ndarray:
         ) from error
 
 
-def as_seen(image: np.ndarray, augment: Augment, shape: tuple[int, int, int]) -> np.ndarray:
+def as_seen(image: np.ndarray, augment: Augment, shape: tuple[int, ...]) -> np.ndarray:
     """An image of any size as the run evaluates its own, `[h w c]`: resized, of a photograph the middle."""
     height, width = shape[:2]
     if height == width:

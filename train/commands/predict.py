@@ -50,6 +50,8 @@ class Predict(Command):
         run = open_run(self.run, self.checkpoint)
         if not isinstance(run.config.objective, Classification):
             raise UserError(f'{self.run} is no classifier: it has no classes to predict')
+        if len(run.facts.shape) != 3:
+            raise UserError(f'{self.run} knows videos, no pictures: `python -m train eval` measures it on others')
         if run.facts.dtype != 'uint8':
             raise UserError(f'{self.run} knows images of {run.facts.dtype}, and in what scale a picture does not tell')
         out = Path(self.out).expanduser() if self.out else run.folder / 'predictions'
@@ -98,7 +100,7 @@ def where(maps: Any, run: Run) -> list[tuple[str, np.ndarray]]:
     stacked = not isinstance(maps, dict)
     last = maps[:, -1] if stacked else list(maps.values())[-1]
     tokens = last.shape[-1]
-    places = token_grid(tokens, run.facts.shape[:2], run.model) if len(last) == 1 else None
+    places = token_grid(tokens, run.facts.size, run.model) if len(last) == 1 else None
     if places is None or places.rows * places.columns == 1 or last.shape[-2] not in (1, tokens):
         return []
     found = [('attention, last block', places.of(last.mean(1)[0]))]

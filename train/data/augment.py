@@ -1,7 +1,7 @@
 """From a stored image to the one that the model sees: in training changed at random, in evaluation not.
 
-Everything here runs on the host, image by image, on bytes; what acts on whole batches (mixup, cutmix)
-belongs to the objective, and scaling to numbers around zero to the step.
+Everything here runs on the host, image by image, on bytes, and alike for all frames of a video; what acts on whole
+batches (mixup, cutmix) belongs to the objective, and scaling to numbers around zero to the step.
 """
 
 import math
@@ -75,23 +75,23 @@ class Augment:
         if self.resized_crop != (1.0, 1.0) and (self.rotate or self.shift or self.zoom):
             raise UserError('augment: a random resized crop and rotate, shift, zoom exclude each other')
 
-    def shape(self, source: Source) -> tuple[int, int, int]:
-        """Of an image as the model sees it, `(h, w, c)`.
+    def shape(self, source: Source) -> tuple[int, ...]:
+        """Of an image as the model sees it, `(h, w, c)`, or of a video, `(t, h, w, c)`.
 
         Raises:
           UserError: the stored images differ in size and no `image_size` was chosen, or RandAugment cannot take them.
         """
-        height, width, channels = source.shape
+        *time, height, width, channels = source.shape
         if self.randaugment and (channels not in (1, 3) or source.dtype != np.uint8):
             raise UserError(
                 f'augment.randaugment={self.randaugment} works on bytes of 1 or 3 channels, '
                 f'the images of the data are {source.dtype} of {channels}'
             )
         if self.image_size:
-            return self.image_size, self.image_size, channels
+            return *time, self.image_size, self.image_size, channels
         if not height:
             raise UserError('the stored images differ in size: choose --augment.image-size, such as 224')
-        return height, width, channels
+        return *time, height, width, channels
 
     def least(self, training: bool) -> int:
         """Pixels that the shorter side of a stored image needs so that nothing is enlarged; 0 for as many as there are.
@@ -107,18 +107,31 @@ class Augment:
 
     def train(self, record: Record, rng: np.random.Generator) -> Record:
         """A stored record as the model is trained on it."""
-        image = self._moved(record['image'], rng)
+        image = record['image']
+        if image.ndim == 3:
+            return {**record, 'image': self._trained(image, rng)}
+        # The generator draws the same for every frame.
+        state, frames = rng.bit_generator.state, []
+        for frame in image:
+            rng.bit_generator.state = state
+            frames.append(self._trained(frame, rng))
+        return {**record, 'image': np.stack(frames)}
+
+    def _trained(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = self._moved(image, rng)
         if self.flip and rng.random() < self.flip:
             image = image[:, ::-1]
         if self.randaugment:
             image = randaugment(image, rng, self.randaugment, self.magnitude, self.magnitude_spread)
         if self.erase and rng.random() < self.erase:
             image = erase(image, rng)
-        return {**record, 'image': image}
+        return image
 
     def evaluate(self, record: Record) -> Record:
         """A stored record as the model is evaluated on it: small images whole, of photographs the middle."""
-        return {**record, 'image': self._evaluated(record['image'])}
+        image = record['image']
+        seen = self._evaluated(image) if image.ndim == 3 else np.stack([self._evaluated(frame) for frame in image])
+        return {**record, 'image': seen}
 
     def _evaluated(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]

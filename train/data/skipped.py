@@ -33,7 +33,7 @@ class Skipped:
             first = min(new)
             self._say(
                 f'{self._records.name(first)} cannot be read ({self._records.why(first)}) and is passed over: the next '
-                'picture takes its place. Others are only counted, in summary.json'
+                'one takes its place. Others are only counted, in summary.json'
             )
         self._found |= new
         return {name: rows for name, rows in batch.items() if name != 'skipped'}

@@ -40,6 +40,19 @@ class _Steps:
 
 
 @dataclass(frozen=True)
+class _Trained:
+    """Number of a record -> the record as trained on, with what the generator chooses of it."""
+
+    records: Sequence[Record]
+    augment: Augment
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Record:
+        records = self.records
+        record = records.draw(index, rng) if isinstance(records, Pictures) else records[index]
+        return self.augment.train(record, rng)
+
+
+@dataclass(frozen=True)
 class _Evaluated:
     """Position -> record as evaluated.
 
@@ -79,13 +92,15 @@ def train_batches(
       loader: threads and processes.
 
     Yields:
-      `image [rows h w c]`, `label [rows]`, and `skipped [rows]` if unreadable pictures are, see `Pictures`.
+      `image [rows h w c]` or `[rows t h w c]`, `label [rows]`, and `skipped [rows]` if unreadable pictures are, see
+      `Pictures`.
 
     Raises:
       UserError: a record cannot be read.
     """
     records = _no_larger_than_needed(records, augment.least(training=True))
-    stream = grain.MapDataset.source(records).seed(seed).shuffle().repeat().random_map(augment.train)
+    stream = grain.MapDataset.source(range(len(records))).seed(seed).shuffle().repeat()
+    stream = stream.random_map(_Trained(records, augment))
     return _batches(stream.__getitem__, batch_size, rows, start, steps, loader)
 
 

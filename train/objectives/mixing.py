@@ -11,15 +11,15 @@ def mix(images: Array, rng: Array, mixup: float, cutmix: float, probability: flo
     Every image draws for itself, which of the two ways if both are on.
 
     Args:
-      images: `[b h w c]`.
+      images: `[b h w c]`, or videos `[b t h w c]`, all of whose frames are mixed alike.
       rng: decides everything.
       mixup, cutmix: parameter of the symmetric beta distribution that the share is drawn from; 0 leaves this way out.
       probability: that an image is mixed at all.
 
     Returns:
-      Images `[b h w c]`; the share of the image itself `[b]`, the rest belongs to `neighbour`.
+      Images of the same shape; the share of the image itself `[b]`, the rest belongs to `neighbour`.
     """
-    b, height, width = images.shape[:3]
+    b, (height, width) = len(images), images.shape[-3:-1]
     keys = jax.random.split(rng, 6)
     others = neighbour(images)
     blended = jax.random.beta(keys[0], mixup or 1.0, mixup or 1.0, (b,))
@@ -37,6 +37,7 @@ def mix(images: Array, rng: Array, mixup: float, cutmix: float, probability: flo
     share = jnp.where(mixed, share, 1.0)
     weight = jnp.where(use_cut[:, None, None], 1.0 - box, share[:, None, None])[..., None]
     weight = jnp.where(mixed[:, None, None, None], weight, 1.0).astype(images.dtype)
+    weight = jnp.expand_dims(weight, range(1, images.ndim - 3))
     return weight * images + (1 - weight) * others, share
 
 

@@ -45,7 +45,8 @@ def draw(
 
     records = [augment.evaluate(held_out[i]) for i in range(min(len(held_out), IMAGES))]
     seen, labels = (np.stack([record[key] for record in records]) for key in ('image', 'label'))
-    images = shown(seen)
+    # Of a video, the frame in the middle.
+    images = shown(seen if seen.ndim == 4 else seen[:, seen.shape[1] // 2])
 
     @jax.jit
     def classify(variables, images):
@@ -62,7 +63,7 @@ def draw(
 
     chosen = _one_of_each(labels)
     _, maps = jax.jit(Recorder(model).apply)(variables, scale({'image': seen[chosen]})['image'])
-    square = isinstance(maps, jax.Array) and maps.shape[-1] == maps.shape[-2]
+    square = seen.ndim == 4 and isinstance(maps, jax.Array) and maps.shape[-1] == maps.shape[-2]
     tokens = token_grid(maps.shape[-1], images.shape[1:3], model) if square else None
     if tokens is not None:
         titles = [classes[label] for label in labels[chosen]]

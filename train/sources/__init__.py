@@ -7,7 +7,7 @@ from train.errors import UserError
 from train.sources.source import Source
 
 # What the files share.
-SHARED = ('source', 'arrays', 'idx', 'cifar', 'pictures')
+SHARED = ('source', 'arrays', 'idx', 'cifar', 'pictures', 'folders', 'clips')
 
 
 def names() -> list[str]:

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO, ClassVar, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -59,14 +59,28 @@ class Pictures(Sequence[Record]):
     corrupt: Corrupt = 'refuse'
     least: int = 0
 
-    def needing(self, least: int) -> 'Pictures':
+    many: ClassVar[str] = 'pictures'
+
+    def needing(self, least: int) -> Self:
         """The same pictures, decoded no larger than needed."""
         return dataclasses.replace(self, least=least)
+
+    def read(self, file: str | BinaryIO, rng: np.random.Generator | None = None) -> np.ndarray:
+        """One of them, uint8; where there is something to choose, such as which frames, `rng` does so in training.
+
+        Raises:
+          UNREADABLE: any of these.
+        """
+        return decode(file, self.channels, self.least)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index):
+        return self.draw(index, None)
+
+    def draw(self, index: int, rng: np.random.Generator | None) -> Record:
+        """The record at `index`, in training with what `rng` chooses of it."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index = int(index) % len(self)
@@ -77,17 +91,17 @@ class Pictures(Sequence[Record]):
             if not 0 <= label < self.classes:
                 raise UserError(f'{self.name(at)}: label {label} is out of range for {self.classes} classes')
             try:
-                image = decode(file, self.channels, self.least)
+                image = self.read(file, rng)
             except UNREADABLE as error:
                 failed = error
                 continue
             record = {'image': image, 'label': np.int32(label)}
             return {**record, 'skipped': np.int32(at != index and index + 1)} if self.corrupt == 'skip' else record
         if self.corrupt == 'skip':
-            raise UserError(f'{self.name(index)} cannot be read, and neither can the {tries - 1} pictures after it')
+            raise UserError(f'{self.name(index)} cannot be read, and neither can the {tries - 1} {self.many} after it')
         raise UserError(
-            f'{self.name(index)} cannot be read: {_reason(failed)}; mend or remove it, or pass over such pictures '
-            'with --data.corrupt skip'
+            f'{self.name(index)} cannot be read: {_reason(failed)}; mend or remove it, or pass over such '
+            f'{self.many} with --data.corrupt skip'
         ) from failed
 
     def name(self, index: int) -> str:
@@ -98,7 +112,7 @@ class Pictures(Sequence[Record]):
     def why(self, index: int) -> str:
         """What is wrong with a picture; empty if nothing is."""
         try:
-            decode(self.items[index][0], self.channels)
+            self.read(self.items[index][0])
         except UNREADABLE as error:
             return _reason(error)
         return ''

@@ -28,8 +28,8 @@ class Source:
         return (0.5,)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the stored images, `(h, w, c)`; h and w are 0 where they differ from image to image."""
+    def shape(self) -> tuple[int, ...]:
+        """Of the stored images, `(h, w, c)`, or videos, `(t, h, w, c)`; h and w are 0 where they differ."""
         raise NotImplementedError
 
     @property
@@ -46,7 +46,7 @@ class Source:
         """Raises a `UserError` if an option makes no sense or the data are not there."""
 
     def records(self, split: Split) -> Sequence[Record]:
-        """Records with random access: `image` `[h w c]`, `label` int32. Decoding happens on access.
+        """Records with random access: `image` `[h w c]`, of a video `[t h w c]`, `label` int32; decoded on access.
 
         Bytes are scaled by the step, with `mean` and `std`; float32 images reach the model as they are.
         """

@@ -1,5 +1,7 @@
 """Random omissions; the draw is apart from its use, so that a caller can make it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,7 +16,7 @@ def draw_layers(rng: Array, depth: int, rate: float) -> Array:
     return jnp.where(keep.any(), keep, survivor)
 
 
-def surviving_layers(module: nn.Module, depth: int, rate: float, keep: Array | None, train: bool) -> dict[str, Array]:
+def surviving_layers(module: nn.Module, depth: int, rate: float, keep: Array | None, train: bool) -> dict[str, Any]:
     """What a `Transformer` hands to its blocks: `keep` as given, or drawn in training from the rng `drop_path`."""
     if keep is None and train and rate > 0:
         keep = draw_layers(module.make_rng('drop_path'), depth, rate)

@@ -12,6 +12,7 @@ from jax import Array
 
 from vit_flax.blocks.checks import check_divisible, check_images, check_room, pair, patch_counts, patch_grid
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.patches import patchify, unpatchify
 
 
 class Grid(Module, kw_only=True):
@@ -50,6 +51,21 @@ class Grid(Module, kw_only=True):
     @property
     def num_patches(self) -> int:
         return math.prod(self.grid)
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of the position table."""
+        return self.num_patches
+
+    def patchify(self, x: Array) -> Array:
+        """The input cut into patches that hold its values, `[b h w c] -> [b n p]`."""
+        self.check_input(x)
+        patches = patchify(x, self.patch_lengths)
+        return patches.reshape(len(patches), -1, patches.shape[-1])
+
+    def unpatchify(self, patches: Array, grid: Sequence[int] | None = None) -> Array:
+        """The inverse of `patchify`, `[b n p] -> [b h w c]`; `grid` if it is not the model's own."""
+        return unpatchify(patches, grid or self.grid, self.patch_lengths)
 
     def check_input(self, x: Array) -> None:
         """Raises unless the input has the right rank and channels."""

@@ -43,3 +43,9 @@ class Module(nn.Module, kw_only=True):
     def tapped(self) -> bool:
         """Whether the caller reads intermediates in this call."""
         return self.is_mutable_collection('intermediates')
+
+
+def example_inputs(model: Any) -> tuple[Any, ...]:
+    """Inputs that fit a model, for tracing: its `example_input()`, one array or a tuple of them, as a tuple."""
+    example = model.example_input()
+    return example if isinstance(example, tuple) else (example,)

@@ -23,45 +23,55 @@ def patchify(x: Array, patch_size: int | Sequence[int]) -> Array:
     return x.reshape(len(x), *steps, -1)
 
 
-class PatchEmbedding(Module):
-    """LayerNorm, Linear, LayerNorm on each patch, `[b H W c] -> [b h w d]`; `norm` is a constructor.
+def unpatchify(patches: Array, grid: Sequence[int], patch_size: int | Sequence[int]) -> Array:
+    """Puts patches together, the inverse of `patchify`: `[b n (p q c)] -> [b (h p) (w q) c]` with `grid=(h, w)`."""
+    parts = pair(patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+    x = patches.reshape(len(patches), *grid, *parts, -1)
+    axes = range(1, len(parts) + 1)
+    x = x.transpose(0, *itertools.chain(*((axis, axis + len(parts)) for axis in axes)), x.ndim - 1)
+    return x.reshape(len(x), *(step * part for step, part in zip(grid, parts, strict=True)), x.shape[-1])
+
+
+class PatchProjection(Module):
+    """Linear on each patch and no norm, `[b H W c] -> [b h w d]`.
 
     As for `patchify`, a patch of other than two axes is one of a grid of as many.
     """
 
     patch_size: int | Sequence[int]
     dim: int
+
+    def __call__(self, images: Array) -> Array:
+        return self.embed(patchify(images, self.patch_size))
+
+    @nn.compact
+    def embed(self, patches: Array) -> Array:
+        """Patches that are cut already, `[... p] -> [... d]`."""
+        return Dense(self.dim, **self.precision, name='projection')(patches)
+
+    torch_names = {'projection': '1'}
+
+
+class PatchEmbedding(PatchProjection):
+    """LayerNorm, Linear, LayerNorm on each patch, `[b H W c] -> [b h w d]`; `norm` is a constructor."""
+
     norm: Callable[..., nn.Module] = LayerNorm
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        x = patchify(images, self.patch_size)
-        x = self.norm(**self.precision, name='patch_norm')(x)
+    def embed(self, patches: Array) -> Array:
+        x = self.norm(**self.precision, name='patch_norm')(patches)
         x = Dense(self.dim, **self.precision, name='projection')(x)
         return self.norm(**self.precision, name='norm')(x)
 
     torch_names = {'patch_norm': '1', 'projection': '2', 'norm': '3'}
 
 
-class PatchProjection(Module):
-    """Linear on each patch and no norm, `[b H W c] -> [b h w d]`."""
-
-    patch_size: int | Sequence[int]
-    dim: int
-
-    @nn.compact
-    def __call__(self, images: Array) -> Array:
-        return Dense(self.dim, **self.precision, name='projection')(patchify(images, self.patch_size))
-
-    torch_names = {'projection': '1'}
-
-
 class NormedPatchProjection(PatchProjection):
     """Linear and LayerNorm on each patch, `[b H W c] -> [b h w d]`."""
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        x = Dense(self.dim, **self.precision, name='projection')(patchify(images, self.patch_size))
+    def embed(self, patches: Array) -> Array:
+        x = Dense(self.dim, **self.precision, name='projection')(patches)
         return LayerNorm(**self.precision, name='norm')(x)
 
     torch_names = {'projection': '1', 'norm': '2'}

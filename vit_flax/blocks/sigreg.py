@@ -38,3 +38,21 @@ def sigreg_loss(
     angles = along[..., None] * jnp.asarray(knots, x.dtype)
     distance = (jnp.cos(angles).mean(axis=0) - gaussian) ** 2 + jnp.sin(angles).mean(axis=0) ** 2
     return jnp.trapezoid(distance * gaussian, dx=knots[1] - knots[0]).mean()
+
+
+def sigreg_statistic(x: Array, projections: Array | np.ndarray, num_knots: int = 17) -> Array:
+    """The same as a test statistic, which grows with the number of vectors, a scalar.
+
+    On half of the line, since both sides are alike, and for each set of vectors by itself.
+
+    Args:
+      x: sets of vectors `[... n d]`.
+      projections: directions `[s d]`, of any length.
+      num_knots: how many places from 0 to 3.
+    """
+    directions = unit_length(jnp.asarray(projections, x.dtype))
+    knots = np.linspace(0, 3, num_knots)
+    gaussian = jnp.asarray(np.exp(-(knots**2) / 2), x.dtype)
+    angles = (x @ directions.T)[..., None] * jnp.asarray(knots, x.dtype)
+    distance = (jnp.cos(angles).mean(axis=-3) - gaussian) ** 2 + jnp.sin(angles).mean(axis=-3) ** 2
+    return jnp.trapezoid(distance * gaussian, dx=knots[1]).mean() * 2 * x.shape[-2]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
@@ -49,28 +50,35 @@ class Transformer(Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *context: Any, train: bool = False, **per_layer: Any) -> Array:
+    def __call__(
+        self, x: Array, *context: Any, train: bool = False, return_hiddens: bool = False, **per_layer: Any
+    ) -> Any:
         """Runs the blocks.
 
         Args:
           x: the residual stream, `[b n d]` or whatever the blocks map to itself.
           *context: handed to every block.
           train: handed to every block.
+          return_hiddens: return what entered each block too, `[depth b n d]`.
           **per_layer: arrays with a leading axis of `depth`; block i gets row i.
         """
 
         def step(block: nn.Module, x, row):
-            return block(x, *context, train=train, **row), None
+            return block(x, *context, train=train, **row), x if return_hiddens else None
 
         if self.remat:
             step = nn.remat(step, prevent_cse=not self.scan)
         if self.scan and self.depth > 0:
             step = nn.scan(step, variable_axes={True: 0}, split_rngs={True: True}, length=self.depth)
-            x, _ = step(self.block(name='block'), x, per_layer)
+            x, hiddens = step(self.block(name='block'), x, per_layer)
         else:
+            entered = []
             for i in range(self.depth):
                 row = jax.tree.map(lambda values, i=i: values[i], per_layer)
-                x, _ = step(self.block(name=f'block_{i}'), x, row)
-        return x if self.norm is None else self.norm(name='norm')(x)
+                x, hidden = step(self.block(name=f'block_{i}'), x, row)
+                entered.append(hidden)
+            hiddens = jnp.stack(entered) if return_hiddens else None
+        x = x if self.norm is None else self.norm(name='norm')(x)
+        return (x, hiddens) if return_hiddens else x
 
     torch_names = {'block_{i}': 'layers.{i}', 'block': 'layers.{i}'}

@@ -113,12 +113,13 @@ def to_torch_names(model: Any, arrays: Mapping[str, 'np.ndarray']) -> dict[str, 
     """Flax variables as a state dict; those of a training run too, whose other parts are left out."""
     from flax.traverse_util import unflatten_dict
 
+    from vit_flax.blocks.module import example_inputs
     from vit_flax.weights import to_torch
     from vit_flax.weights.table import build_table
 
     arrays = {name.removeprefix('collections/'): array for name, array in arrays.items()}
     with told_as('IN'):
-        known = {'/'.join(entry.path) for entry in build_table(model, model.example_input()).entries}
+        known = {'/'.join(entry.path) for entry in build_table(model, *example_inputs(model)).entries}
         collections = {name.partition('/')[0] for name in known}
         unexpected = sorted(name for name in arrays if name.partition('/')[0] in collections and name not in known)
         if unexpected:

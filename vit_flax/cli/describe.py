@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import jax
 
+    from vit_flax.blocks.module import example_inputs
     from vit_flax.cli.arguments import find, options
 
     stem, info, preset = find(args.name)
@@ -37,9 +38,10 @@ def run(args: argparse.Namespace) -> int:
     write(arguments_table(options(info), preset))
 
     model = info.build(**{**info.paper_size, **preset})
-    example = model.example_input()
-    write(f'\ninput\n  {info.takes}: {_shape(example.shape)} at the size below\n')
-    output = jax.eval_shape(lambda image: model.init_with_output(jax.random.key(0), image)[0], example)
+    examples = example_inputs(model)
+    sizes = ', '.join(_shape(leaf.shape) for leaf in jax.tree.leaves(examples))
+    write(f'\ninput\n  {info.takes}: {sizes} at the size below\n')
+    output = jax.eval_shape(lambda *inputs: model.init_with_output(jax.random.key(0), *inputs)[0], *examples)
     leaves = jax.tree.leaves(output)
     write(f'output\n  {first_sentence(info.build)}\n  {", ".join(_shape(leaf.shape) for leaf in leaves)}\n')
 

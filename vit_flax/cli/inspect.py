@@ -116,6 +116,7 @@ def _model_kinds(stem: str, specs: Mapping[str, 'Spec']) -> Kinds | None:
 
     import numpy as np
 
+    from vit_flax.blocks.module import example_inputs
     from vit_flax.registry import model_info
     from vit_flax.weights.table import build_table
 
@@ -127,7 +128,7 @@ def _model_kinds(stem: str, specs: Mapping[str, 'Spec']) -> Kinds | None:
     for shorter in (shallow, {}):
         try:
             model = info.build(**{**info.paper_size, **shorter, **extra})
-            entries = build_table(model, model.example_input())
+            entries = build_table(model, *example_inputs(model))
             break
         except ValueError:  # another argument holds one entry for each block
             continue

@@ -37,9 +37,10 @@ def count_parameters(stem: str) -> int:
     """Parameters at the paper's size."""
     import jax
 
+    from vit_flax.blocks.module import example_inputs
     from vit_flax.registry import model_info
 
     info = model_info(stem)
     model = info.build(**info.paper_size)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_input())
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))

@@ -166,6 +166,8 @@ class ViT(ViTBase, kw_only=True):
     max_tokens_per_depth: Sequence[int]
 
     torch_names = BATCH_AXES
+    # its blocks drop tokens: objectives that want each of them back are to refuse it
+    embed_tokens = None  # type: ignore[assignment]
 
     def setup(self) -> None:
         kept = list(self.max_tokens_per_depth)

@@ -110,6 +110,9 @@ class CaiT(ViTBase, kw_only=True):
         x = self.embedding_dropout(self.add_positions(self.embed_patches(images)), deterministic=not train)
         return self.tap('embedding', x)
 
+    def prefix_tokens(self) -> Array:
+        return jnp.zeros((0, self.dim), self.param_dtype)
+
     def encode(self, tokens: Array, train: bool = False, keep_layers: Array | None = None) -> Array:
         """The blocks of the patches, `[b n d] -> [b n d]`."""
         return self._run(self.transformer, tokens, keep=keep_layers, train=train)

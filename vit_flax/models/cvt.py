@@ -198,7 +198,7 @@ class CvT(Module, kw_only=True):
         x = images
         for stage in (self.stage_0, self.stage_1, self.stage_2):
             x = self.tap('embedding', stage(x, train))
-        return x
+        return self.tap('to_latent', x)
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.to_logits(self.encode(images, train).mean(axis=(1, 2)))

@@ -4,9 +4,10 @@ vit-pytorch's `simple_vit`: a ViT with fixed 2-d sine-cosine positions, the aver
 instead of a class token, one linear layer as head, and no dropout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
@@ -89,13 +90,25 @@ class SimpleGridViTBase(Grid, kw_only=True):
         positions = self.positions(*x.shape[1:-1]).astype(x.dtype)
         return self.tap('embedding', rearrange(x, 'b ... d -> b (...) d') + positions)
 
+    def embed_tokens(self, patches: Array) -> Array:
+        """Patches that are cut already to tokens without positions, `[b n p] -> [b n d]`."""
+        return self.to_patch_embedding.embed(patches)
+
+    def patch_positions(self, grid: Sequence[int]) -> Array:
+        """Positions of the patches alone, `[n d]`."""
+        return jnp.asarray(self.positions(*grid))
+
+    def prefix_tokens(self) -> Array:
+        """What stands before the patches: nothing, `[0 d]`."""
+        return jnp.zeros((0, self.dim), self.param_dtype)
+
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""
         return self.transformer(tokens, train=train)
 
     def classify(self, tokens: Array) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
-        return self.linear_head(tokens.mean(axis=1))
+        return self.linear_head(self.tap('to_latent', tokens.mean(axis=1)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(self.embed(images, train), train))

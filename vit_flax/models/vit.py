@@ -6,8 +6,9 @@ reads them together with a class token. It differs from the paper's ViT in the p
 positions drawn from N(0, 1).
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -124,6 +125,26 @@ class GridViTBase(Grid, kw_only=True):
         self.check_input(images)
         return rearrange(self.to_patch_embedding(images), 'b ... d -> b (...) d')
 
+    def embed_tokens(self, patches: Array) -> Array:
+        """Patches that are cut already to tokens without positions, `[b n p] -> [b n d]`."""
+        return self.to_patch_embedding.embed(patches)
+
+    def patch_positions(self, grid: Sequence[int]) -> Array:
+        """Positions of the patches alone, `[n d]`."""
+        patches, first = math.prod(grid), self.num_prefix_positions
+        if self.num_positions <= first:
+            raise ValueError(f'{type(self).__name__} has no table of positions: its attention knows the places')
+        self.check_room(patches, self.num_positions - first)
+        return self.pos_embedding[first : first + patches]
+
+    def prefix_tokens(self) -> Array:
+        """What stands before the patches, with its positions, `[m d]`; here the class token, if there is one."""
+        if not self.num_cls_tokens:
+            return jnp.zeros((0, self.dim), self.param_dtype)
+        if not self.num_prefix_positions:
+            return self.cls_token
+        return self.cls_token + self.pos_embedding[: self.num_prefix_positions]
+
     def prepend(self, tokens: Array, x: Array) -> Array:
         """The same learned tokens in front of every sequence, `[m d], [b n d] -> [b m+n d]`."""
         tokens, x = self.promote(repeat(tokens, 'm d -> b m d', b=len(x)), x)
@@ -154,7 +175,7 @@ class GridViTBase(Grid, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
-        return self.mlp_head(self.pool_tokens(tokens))
+        return self.mlp_head(self.tap('to_latent', self.pool_tokens(tokens)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.encode(self.embed(images, train), train)

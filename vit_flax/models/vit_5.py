@@ -128,6 +128,10 @@ class ViT(ViTBase, kw_only=True):
         x = self.add_positions(self.prepend(self.cls_token, x))
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
+    def prefix_tokens(self) -> Array:
+        tokens = [self.cls_token, self.register_tokens] if self.num_registers else [self.cls_token]
+        return jnp.concatenate(tokens) + self.pos_embedding[: self.num_prefix_positions]
+
     def angles(self, rows: int, columns: int) -> Array:
         """By how much the channels of each token turn, `[1 + num_registers + rows * columns, dim_head / 2]`."""
         of_patches, of_registers = self.patch_inv_freq.value, self.reg_inv_freq.value

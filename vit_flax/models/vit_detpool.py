@@ -90,6 +90,9 @@ class ViTDetPool(ViTBase, kw_only=True):
             x = self.prepend(self.cls_token[None], x)
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
+    def prefix_tokens(self) -> Array:
+        return self.cls_token[None] if self.use_cls_token else super().prefix_tokens()
+
     def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
         """The transformer, `[b n d] -> [b n d]`; `mask` bool `[b n]` of the tokens that are attended to."""
         return self.transformer(tokens, None if mask is None else mask[:, None, None], train=train)

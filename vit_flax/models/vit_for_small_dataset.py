@@ -107,6 +107,9 @@ class ViT(HeadNormViT, kw_only=True):
             **self.precision,
         )
 
+    # a token holds more of the image than its patch: objectives that hide patches are to refuse it
+    embed_tokens = None  # type: ignore[assignment]
+
     def embed_patches(self, images: Array) -> Array:
         return self.to_patch_embedding(images)
 

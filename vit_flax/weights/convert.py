@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_flax.blocks.checks import check_choice
+from vit_flax.blocks.module import example_inputs as of_model
 from vit_flax.weights.table import Table, build_table
 
 SOURCES = ('vit_pytorch',)
@@ -93,7 +94,7 @@ def _inputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, ...
         return example_inputs
     if not hasattr(model, 'example_input'):
         raise ValueError(f'{type(model).__name__} does not know its input: give example_inputs')
-    return (model.example_input(),)
+    return of_model(model)
 
 
 def _to_numpy(value: Any) -> np.ndarray:

@@ -5,7 +5,8 @@ the root down: each module's `torch_names` rows name its children on the other s
 for any number, in torch's name also as `{2*i+1}`; a row may reach several levels down and wins over
 the child's own), a child without a row keeps its name, and the leaf follows from what Flax calls
 it. A number that only torch's name has is a layer of a scanned stack: its leaves are joined along
-a leading axis. Where torch has one array under several names, a module's `torch_ties` gives the others.
+a leading axis. Where torch has one array under several names, or a whole module, a module's `torch_ties` gives the
+others.
 """
 
 import itertools
@@ -22,6 +23,7 @@ from flax.traverse_util import flatten_dict
 from vit_flax.weights.ops import KEEP, Op, kernel_op
 
 Path = tuple[str, ...]
+Rows = Mapping[Path, Mapping[str, Any]]
 
 # A number in torch's name: `{i}`, `{2*i}`, `{4*i+3}`.
 PLACE = re.compile(r'\{(?:(\d+)\*)?(\w+)(?:\+(\d+))?\}')
@@ -75,8 +77,8 @@ class Entry:
         for name, layer in zip(self.names, layers, strict=True):
             # a copy of its own, writable, as torch.from_numpy wants it
             yield name, np.array(self.op.to_torch(layer), order='C')
-        for name in self.ties:
-            yield name, np.array(self.op.to_torch(layers[0]), order='C')
+        for index, name in enumerate(self.ties):
+            yield name, np.array(self.op.to_torch(layers[index % len(layers)]), order='C')
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
         depths |= {pattern[:end]: stack[: i + 1] for i, end in enumerate(ends)}
         if op is None:
             op = kernel_op(len(leaf.shape) - len(stack)) if path[-1] == 'kernel' else KEEP
-        entries.append(Entry(path, leaf.shape, _expand(pattern, stack), stack, op, ties.get(path[1:], ())))
+        names = _expand(pattern, stack)
+        entries.append(Entry(path, leaf.shape, names, stack, op, _tied(path[1:], names, ties, rows)))
 
     constants = {}
     for path, module in modules.items():
@@ -130,7 +133,17 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
     return Table(tuple(entries), constants, {path: _translate(rows, path)[0] for path in modules})
 
 
-def _translate(rows: Mapping[Path, Mapping[str, Any]], path: Path) -> tuple[str, Op | None]:
+def _tied(path: Path, names: tuple[str, ...], ties: Mapping[Path, tuple[str, ...]], rows: Rows) -> tuple[str, ...]:
+    """Further names of a variable: its own ties, and those of the modules that it stands in."""
+    found = list(ties.get(path, ()))
+    for length in range(1, len(path)):
+        module, _ = _translate(rows, path[:length])
+        for tie in ties.get(path[:length], ()):
+            found += [tie + name.removeprefix(module) for name in names]
+    return tuple(found)
+
+
+def _translate(rows: Rows, path: Path) -> tuple[str, Op | None]:
     """Torch's dotted name of a module or variable, numbers that only torch has left as `{i}`."""
     done, name, op = 0, [], None
     while done < len(path):

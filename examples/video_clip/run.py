@@ -1,0 +1,75 @@
+"""Decodes a short clip and runs three models of videos on it, with weights as they are drawn: what goes in and out."""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from sklearn.datasets import load_sample_images
+
+from vit_flax.models.simple_vit import SimpleViT
+from vit_flax.models.vit_3d import ViT
+from vit_flax.models.vivit import ViViT
+from vit_flax.wrappers.accept_video_wrapper import AcceptVideoWrapper
+
+FRAMES, SIZE = 16, 128
+TRUNK = dict(image_size=SIZE, num_classes=10, dim=192, heads=3, mlp_dim=384)
+BOXES = dict(frames=FRAMES, image_patch_size=16, frame_patch_size=2)
+
+
+def pan(path: Path) -> None:
+    """Writes two seconds of a camera that moves over a photograph."""
+    photograph = load_sample_images().images[0]
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, 'yuv420p'
+        for step in range(50):
+            view = np.ascontiguousarray(photograph[2 * step : 2 * step + 240, 6 * step : 6 * step + 320])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(view)))
+        container.mux(stream.encode())
+
+
+def read(path: Path) -> np.ndarray:
+    """Frames spread over the clip, and of each the middle square: `[t h w c]`, -1 to 1."""
+    with av.open(str(path)) as container:
+        every = list(container.decode(video=0))
+    frames = [every[int((number + 0.5) * len(every) / FRAMES)] for number in range(FRAMES)]
+    print(f'{path.name}: {FRAMES} of {len(every)} frames, {frames[0].width} x {frames[0].height} pixels')
+    scale = SIZE / min(frames[0].width, frames[0].height)
+    width, height = (round(scale * side) for side in (frames[0].width, frames[0].height))
+    images = np.stack([frame.to_ndarray(format='rgb24', width=width, height=height) for frame in frames])
+    left, top = (width - SIZE) // 2, (height - SIZE) // 2
+    return np.float32(images[:, top : top + SIZE, left : left + SIZE]) / 127.5 - 1
+
+
+def run(name: str, model: nn.Module, video: np.ndarray, how: str) -> None:
+    variables = jax.jit(model.init)(jax.random.key(0), video)
+    apply = jax.jit(model.apply).lower(variables, video).compile()
+    started = time.perf_counter()
+    logits = jax.block_until_ready(apply(variables, video))
+    seconds = time.perf_counter() - started
+    assert jnp.isfinite(logits).all()
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    print(f'\n{name}: {count / 1e6:.1f} million parameters, {video.shape} to {logits.shape} in {seconds:.3f} s\n  {how}')
+
+
+def main(path: Path) -> None:
+    video = read(path)[None]
+    how = '8 steps of time x 64 places: attention within each step, then across the steps'
+    run('ViViT', ViViT(**TRUNK, **BOXES, spatial_depth=4, temporal_depth=2), video, how)
+    run('3D ViT', ViT(**TRUNK, **BOXES, depth=6), video, '512 boxes of 2 frames, 16 x 16 pixels: each reads all others')
+    image_net = SimpleViT(**TRUNK, patch_size=16, depth=6)
+    run('AcceptVideoWrapper of SimpleViT', AcceptVideoWrapper(image_net), video, '16 images of 64 patches, one by one')
+
+
+if __name__ == '__main__':
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder, 'pan.mp4')
+        if len(sys.argv) == 1:
+            pan(clip)
+        main(clip)

@@ -1,0 +1,1 @@
+"""One file per objective, named as upstream names it, with its cases."""

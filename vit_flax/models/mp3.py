@@ -1,0 +1,79 @@
+"""Position Prediction as an Effective Pretraining Strategy, arXiv:2207.07611: its vision transformer.
+
+vit-pytorch's `mp3`: a SimpleViT whose attention may read other tokens than those that ask, so that the
+objective of the same name can hide some from it; with dropout, and the last norm in the head.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import Transformer
+from vit_flax.models.simple_vit import SimpleGridViT, SimpleViTBase
+from vit_flax.models.vit import NormedHead, published_size
+from vit_flax.registry import Model
+
+
+class Attention(Module):
+    """Attention of tokens to themselves, or to a context, which goes through the same norm, `[b n d] -> [b n d]`."""
+
+    heads: int = 8
+    dim_head: int = 64
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None, train: bool = False) -> Array:
+        dim, inner = x.shape[-1], self.heads * self.dim_head
+        norm = LayerNorm(**self.precision, name='norm')
+        x = norm(x)
+        read = x if context is None else norm(context)
+        q = Dense(inner, use_bias=False, **self.precision, name='to_q')(x)
+        kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(read)
+        q, k, v = (split_heads(part, self.heads) for part in (q, *jnp.split(kv, 2, axis=-1)))
+        x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
+        x = Dense(dim, **self.precision, name='to_out')(merge_heads(x))
+        return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    torch_names = {'to_out': 'to_out.0'}
+
+
+class ViT(SimpleGridViT, SimpleViTBase, kw_only=True):
+    """ViT for position prediction (arXiv:2207.07611): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      dropout: rate after each projection and on the attention maps.
+    """
+
+    dropout: float = 0.0
+
+    def attention(self) -> Callable[..., nn.Module]:
+        return partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision)
+
+    def feedforward(self) -> Callable[..., nn.Module]:
+        return partial(FeedForward, self.mlp_dim, self.dropout, **self.precision)
+
+    def trunk(self) -> nn.Module:
+        return Transformer(self.depth, self.block(), scan=self.scan, remat=self.remat)
+
+    def head(self) -> nn.Module:
+        return NormedHead(self.num_classes, **self.precision)
+
+    def encode(self, tokens: Array, train: bool = False, context: Array | None = None) -> Array:
+        """The transformer, `[b n d] -> [b n d]`; what all its blocks read instead, `[b m d]`, may be given."""
+        return self.transformer(tokens, *(() if context is None else (context,)), train=train)
+
+
+MODEL = Model(
+    ViT,
+    title='Position Prediction as an Effective Pretraining Strategy',
+    arxiv='2207.07611',
+    takes='image [b h w c]',
+    paper_size=published_size(16, 768, 12, 12),
+)

@@ -1,0 +1,169 @@
+"""What an encoder offers to an objective that looks at its patches, and how it comes out again.
+
+The contract, which `GridViTBase` and `SimpleGridViTBase` fulfil and with them most models of images, videos,
+series and other grids:
+
+- `patchify(images)`: the values of the patches, `[b h w c] -> [b n p]`; `unpatchify` back;
+- `embed_tokens(patches)`: each patch to a token without a position, `[b n p] -> [b n d]`;
+- `patch_positions(grid)`: the positions of a grid of patches, `[n d]`; `num_positions`: rows of the whole table;
+- `prefix_tokens()`: what stands before the patches, with its positions, `[m d]`, a class token or nothing;
+- `encode(tokens, train)`: the transformer, `[b n d] -> [b n d]`, for any subset of the tokens;
+- `dim`, `channels`, `patch_lengths`, `grid` and `example_input()`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from einops import repeat
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.checks import patch_counts
+from vit_flax.blocks.module import Module
+from vit_flax.weights.table import LEAVES
+
+METHODS = ('patchify', 'unpatchify', 'embed_tokens', 'patch_positions', 'prefix_tokens', 'encode', 'example_input')
+NUMBERS = ('dim', 'channels', 'patch_lengths', 'grid', 'num_positions')
+
+
+def check_encoder(encoder: nn.Module) -> None:
+    """Raises a ValueError that names what the encoder lacks of the contract."""
+    missing = [name for name in METHODS if not callable(getattr(type(encoder), name, None))]
+    missing += [name for name in NUMBERS if not hasattr(encoder, name)]
+    if missing:
+        raise ValueError(
+            f'encoder={type(encoder).__name__} cannot be trained on its patches, since it lacks {", ".join(missing)}: '
+            'take a model such as vit, simple_vit, deepvit or vit_3d (see vit_flax.objectives.encoder)'
+        )
+
+
+def encoder_variables(objective_variables: Mapping[str, Any], name: str = 'encoder') -> dict[str, Any]:
+    """The variables of the encoder alone, out of those of an objective that trained it.
+
+    They are what `encoder.apply` takes, and `vit_flax.to_torch(encoder, ...)`.
+
+    Args:
+      objective_variables: `{'params': ..., ...}` of the objective.
+      name: of the encoder within the objective.
+
+    Raises:
+      ValueError: there is no such module in the variables.
+    """
+    found = {collection: tree[name] for collection, tree in objective_variables.items() if name in tree}
+    if 'params' not in found:
+        modules = sorted(objective_variables.get('params', {}))
+        raise ValueError(f'the variables hold no {name!r}: their modules are {", ".join(modules) or "none"}')
+    return found
+
+
+class EncoderObjective(Module, kw_only=True):
+    """An objective that trains one encoder on its patches.
+
+    The encoder is an argument: any model that offers the contract at the head of this file. Whatever upstream calls
+    it (`encoder_argument`), its variables stand under `encoder`.
+
+    Raises:
+      ValueError: the encoder does not offer the contract.
+    """
+
+    encoder_argument: ClassVar[str] = 'encoder'
+
+    @property
+    def given_encoder(self) -> Any:
+        """The encoder as it was given: it has sizes, and no variables."""
+        return getattr(self, self.encoder_argument)
+
+    def setup(self) -> None:
+        check_encoder(self.given_encoder)
+        if self.encoder_argument != 'encoder':
+            self.encoder = self.given_encoder.clone(_deep_clone=True)
+
+    def initialise_encoder(self, images: Array) -> None:
+        """Makes all of the encoder's variables, also those that the objective does not read, such as its head."""
+        if self.is_initializing():
+            self.encoder(images)
+
+    def prefix_length(self, class_token: bool) -> int:
+        """How many tokens stand before the patches if the class token is wanted; raises if there is none."""
+        count = len(self.encoder.prefix_tokens()) if class_token else 0
+        if class_token and not count:
+            raise ValueError(f'class_token=True: encoder={type(self.encoder).__name__} has no token before its patches')
+        return count
+
+    def grid_of(self, images: Array) -> tuple[int, ...]:
+        """Patches along each axis of these images."""
+        return patch_counts(images.shape[1:-1], self.given_encoder.patch_lengths, 'the shape of the images')
+
+    def place(self, tokens: Array, grid: Sequence[int]) -> Array:
+        """Tokens plus the positions of their patches, `[b n d] -> [b n d]`."""
+        return tokens + self.encoder.patch_positions(grid).astype(tokens.dtype)
+
+    def encode(self, tokens: Array, class_token: bool = False, train: bool = False) -> Array:
+        """The encoder's transformer, `[b n d] -> [b n d]`.
+
+        Args:
+          tokens: of patches, any number of them.
+          class_token: they read the encoder's prefix tokens too, which then come first in the result.
+          train: dropout.
+        """
+        if class_token:
+            prefix = self.encoder.prefix_tokens().astype(tokens.dtype)
+            tokens = jnp.concatenate([repeat(prefix, 'm d -> b m d', b=len(tokens)), tokens], axis=1)
+        name = type(self.encoder).__name__
+        try:
+            encoded = self.encoder.encode(tokens, train=train)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f'encoder={name} cannot encode {tokens.shape[1]} tokens of patches: {error}') from error
+        if encoded.shape != tokens.shape:
+            raise ValueError(
+                f'encoder={name} returns tokens of shape {encoded.shape} for tokens of shape {tokens.shape}: '
+                'it must return one for each'
+            )
+        return encoded
+
+    def example_input(self) -> jax.ShapeDtypeStruct:
+        """Images that fit, for tracing."""
+        return self.given_encoder.example_input()
+
+
+def take(x: Array, indices: Array) -> Array:
+    """Rows of each sequence, `[b n d], int [b m] -> [b m d]`."""
+    return jnp.take_along_axis(x, indices[..., None], axis=1)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    """Those rows replaced, `[b n d], int [b m], [b m d] -> [b n d]`."""
+    return jnp.asarray(x).at[jnp.arange(len(x))[:, None], indices].set(values.astype(x.dtype))
+
+
+def chosen(indices: Array, patches: int) -> Array:
+    """Which patches those are, int `[b m]` to bool `[b n]`."""
+    return jnp.zeros((len(indices), patches), bool).at[jnp.arange(len(indices))[:, None], indices].set(True)
+
+
+def wide(x: Array) -> Array:
+    """In float32 at least, for a loss."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def patch_embedding_ties(encoder: str, sequence: str, first: int = 0) -> dict[str, Any]:
+    """`torch_ties` of an objective whose torch twin has the layers of the encoder's patch embedding once more.
+
+    Args:
+      encoder: the encoder's name here.
+      sequence: name of the layers there, `patch_to_emb`.
+      first: number of their first.
+    """
+    leaves = {'patch_norm': ('scale', 'bias'), 'projection': ('kernel', 'bias'), 'norm': ('scale', 'bias')}
+    return {
+        f'{encoder}/to_patch_embedding/{layer}/{leaf}': partial(_names, f'{sequence}.{first + place}', leaf)
+        for place, (layer, kinds) in enumerate(leaves.items())
+        for leaf in kinds
+    }
+
+
+def _names(module: str, leaf: str, objective: nn.Module) -> tuple[str, ...]:
+    return (f'{module}.{LEAVES.get(leaf, leaf)}',)

@@ -1,0 +1,192 @@
+"""Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377.
+
+vit-pytorch's `mae`: the encoder sees a quarter of the patches; a small transformer sees the result and
+a token for each hidden patch, and predicts the pixels of those.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from einops import repeat
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import normal
+
+from vit_flax.blocks.attention import Attention
+from vit_flax.blocks.checks import check_choice
+from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.positions import sincos_grid
+from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.objectives.encoder import EncoderObjective, patch_embedding_ties, put, take, wide
+from vit_flax.objectives.masking import check_masking, masked_count, random_split, tube_split
+
+
+def draw_mask(rng: Array, batch: int, num_patches: int, masking_ratio: float = 0.75) -> dict[str, Any]:
+    """Which patches of each image are hidden: `masked` int `[b m]`, and `visible` `[b n-m]`, all others."""
+    masked, visible = random_split(rng, batch, num_patches, masking_ratio)
+    return {'masked': masked, 'visible': visible}
+
+
+def draw_tube_mask(rng: Array, batch: int, grid: Sequence[int], masking_ratio: float = 0.75) -> dict[str, Any]:
+    """The same for videos: the same places of every step of `grid` = (steps, rows, columns).
+
+    Neighbouring frames are alike, so that a patch hidden in one of them alone could be copied (arXiv:2203.12602).
+    """
+    masked, visible = tube_split(rng, batch, grid, masking_ratio)
+    return {'masked': masked, 'visible': visible}
+
+
+class MAE(EncoderObjective, kw_only=True):
+    """Masked autoencoder (arXiv:2111.06377): images `[b h w c]` to the error of the predicted pixels.
+
+    Attributes:
+      encoder: the model to train; see `vit_flax.objectives.encoder`.
+      decoder_dim: width of a token of the decoder.
+      masking_ratio: share of the patches that is hidden.
+      decoder_depth: number of blocks of the decoder.
+      decoder_heads: attention heads in each of them.
+      decoder_dim_head: width of one head.
+      norm_pixels: predict each patch less its mean and over its deviation, as the paper does in its best models.
+      class_token: encoder and decoder read the encoder's class token too, as in the paper.
+      decoder_positions: 'learned', or 'sincos', fixed, as in the paper.
+      masking: how hidden patches are drawn, 'random' or, for videos, 'tube'.
+
+    Raises:
+      ValueError: an encoder that does not offer its patches, a share that hides none or all of them, a class token
+        that the encoder does not have.
+    """
+
+    encoder: Any
+    decoder_dim: int
+    masking_ratio: float = 0.75
+    decoder_depth: int = 1
+    decoder_heads: int = 8
+    decoder_dim_head: int = 64
+    norm_pixels: bool = False
+    class_token: bool = False
+    decoder_positions: str = 'learned'
+    masking: str = 'random'
+
+    @classmethod
+    def paper(cls, encoder: nn.Module, **changes: Any) -> 'MAE':
+        """The paper's: decoder of 8 blocks and width 512 (table 1 a, b), 75 % hidden (figure 5), normalised pixels
+        (table 1 d); sine-cosine positions, and a class token if the encoder has one (appendix A.1)."""
+        settings = dict(
+            decoder_dim=512,
+            decoder_depth=8,
+            decoder_heads=16,
+            decoder_dim_head=32,
+            norm_pixels=True,
+            class_token=getattr(encoder, 'num_cls_tokens', 0) > 0,
+            decoder_positions='sincos',
+        )
+        return cls(encoder=encoder, **{**settings, **changes})
+
+    def setup(self) -> None:
+        super().setup()
+        encoder, width, prefix = self.encoder, self.decoder_dim, self.prefix_length(self.class_token)
+        masked_count(self.masking_ratio, encoder.num_patches)
+        check_masking(self.masking)
+        check_choice('decoder_positions', self.decoder_positions, ('learned', 'sincos'))
+        if encoder.dim != width:
+            self.enc_to_dec = Dense(width, **self.precision)
+        self.mask_token = self.param('mask_token', normal(1.0), (width,), self.param_dtype)
+        attention = partial(Attention, self.decoder_heads, self.decoder_dim_head, **self.precision)
+        block = partial(Block, attention, partial(FeedForward, 4 * width, **self.precision), **self.precision)
+        self.decoder = Transformer(self.decoder_depth, block, partial(LayerNorm, **self.precision), **self.precision)
+        if self.decoder_positions == 'learned':
+            # upstream: the decoder's table has a row for the encoder's class token, which no patch reads.
+            shape = max(encoder.num_positions, prefix + encoder.num_patches), width
+            self.decoder_pos_emb = self.param('decoder_pos_emb', normal(1.0), shape, self.param_dtype)
+        self.to_pixels = Dense(encoder.channels * math.prod(encoder.patch_lengths), **self.precision)
+
+    def draw(self, rng: Array, images: Array) -> dict[str, Any]:
+        """`masked` and `visible` for these images, as `masking` and `masking_ratio` say."""
+        grid = self.grid_of(images)
+        if self.masking == 'tube':
+            return draw_tube_mask(rng, len(images), grid, self.masking_ratio)
+        return draw_mask(rng, len(images), math.prod(grid), self.masking_ratio)
+
+    def decoder_table(self, grid: Sequence[int], prefix: int) -> Array:
+        """The decoder's positions, `[prefix+n d]`: those of the encoder's prefix tokens, then those of the patches."""
+        patches = math.prod(grid)
+        if self.decoder_positions == 'learned':
+            return self.decoder_pos_emb[: prefix + patches]
+        return jnp.pad(jnp.asarray(sincos_grid(grid, self.decoder_dim)), ((prefix, 0), (0, 0)))
+
+    def predict(self, images: Array, masked: Array, visible: Array, train: bool = False) -> Array:
+        """What is predicted of the hidden patches, in the units of the loss, `[b m p]`."""
+        grid = self.grid_of(images)
+        # upstream: with its own ViT and a class token MAE raises an error, since the positions of that have no batch
+        # axis any more; here it runs, on the positions of the patches.
+        tokens = self.place(self.encoder.embed_tokens(self.encoder.patchify(images)), grid)
+        encoded = self.encode(take(tokens, visible), self.class_token, train)
+        if self.encoder.dim != self.decoder_dim:
+            encoded = self.enc_to_dec(encoded)
+
+        prefix = encoded.shape[1] - visible.shape[1]
+        table = self.decoder_table(grid, prefix).astype(self.mask_token.dtype)
+        encoded, mask_token, table = self.promote(encoded, self.mask_token, table)
+        places = jnp.concatenate([visible, masked], axis=1) + prefix
+        if prefix:
+            first = jnp.broadcast_to(jnp.arange(prefix, dtype=places.dtype), (len(places), prefix))
+            places = jnp.concatenate([first, places], axis=1)
+        hidden = repeat(mask_token, 'd -> b m d', b=len(masked), m=masked.shape[1])
+        # the decoder does not know the order of its tokens but by their positions: they may stay where they are
+        decoded = self.decoder(jnp.concatenate([encoded, hidden], axis=1) + table[places], train=train)
+        return self.to_pixels(decoded[:, -masked.shape[1] :])
+
+    def draws(self, images: Array, masked: Array | None, visible: Array | None) -> tuple[Array, Array]:
+        """Those of the caller, or new ones from the rng `mask`."""
+        if (masked is None) != (visible is None):
+            raise ValueError('masked and visible must be given both, or neither')
+        if masked is None or visible is None:
+            return tuple(self.draw(self.make_rng('mask'), images).values())
+        return masked, visible
+
+    def __call__(
+        self, images: Array, masked: Array | None = None, visible: Array | None = None, train: bool = False
+    ) -> Array:
+        """Mean square error of the hidden pixels, a scalar.
+
+        Args:
+          images: `[b h w c]`.
+          masked: int `[b m]`, the hidden patches of each image, and
+          visible: int `[b n-m]`, all others: both of `draw_mask`, or drawn from the rng `mask` if left out.
+          train: dropout.
+        """
+        self.initialise_encoder(images)
+        masked, visible = self.draws(images, masked, visible)
+        target = wide(take(self.encoder.patchify(images), masked))
+        if self.norm_pixels:
+            mean, deviation = patch_statistics(target)
+            target = (target - mean) / deviation
+        return jnp.square(wide(self.predict(images, masked, visible, train)) - target).mean()
+
+    def reconstruct(
+        self, images: Array, masked: Array | None = None, visible: Array | None = None, train: bool = False
+    ) -> Array:
+        """The images with their hidden patches as predicted, `[b h w c] -> [b h w c]`; arguments as for the loss.
+
+        With `norm_pixels` a patch has the mean and the deviation of the original.
+        """
+        masked, visible = self.draws(images, masked, visible)
+        patches = self.encoder.patchify(images)
+        predicted = self.predict(images, masked, visible, train)
+        if self.norm_pixels:
+            mean, deviation = patch_statistics(take(patches, masked))
+            predicted = predicted * deviation + mean
+        return self.encoder.unpatchify(put(patches, masked, predicted), self.grid_of(images))
+
+    torch_names = {'decoder_pos_emb': 'decoder_pos_emb.weight'}
+    torch_ties = patch_embedding_ties('encoder', 'patch_to_emb')
+
+
+def patch_statistics(patches: Array) -> tuple[Array, Array]:
+    """Mean and deviation of each patch, `[b m p] -> [b m 1]` each, as the paper's code has them (unbiased)."""
+    deviation = jnp.sqrt(patches.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
+    return patches.mean(axis=-1, keepdims=True), deviation

@@ -1,0 +1,236 @@
+"""Masked patch prediction, appendix B.1.2 of An Image is Worth 16x16 Words, arXiv:2010.11929.
+
+vit-pytorch's `mpp`: some patches are replaced by a learned one or by another of the image, and the encoder
+tells the mean colour of what was there, each channel in a few bits, as one of a few hundred classes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import normal
+
+from vit_flax.blocks.checks import pair
+from vit_flax.blocks.torch_like import Dense
+from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take, wide
+from vit_flax.weights.ops import UnitAxes
+
+Colours = Sequence[float]
+
+
+def draw_corruption(
+    rng: Array,
+    batch: int,
+    num_patches: int,
+    mask_prob: float = 0.15,
+    replace_prob: float = 0.5,
+    random_patch_prob: float = 0.5,
+) -> dict[str, Any]:
+    """What is done to which patches.
+
+    Returns:
+      `masked`: int `[b m]`, the patches whose colour is asked for, a share of `mask_prob`, rounded up.
+      `replaced`: bool `[b n]`, which of them become the learned patch, with probability `replace_prob`.
+      `randomised`: bool `[b n]`, which of the others become another patch, so often that of all it is a share of
+        `random_patch_prob`, as far as there are others.
+      `sources`: int `[b n]`, which patch that is.
+
+    Raises:
+      ValueError: a share out of range.
+    """
+    check_shares(mask_prob, replace_prob, random_patch_prob)
+    mask_rng, replace_rng, random_rng, source_rng = jax.random.split(rng, 4)
+    shape = batch, num_patches
+    order = jnp.argsort(jax.random.uniform(mask_rng, shape), axis=1)
+    of_the_others = random_patch_prob / (1 - replace_prob) if replace_prob < 1 else 0.0
+    return {
+        'masked': order[:, : math.ceil(mask_prob * num_patches)],
+        'replaced': jax.random.uniform(replace_rng, shape) < replace_prob,
+        'randomised': jax.random.uniform(random_rng, shape) < of_the_others,
+        'sources': jax.random.randint(source_rng, shape, 0, num_patches),
+    }
+
+
+def check_shares(mask_prob: float, replace_prob: float, random_patch_prob: float) -> None:
+    if not 0 < mask_prob <= 1:
+        raise ValueError(f'mask_prob={mask_prob} must be above 0 and at most 1')
+    for name, share in (('replace_prob', replace_prob), ('random_patch_prob', random_patch_prob)):
+        if not 0 <= share <= 1:
+            raise ValueError(f'{name}={share} must be between 0 and 1')
+
+
+class MPP(EncoderObjective, kw_only=True):
+    """Masked patch prediction (arXiv:2010.11929): images `[b h w c]` to the cross entropy of the colours.
+
+    Attributes:
+      transformer: the model to train; see `vit_flax.objectives.encoder`. Its variables stand under `encoder`.
+      patch_size: of the model's patches, in pixels.
+      dim: width of the model's tokens.
+      output_channel_bits: of the mean of each channel; there are `2**(bits * channels)` classes.
+      channels: of the images.
+      max_pixel_val: of the images, without the normalisation by `mean` and `std`.
+      mask_prob: share of the patches whose colour is asked for.
+      replace_prob: share of these that become a learned patch.
+      random_patch_prob: share of these that become another patch of the image; the rest stays as it is.
+      mean, std: of each channel, if the images were normalised by them.
+      mask_embedding: learn the token that stands for a replaced patch, as in the paper, not its pixels.
+
+    Raises:
+      ValueError: an encoder that does not offer its patches, sizes that are not the encoder's, a share out of range.
+    """
+
+    transformer: Any
+    patch_size: int | Sequence[int]
+    dim: int
+    output_channel_bits: int = 3
+    channels: int = 3
+    max_pixel_val: float = 1.0
+    mask_prob: float = 0.15
+    replace_prob: float = 0.5
+    random_patch_prob: float = 0.5
+    mean: Colours | None = None
+    std: Colours | None = None
+    mask_embedding: bool = False
+
+    encoder_argument: ClassVar[str] = 'transformer'
+
+    @classmethod
+    def paper(cls, encoder: nn.Module, **changes: Any) -> 'MPP':
+        """The paper's (appendix B.1.2): half of the patches, 80 % of them replaced, 10 % by others; the learned token
+        takes the place of an embedded patch."""
+        settings = dict(
+            patch_size=encoder.patch_lengths,
+            dim=encoder.dim,
+            channels=encoder.channels,
+            mask_prob=0.5,
+            replace_prob=0.8,
+            random_patch_prob=0.1,
+            mask_embedding=True,
+        )
+        return cls(transformer=encoder, **{**settings, **changes})
+
+    def setup(self) -> None:
+        super().setup()
+        encoder, lengths = self.encoder, tuple(self.encoder.patch_lengths)
+        given = pair(self.patch_size) if isinstance(self.patch_size, int) else tuple(self.patch_size)
+        for name, mine, theirs in (
+            ('patch_size', given, lengths),
+            ('dim', self.dim, encoder.dim),
+            ('channels', self.channels, encoder.channels),
+        ):
+            if mine != theirs:
+                raise ValueError(f'{name}={mine} must be {theirs}, as the encoder has it')
+        check_shares(self.mask_prob, self.replace_prob, self.random_patch_prob)
+        width = self.dim if self.mask_embedding else self.channels * math.prod(lengths)
+        self.mask_token = self.param('mask_token', normal(1.0), (width,), self.param_dtype)
+        self.to_bits = Dense(2 ** (self.output_channel_bits * self.channels), **self.precision)
+
+    def draw(self, rng: Array, images: Array) -> dict[str, Any]:
+        """The draws for these images, as the settings say."""
+        shares = self.mask_prob, self.replace_prob, self.random_patch_prob
+        return draw_corruption(rng, len(images), math.prod(self.grid_of(images)), *shares)
+
+    def bins(self, images: Array) -> Array:
+        """Which of the bins the mean of each patch and channel falls in, int `[b h w c] -> [b n c]`."""
+        images = wide(images)
+        if self.mean is not None and self.std is not None:
+            images = images * jnp.asarray(self.std, images.dtype) + jnp.asarray(self.mean, images.dtype)
+        # upstream: values above the largest are brought down to it, those below zero are left as they are.
+        patches = self.encoder.patchify(jnp.minimum(images, self.max_pixel_val))
+        means = rearrange(patches, 'b n (p c) -> b n p c', c=self.channels).mean(axis=2)
+        count = 2**self.output_channel_bits
+        return jnp.searchsorted(jnp.asarray(np.arange(1, count) * self.max_pixel_val / count, means.dtype), means)
+
+    def labels(self, images: Array) -> Array:
+        """The bins of all channels as one class, the first channel the lowest digit, int `[b h w c] -> [b n]`."""
+        digits = 2 ** (self.output_channel_bits * np.arange(self.channels))
+        return (self.bins(images) * digits).sum(axis=-1)
+
+    def predict(
+        self,
+        images: Array,
+        masked: Array,
+        replaced: Array,
+        randomised: Array,
+        sources: Array,
+        train: bool = False,
+    ) -> Array:
+        """Logits of the colours of the masked patches, `[b m classes]`."""
+        patches = self.encoder.patchify(images)
+        asked = chosen(masked, patches.shape[1])
+        patches = jnp.where((asked & randomised)[..., None], take(patches, sources), patches)
+        # upstream: the share of patches that become others is divided by that of those that are not replaced, and
+        # a patch that is drawn for both is replaced.
+        learned = (asked & replaced)[..., None]
+        if not self.mask_embedding:
+            patches, mask_token = self.promote(patches, self.mask_token)
+            patches = jnp.where(learned, mask_token, patches)
+        tokens = self.encoder.embed_tokens(patches)
+        if self.mask_embedding:
+            tokens, mask_token = self.promote(tokens, self.mask_token)
+            tokens = jnp.where(learned, mask_token, tokens)
+        # upstream: with its own ViT MPP raises an error, since class token and positions of that have no batch axis any
+        # more; here it runs, and an encoder may do without a class token.
+        tokens = self.place(tokens, self.grid_of(images))
+        encoded = self.encode(tokens, class_token=True, train=train)
+        return self.to_bits(take(encoded[:, -tokens.shape[1] :], masked))
+
+    def draws(self, images: Array, *given: Array | None) -> tuple[Array, Array, Array, Array]:
+        """Those of the caller, or new ones from the rng `mask`."""
+        if all(array is None for array in given):
+            given = tuple(self.draw(self.make_rng('mask'), images).values())
+        if any(array is None for array in given):
+            raise ValueError('masked, replaced, randomised and sources must be given all, or none of them')
+        return given  # type: ignore[return-value]
+
+    def __call__(
+        self,
+        images: Array,
+        masked: Array | None = None,
+        replaced: Array | None = None,
+        randomised: Array | None = None,
+        sources: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """Cross entropy of the colours of the masked patches, a scalar.
+
+        Args:
+          images: `[b h w c]`.
+          masked, replaced, randomised, sources: see `draw_corruption`; drawn from the rng `mask` if left out.
+          train: dropout.
+        """
+        self.initialise_encoder(images)
+        draws = self.draws(images, masked, replaced, randomised, sources)
+        labels = jnp.take_along_axis(self.labels(images), draws[0], axis=1)
+        shares = jax.nn.log_softmax(wide(self.predict(images, *draws, train=train)))
+        return -jnp.take_along_axis(shares, labels[..., None], axis=-1).mean()
+
+    def reconstruct(
+        self,
+        images: Array,
+        masked: Array | None = None,
+        replaced: Array | None = None,
+        randomised: Array | None = None,
+        sources: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """The images with their masked patches in the likeliest colour, `[b h w c] -> [b h w c]`."""
+        draws = self.draws(images, masked, replaced, randomised, sources)
+        count = 2**self.output_channel_bits
+        likeliest = self.predict(images, *draws, train=train).argmax(axis=-1)
+        digits = likeliest[..., None] // count ** np.arange(self.channels) % count
+        colours = (digits + 0.5) * (self.max_pixel_val / count)
+        if self.mean is not None and self.std is not None:
+            colours = (colours - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        patches = self.encoder.patchify(images)
+        painted = jnp.tile(colours, patches.shape[-1] // self.channels)
+        return self.encoder.unpatchify(put(patches, draws[0], painted), self.grid_of(images))
+
+    torch_names = {'encoder': 'transformer', 'mask_token': ('mask_token', UnitAxes((0, 1)))}
+    torch_ties = patch_embedding_ties('encoder', 'patch_to_emb.0', first=1)

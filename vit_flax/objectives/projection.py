@@ -1,0 +1,182 @@
+"""What objectives of several views put around an encoder: one of its layers, and a projector behind it."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, gelu, uniform_by_fan_in
+
+# Upstream counts the children of a network from its end: the output, and what its head takes.
+OUTPUT, LATENT = -1, -2
+LATENT_TAP = 'to_latent'
+
+
+def layer_output(net: nn.Module, layer: str | int, images: Array, train: bool = False) -> Array:
+    """What a layer of a bound network gives for these images.
+
+    Args:
+      net: the network.
+      layer: path of a submodule or a tap within it, as for `vit_flax.wrappers.extractor.Extractor`; -1 is the
+        network's output, -2 the tap `to_latent`, what the head of ViT and its like takes.
+      images: what the network takes.
+      train: dropout and statistics.
+
+    Raises:
+      ValueError: there is no such layer, or it stands in a scanned trunk.
+    """
+    if layer == OUTPUT:
+        return net(images, train=train)
+    if isinstance(layer, int) and layer != LATENT:
+        raise ValueError(f'hidden_layer={layer} must be -1 (the output), -2 (what the head takes) or a name')
+    wanted = LATENT_TAP if layer == LATENT else str(layer)
+    found: dict[str, Array] = {}
+    places: set[str] = set()
+
+    def watch(next_fun: Callable, args: tuple, kwargs: Mapping[str, Any], context: nn.module.InterceptorContext) -> Any:
+        output = next_fun(*args, **kwargs)
+        path = tuple(context.module.path)
+        if path[: len(net.path)] == tuple(net.path) and context.method_name in ('__call__', 'tap'):
+            inside = [*path[len(net.path) :], *(args[:1] if context.method_name == 'tap' else ())]
+            name = '/'.join(inside)
+            places.add(name)
+            if name == wanted:
+                if 'block' in inside[:-1]:
+                    raise ValueError(
+                        f'hidden_layer={layer!r} stands in a scanned trunk: build the network with scan=False'
+                    )
+                found[name] = output
+        return output
+
+    with nn.intercept_methods(watch):
+        net(images, train=train)
+    if wanted not in found:
+        near = difflib.get_close_matches(wanted, sorted(places - {''}), n=1)
+        hint = f'did you mean {near[0]!r}?' if near else f'there are {", ".join(sorted(places - {""}))}'
+        raise ValueError(f'hidden_layer={layer!r} is no submodule or tap of {type(net).__name__}: {hint}')
+    return found[wanted]
+
+
+class Projector(Module):
+    """Linear and GELU several times, then scaled to length one, then to the prototypes, `[... d] -> [... k]`.
+
+    Attributes:
+      features: number of prototypes, k.
+      layers: one more than there are hidden layers.
+      hidden: their width.
+      bottleneck: width of a linear layer before the scaling; the prototypes are then of length one and without bias,
+        as in DINO's paper. None is none.
+      axis: along which the length is taken.
+    """
+
+    features: int
+    layers: int
+    hidden: int
+    bottleneck: int | None = None
+    axis: int = -1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.layers < 2:
+            raise ValueError(f'projection_layers={self.layers} must be at least 2')
+        # all numbered, since torch counts the layers of a sequence
+        for i in range(self.layers - 1):
+            x = gelu(Dense(self.hidden, **self.precision, name=f'hidden_{i}')(x))
+        if self.bottleneck is None:
+            prototypes = Dense(self.features, **self.precision, name=f'prototypes_{self.layers - 1}')
+            return prototypes(scaled(x, self.axis))
+        x = Dense(self.bottleneck, **self.precision, name=f'bottleneck_{self.layers - 1}')(x)
+        return UnitDense(self.features, **self.precision, name=f'directions_{self.layers - 1}')(scaled(x, self.axis))
+
+    torch_names = {
+        'hidden_{i}': 'net.{2*i}',
+        'prototypes_{i}': 'net.{2*i+1}',
+        'bottleneck_{i}': 'net.{2*i}',
+        'directions_{i}': 'net.{2*i+2}',
+    }
+
+
+class UnitDense(Module):
+    """Linear without bias onto directions of length one, `[... d] -> [... features]`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        kernel = self.param('kernel', uniform_by_fan_in(width), (width, self.features), self.param_dtype)
+        x, kernel = self.promote(x, kernel)
+        return x @ scaled(kernel, 0)
+
+
+def scaled(x: Array, axis: int) -> Array:
+    """Of length one along an axis; what is shorter than 1e-6 is divided by that."""
+    # bounded before the root, whose slope at zero is infinite
+    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=axis, keepdims=True), 1e-12))
+
+
+class ProjectedNet(Module):
+    """A network, one of its layers and a projector: images `[b h w c]` to (projection `[b k]`, embedding `[b d]`).
+
+    Attributes:
+      net: the network.
+      layer: see `layer_output`.
+      features, layers, hidden, bottleneck: of the projector.
+    """
+
+    net: Any
+    layer: str | int
+    features: int
+    layers: int
+    hidden: int
+    bottleneck: int | None = None
+
+    def setup(self) -> None:
+        sizes = self.features, self.layers, self.hidden, self.bottleneck
+        self.projector = Projector(*sizes, **self.precision)
+
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """Images to what the layer gives, flattened, `[b h w c] -> [b d]`."""
+        output = layer_output(self.net, self.layer, images, train)
+        return output.reshape(len(output), -1)
+
+    def __call__(self, images: Array, train: bool = False) -> Any:
+        embedding = self.embed(images, train)
+        return self.projector(embedding), embedding
+
+
+def of_views(module: nn.Module, views: Array, train: bool, keeps_statistics: bool) -> Any:
+    """A network on several views of a batch, `[v b h w c] -> [v b ...]`.
+
+    All at once, unless it keeps statistics of a batch: then view by view, as upstream.
+    """
+    if keeps_statistics:
+        one_by_one = nn.scan(
+            lambda network, carry, view: (carry, network(view, train=train)),
+            variable_broadcast=('params', 'teacher', 'constants'),
+            variable_carry='batch_stats',
+            split_rngs={'params': False, 'dropout': True, 'drop_path': True, 'mask': True, 'tokens': True},
+        )
+        return one_by_one(module, None, views)[1]
+    outputs = module(views.reshape(-1, *views.shape[2:]), train=train)
+    return jax.tree.map(lambda array: array.reshape(*views.shape[:2], *array.shape[1:]), outputs)
+
+
+def in_collection(name: str, network: Any) -> Any:
+    """A class of modules that keeps its parameters in this collection, where no optimizer sees them."""
+
+    def exchange(collections: Mapping[str, Any]) -> dict[str, Any]:
+        others = {key: value for key, value in collections.items() if key not in ('params', name)}
+        return {**others, 'params': collections.get(name, {}), name: collections.get('params', {})}
+
+    return nn.map_variables(network, ('params', name), exchange, exchange, mutable=True)
+
+
+def moved(old: Any, new: Any, decay: float | Array) -> Any:
+    """Exponential moving average of two trees."""
+    return jax.tree.map(lambda a, b: a * decay + b * (1 - decay), old, new)

@@ -1,0 +1,138 @@
+"""SimMIM: A Simple Framework for Masked Image Modeling, arXiv:2111.09886.
+
+vit-pytorch's `simmim`: the encoder sees all patches, some of them as one learned token, and a linear layer
+predicts the pixels of those. There is no decoder.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import normal
+
+from vit_flax.blocks.torch_like import Dense
+from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take, wide
+from vit_flax.objectives.masking import block_split, check_masking, masked_count, random_split, tube_split
+
+
+def draw_mask(rng: Array, batch: int, num_patches: int, masking_ratio: float = 0.5) -> dict[str, Any]:
+    """Which patches of each image are hidden: `masked` int `[b m]`."""
+    return {'masked': random_split(rng, batch, num_patches, masking_ratio)[0]}
+
+
+def draw_tube_mask(rng: Array, batch: int, grid: Sequence[int], masking_ratio: float = 0.5) -> dict[str, Any]:
+    """The same for videos: the same places of every step of `grid` = (steps, rows, columns)."""
+    return {'masked': tube_split(rng, batch, grid, masking_ratio)[0]}
+
+
+def draw_block_mask(
+    rng: Array, batch: int, grid: Sequence[int], block: Sequence[int], masking_ratio: float = 0.6
+) -> dict[str, Any]:
+    """The same in blocks of so many patches along each axis, as in the paper."""
+    return {'masked': block_split(rng, batch, grid, masking_ratio, block)[0]}
+
+
+class SimMIM(EncoderObjective, kw_only=True):
+    """SimMIM (arXiv:2111.09886): images `[b h w c]` to the error of the predicted pixels.
+
+    Attributes:
+      encoder: the model to train; see `vit_flax.objectives.encoder`.
+      masking_ratio: share of the patches that is hidden.
+      mean_loss: the mean absolute error of the hidden pixels, as in the paper; else it is divided by the number of
+        hidden patches of an image once more.
+      class_token: patches read the encoder's class token too, as in the paper.
+      mask_patch_size: hide blocks of so many pixels along each axis; None hides patches.
+      masking: how hidden patches are drawn, 'random' or, for videos, 'tube'.
+
+    Raises:
+      ValueError: an encoder that does not offer its patches, a share that hides none or all of them, blocks that
+        are not made of patches.
+    """
+
+    encoder: Any
+    masking_ratio: float = 0.5
+    mean_loss: bool = False
+    class_token: bool = False
+    mask_patch_size: int | Sequence[int] | None = None
+    masking: str = 'random'
+
+    @classmethod
+    def paper(cls, encoder: nn.Module, **changes: Any) -> 'SimMIM':
+        """The paper's (section 4.1): 60 % hidden, in blocks of 32 pixels, the mean absolute error; a class token if
+        the encoder has one."""
+        settings = dict(
+            masking_ratio=0.6,
+            mask_patch_size=32,
+            mean_loss=True,
+            class_token=getattr(encoder, 'num_cls_tokens', 0) > 0,
+        )
+        return cls(encoder=encoder, **{**settings, **changes})
+
+    def setup(self) -> None:
+        super().setup()
+        encoder = self.encoder
+        masked_count(self.masking_ratio, encoder.num_patches)
+        check_masking(self.masking)
+        self.prefix_length(self.class_token)
+        self.mask_token = self.param('mask_token', normal(1.0), (encoder.dim,), self.param_dtype)
+        self.to_pixels = Dense(encoder.channels * math.prod(encoder.patch_lengths), **self.precision)
+
+    def draw(self, rng: Array, images: Array) -> dict[str, Any]:
+        """`masked` for these images, as the settings say."""
+        grid, batch = self.grid_of(images), len(images)
+        if self.mask_patch_size is not None:
+            return draw_block_mask(rng, batch, grid, self.block(), self.masking_ratio)
+        if self.masking == 'tube':
+            return draw_tube_mask(rng, batch, grid, self.masking_ratio)
+        return draw_mask(rng, batch, math.prod(grid), self.masking_ratio)
+
+    def block(self) -> tuple[int, ...]:
+        """Patches of a hidden block along each axis."""
+        patch, size = tuple(self.encoder.patch_lengths), self.mask_patch_size
+        sizes = (size,) * len(patch) if size is None or isinstance(size, int) else tuple(size)
+        if len(sizes) != len(patch) or any(pixels % length for pixels, length in zip(sizes, patch, strict=True)):
+            raise ValueError(f'mask_patch_size={size} must be made of whole patches of {patch}')
+        return tuple(pixels // length for pixels, length in zip(sizes, patch, strict=True))
+
+    def predict(self, images: Array, masked: Array, train: bool = False) -> Array:
+        """What is predicted of the hidden patches, `[b m p]`."""
+        tokens = self.encoder.embed_tokens(self.encoder.patchify(images))
+        hidden = chosen(masked, tokens.shape[1])
+        tokens, mask_token = self.promote(tokens, self.mask_token)
+        # upstream: with its own ViT SimMIM raises an error, since the positions of that have no batch axis any more.
+        # Where there is no class token it still takes the first of them for one's; here each patch has its own.
+        tokens = self.place(jnp.where(hidden[..., None], mask_token, tokens), self.grid_of(images))
+        encoded = self.encode(tokens, self.class_token, train)
+        return self.to_pixels(take(encoded[:, -tokens.shape[1] :], masked))
+
+    def masks(self, images: Array, masked: Array | None) -> Array:
+        """The caller's, or new ones from the rng `mask`."""
+        return self.draw(self.make_rng('mask'), images)['masked'] if masked is None else masked
+
+    def __call__(self, images: Array, masked: Array | None = None, train: bool = False) -> Array:
+        """Absolute error of the hidden pixels, a scalar.
+
+        Args:
+          images: `[b h w c]`.
+          masked: int `[b m]`, the hidden patches of each image; drawn from the rng `mask` if left out.
+          train: dropout.
+        """
+        self.initialise_encoder(images)
+        masked = self.masks(images, masked)
+        target = wide(take(self.encoder.patchify(images), masked))
+        loss = jnp.abs(wide(self.predict(images, masked, train)) - target).mean()
+        # upstream: the loss, a mean already, is divided by the number of hidden patches once more: its scale
+        # depends on the size of the image and on the masking ratio.
+        return loss if self.mean_loss else loss / masked.shape[1]
+
+    def reconstruct(self, images: Array, masked: Array | None = None, train: bool = False) -> Array:
+        """The images with their hidden patches as predicted, `[b h w c] -> [b h w c]`; arguments as for the loss."""
+        masked = self.masks(images, masked)
+        patches = self.encoder.patchify(images)
+        patches = put(patches, masked, self.predict(images, masked, train))
+        return self.encoder.unpatchify(patches, self.grid_of(images))
+
+    torch_ties = patch_embedding_ties('encoder', 'patch_to_emb')
