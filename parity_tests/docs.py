@@ -1,8 +1,8 @@
-"""Writes the generated pages: `python -m parity_tests.docs [models] [speed] [quirks]`, all if none is named.
+"""Writes the generated pages: `python -m parity_tests.docs [PAGE ...]`, all if none is named.
 
 models: docs/models.md (parity measured now, parameters at the paper's size counted on both sides) and its short form
-in README.md; speed: docs/speed.md, from docs/speed.csv as benchmarks/speed.py recorded it; quirks: docs/quirks.md, the
-`# upstream:` comments.
+in README.md; objectives: docs/objectives.md, likewise; speed: docs/speed.md, from docs/speed.csv as benchmarks/speed.py
+recorded it; quirks: docs/quirks.md, the `# upstream:` comments.
 """
 
 import csv
@@ -17,6 +17,7 @@ from parity_tests import conftest  # noqa: F401  first: it sets the flags for qu
 import jax
 import torch
 
+from parity_tests import objective_case
 from parity_tests.case import all_cases, build_upstream, paper_model
 from parity_tests.compare import compare
 from parity_tests.upstream import VERSION
@@ -80,14 +81,16 @@ def quirks() -> str:
     """The page of the `# upstream:` comments, by model."""
     page = f'# Quirks\n\nWhere vit-pytorch {VERSION} departs from its paper or itself, and what is done about it.\n'
     transformers = sorted(path.stem for path in (ROOT / 'vit_flax/transformers').glob('[a-z]*.py'))
-    for folder, names in (('models', stems()), ('transformers', transformers)):
+    folders = ('models', stems()), ('transformers', transformers), ('objectives', objective_case.stems())
+    for folder, names in folders:
         for name in names:
             # what the witness alone has to tell, such as where upstream crashes, where ours has nothing
             found = upstream_comments(f'vit_flax/{folder}/{name}.py') or upstream_comments(
                 f'vit_torch_ref/{folder}/{name}.py'
             )
             if found:
-                page += f'\n## {name}\n\n' + ''.join(f'- {sentence(comment)}\n' for comment in found)
+                title = name if folder == 'models' else f'{name} ({folder})'
+                page += f'\n## {title}\n\n' + ''.join(f'- {sentence(comment)}\n' for comment in found)
     return page
 
 
@@ -132,11 +135,42 @@ def speed() -> str:
     )
 
 
+def objective_rows() -> Iterator[str]:
+    """One row of the table for each objective."""
+    for stem in objective_case.stems():
+        cases = [case for case in objective_case.all_objective_cases() if case.stem == stem]
+        reports = [objective_case.compare(case)[0] for case in cases]
+        worst = [max(max(getattr(report, kind).values(), default=0.0) for report in reports) for kind in OF_STEPS]
+        figures = ' | '.join(f'{error:.0e}' if error else '-' for error in worst)
+        classes = ', '.join(f'`{name}`' for name in dict.fromkeys(case.class_name for case in cases))
+        title = (ROOT / f'vit_flax/objectives/{stem}.py').read_text().removeprefix('"""').partition('\n')[0]
+        paper = re.sub(r'^(.*), arXiv:([\d.]+\d)[^\w]?.*$', r'[\1](https://arxiv.org/abs/\2)', title)
+        yield f'| `{stem}` | {classes} | {paper} | {len(cases)} | {figures} |'
+
+
+OF_STEPS = ('loss', 'gradients', 'state', 'parameters')
+
+
+def objectives() -> str:
+    """The page of the objectives."""
+    with jax.enable_x64(True):
+        table = '\n'.join(objective_rows())
+    return (
+        f'# Objectives\n\nParity with vit-pytorch {VERSION} for the same draws over three steps with an optimizer '
+        '(AdamW or SGD with momentum): largest relative error in float64 over all cases, measured by '
+        '`python -m parity_tests.docs`; the bound is 1e-9 everywhere. State is what an objective keeps beside '
+        'parameters: teachers, centres, statistics. Where upstream departs from its paper is told in '
+        '[quirks.md](quirks.md), and each objective has a `paper(...)` preset where that matters.\n\n'
+        '| module | class | paper | cases | loss | gradients | state | parameters |\n'
+        f'|---|---|---|--:|--:|--:|--:|--:|\n{table}\n'
+    )
+
+
 def main() -> None:
-    pages = sys.argv[1:] or ['models', 'speed', 'quirks']
+    pages = sys.argv[1:] or ['models', 'objectives', 'speed', 'quirks']
     if 'models' in pages:
         write_models()
-    for name, page in (('speed', speed), ('quirks', quirks)):
+    for name, page in (('objectives', objectives), ('speed', speed), ('quirks', quirks)):
         if name in pages:
             (ROOT / 'docs' / f'{name}.md').write_text(page())
 

@@ -55,15 +55,15 @@ def run(name: str, model: nn.Module, video: np.ndarray, how: str) -> None:
     seconds = time.perf_counter() - started
     assert jnp.isfinite(logits).all()
     count = sum(leaf.size for leaf in jax.tree.leaves(variables))
-    print(f'\n{name}: {count / 1e6:.1f} million parameters, {video.shape} to {logits.shape} in {seconds:.3f} s\n  {how}')
+    print(f'\n{name}: {count / 1e6:.1f} M parameters, {video.shape} to {logits.shape} in {seconds:.3f} s\n  {how}')
 
 
 def main(path: Path) -> None:
     video = read(path)[None]
     how = '8 steps of time x 64 places: attention within each step, then across the steps'
-    run('ViViT', ViViT(**TRUNK, **BOXES, spatial_depth=4, temporal_depth=2), video, how)
-    run('3D ViT', ViT(**TRUNK, **BOXES, depth=6), video, '512 boxes of 2 frames, 16 x 16 pixels: each reads all others')
-    image_net = SimpleViT(**TRUNK, patch_size=16, depth=6)
+    run('ViViT', ViViT(**TRUNK, **BOXES, spatial_depth=2, temporal_depth=1), video, how)
+    run('3D ViT', ViT(**TRUNK, **BOXES, depth=3), video, '512 boxes of 2 frames, 16 x 16 pixels: each reads all others')
+    image_net = SimpleViT(**TRUNK, patch_size=16, depth=3)
     run('AcceptVideoWrapper of SimpleViT', AcceptVideoWrapper(image_net), video, '16 images of 64 patches, one by one')
 
 

@@ -13,7 +13,7 @@ from train.sources.source import Source
 
 NAMES = [
     'cifar10', 'cifar100', 'digits', 'fashion_mnist', 'huggingface', 'image_folder', 'mnist', 'npz', 'synthetic',
-    'tfds',
+    'tfds', 'video_folder',
 ]  # fmt: skip
 
 

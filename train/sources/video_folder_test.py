@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from train.cli import main
-from train.config import Loader
+from train.config import Loader, Model
 from train.conftest import ROOT
 from train.data.augment import Augment
 from train.data.stream import train_batches, val_batches
 from train.errors import UserError
 from train.log import read_rows
+from train.model import build
 from train.objectives.mixing import mix
 from train.recipes.digits import CONFIG
 from train.sources.clips import chosen, decode
@@ -387,6 +388,23 @@ def test_mistakes_are_one_line(finished, folder, args, message, capsys):
     assert main(args) == 2
     err = capsys.readouterr().err
     assert re.search(message.replace('[', r'\['), err) and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    'name, args',
+    [
+        ('vit_3d', dict(image_patch_size=8, frame_patch_size=2, dim=8, depth=1, heads=2, mlp_dim=8)),
+        ('simple_vit_3d', dict(image_patch_size=8, frame_patch_size=2, dim=12, depth=1, heads=2, mlp_dim=8)),
+        ('cct_3d', dict(embedding_dim=8, num_layers=1, num_heads=2, mlp_ratio=1.0, frame_kernel_size=3)),
+    ],
+)
+def test_other_models_follow_the_data_too(name, args):
+    import jax
+
+    model = build(Model(name, args), (4, 16, 24, 3), 5)
+    videos = jax.ShapeDtypeStruct((2, 4, 16, 24, 3), np.float32)
+    logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), videos)
+    assert logits.shape == (2, 5) and model.example_input().shape == (1, 4, 16, 24, 3)
 
 
 def test_a_run_of_other_length_is_other_data(finished, folder):

@@ -141,7 +141,7 @@ class GridViTBase(Grid, kw_only=True):
         """What stands before the patches, with its positions, `[m d]`; here the class token, if there is one."""
         if not self.num_cls_tokens:
             return jnp.zeros((0, self.dim), self.param_dtype)
-        if not self.num_prefix_positions:
+        if not (self.num_prefix_positions and self.num_positions):
             return self.cls_token
         return self.cls_token + self.pos_embedding[: self.num_prefix_positions]
 
