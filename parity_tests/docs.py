@@ -80,9 +80,9 @@ HEADER = (
 def quirks() -> str:
     """The page of the `# upstream:` comments, by model."""
     page = f'# Quirks\n\nWhere vit-pytorch {VERSION} departs from its paper or itself, and what is done about it.\n'
-    transformers = sorted(path.stem for path in (ROOT / 'vit_flax/transformers').glob('[a-z]*.py'))
-    folders = ('models', stems()), ('transformers', transformers), ('objectives', objective_case.stems())
-    for folder, names in folders:
+    for folder in ('models', 'transformers', 'objectives'):
+        sides = (ROOT / side / folder for side in ('vit_flax', 'vit_torch_ref'))
+        names = sorted({path.stem for side in sides for path in side.glob('[a-z]*.py')})
         for name in names:
             # what the witness alone has to tell, such as where upstream crashes, where ours has nothing
             found = upstream_comments(f'vit_flax/{folder}/{name}.py') or upstream_comments(
@@ -96,7 +96,8 @@ def quirks() -> str:
 
 def upstream_comments(file: str) -> list[str]:
     """What stands behind `# upstream:`, each once and on one line."""
-    comments = re.findall(r'# upstream: ((?:.*)(?:\n\s*# .*)*)', (ROOT / file).read_text())
+    text = (ROOT / file).read_text() if (ROOT / file).exists() else ''
+    comments = re.findall(r'# upstream: ((?:.*)(?:\n\s*# .*)*)', text)
     return list(dict.fromkeys(re.sub(r'\s*\n\s*# ', ' ', comment) for comment in comments))
 
 

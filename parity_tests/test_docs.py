@@ -19,13 +19,14 @@ def test_readme_snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     checkpoint = ViT(image_size=224, patch_size=16, num_classes=10, dim=192, depth=12, heads=3, mlp_dim=768)
     torch.save(checkpoint.state_dict(), 'vit.pt')
     snippets = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     names: dict = {}
     for snippet in snippets:
         exec(compile(snippet, 'README.md', 'exec'), names)
     assert names['logits'].shape == (2, 1000)
     assert names['attention'].shape == (2, 6, 8, 65, 65)
     assert names['table'].shape == (577, 192)
+    assert names['loss'].shape == () and names['loss'] > 0
     for name, value in checkpoint.state_dict().items():
         assert (names['back'][name] == value.numpy()).all()
 

@@ -6,8 +6,11 @@ import runpy
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +21,7 @@ from train.conftest import ROOT
 from train.data.augment import Augment
 from train.data.stream import train_batches, val_batches
 from train.errors import UserError
+from train.facts import Facts
 from train.log import read_rows
 from train.model import build
 from train.objectives.mixing import mix
@@ -37,18 +41,22 @@ def shades(length: int, height=48, width=64) -> np.ndarray:
     return frames
 
 
-def clip(path: Path, length=24, codec='', **size) -> Path:
-    """A film of `shades`, with a key frame every eight frames."""
+def write(path: Path, frames: np.ndarray, **options: str) -> Path:
+    """A film of frames `[t h w 3]`, with a key frame every eight of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream(codec or CODECS[path.suffix.lower()], rate=12, options={'g': '8'})
-        frames = shades(length, **size)
+    with av.open(str(path), 'w', options=options) as container:
+        stream: Any = container.add_stream(CODECS[path.suffix], rate=12, options={'g': '8'})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = 'rgb8' if path.suffix == '.gif' else 'yuv420p'
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
         container.mux(stream.encode())
     return path
+
+
+def clip(path: Path, length=24, height=48) -> Path:
+    """A film of `shades`."""
+    return write(path, shades(length, height))
 
 
 @pytest.fixture(scope='module')
@@ -212,10 +220,8 @@ def test_the_place_in_time_is_drawn_too(folder):
 
 
 def test_videos_are_mixed_frame_by_frame_alike():
-    import jax
-
-    images = np.random.default_rng(0).normal(size=(4, 8, 9, 3)).astype(np.float32)
-    videos = np.stack([images, images + 1], axis=1)
+    images = jax.random.normal(jax.random.key(0), (4, 8, 9, 3))
+    videos = jnp.stack([images, images + 1], axis=1)
     for mixup, cutmix in ((0.8, 0.0), (0.0, 1.0)):
         mixed, share = mix(images, jax.random.key(1), mixup, cutmix, 0.8)
         both, same = mix(videos, jax.random.key(1), mixup, cutmix, 0.8)
@@ -246,7 +252,7 @@ def test_folders_that_are_wrong(tmp_path, files, message):
 
 def silent(path: Path) -> None:
     with av.open(str(path), 'w', format='mp4') as container:
-        stream = container.add_stream('aac', rate=8000)
+        stream: Any = container.add_stream('aac', rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
@@ -255,12 +261,7 @@ def silent(path: Path) -> None:
 
 def in_front(path: Path) -> None:
     """The index first, then half of what it speaks of: what is left of a download."""
-    with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
-        stream = container.add_stream('libx264', rate=12)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, 'yuv420p'
-        for frame in np.random.default_rng(0).integers(0, 256, (24, 48, 64, 3), np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())
+    write(path, np.random.default_rng(0).integers(0, 256, (24, 48, 64, 3), np.uint8), movflags='faststart')
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -278,7 +279,7 @@ def playlist(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'write, reason',
+    'damage, reason',
     [
         (lambda path: path.write_bytes(b''), 'Invalid data'),
         (lambda path: path.write_text('<svg/>'), 'it is no MP4, QuickTime'),
@@ -291,14 +292,14 @@ def playlist(path: Path) -> None:
     ],
     ids=['empty', 'no video', 'cut off', 'half of it', 'scrambled', 'silent', 'playlist', 'gone'],
 )
-def test_an_unreadable_clip_is_refused_with_its_path(tmp_path, films, write, reason):
+def test_an_unreadable_clip_is_refused_with_its_path(tmp_path, films, damage, reason):
     for split in ('train', 'val'):
         for name in ('0.mp4', '1.mp4'):
             (tmp_path / split / 'a').mkdir(parents=True, exist_ok=True)
             (tmp_path / split / 'a' / name).write_bytes(films['.mp4'].read_bytes())
     source = VideoFolder(path=str(tmp_path), frames=4)
     records, skipping = (dataclasses.replace(source, corrupt=how).records('train') for how in ('refuse', 'skip'))
-    write(tmp_path / 'train' / 'a' / '0.mp4')
+    damage(tmp_path / 'train' / 'a' / '0.mp4')
     with pytest.raises(UserError, match=rf'train/a/0\.mp4 cannot be read: .*({reason}).*such clips with') as refused:
         records[0]
     assert '\n' not in str(refused.value)
@@ -399,8 +400,6 @@ def test_mistakes_are_one_line(finished, folder, args, message, capsys):
     ],
 )
 def test_other_models_follow_the_data_too(name, args):
-    import jax
-
     model = build(Model(name, args), (4, 16, 24, 3), 5)
     videos = jax.ShapeDtypeStruct((2, 4, 16, 24, 3), np.float32)
     logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), videos)
@@ -408,8 +407,6 @@ def test_other_models_follow_the_data_too(name, args):
 
 
 def test_a_run_of_other_length_is_other_data(finished, folder):
-    from train.facts import Facts
-
     config = dataclasses.replace(CONFIG, data=folder, augment=Augment(image_size=16))
     other = dataclasses.replace(config, data=dataclasses.replace(folder, frames=8))
     with pytest.raises(UserError, match='the run has videos of 4 frames, these data have videos of 8 frames'):

@@ -41,12 +41,12 @@ MODEL = Model(
     arxiv='2608.27395',
     takes='n-d [b *grid c]',
     paper_size=dict(
-        ndim=3,
-        input_shape=(8, 64, 64),
-        patch_size=(1, 16, 16),
         dim=128,
-        depth=2,
-        heads=4,
         mlp_dim=256,
+        heads=4,
+        depth=2,
+        ndim=3,
+        patch_size=(1, 16, 16),
+        input_shape=(8, 64, 64),
     ),
 )

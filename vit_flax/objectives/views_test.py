@@ -10,7 +10,7 @@ import pytest
 from vit_flax.objectives import views
 from vit_flax.objectives.dino import Dino
 
-IMAGES = np.random.default_rng(0).uniform(size=(3, 12, 20, 3)).astype(np.float32)
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 12, 20, 3)), jnp.float32)
 
 
 def test_boxes_lie_inside_and_cover_the_share_that_is_asked_for():
@@ -25,11 +25,11 @@ def test_boxes_lie_inside_and_cover_the_share_that_is_asked_for():
 
 
 def test_a_crop_of_the_whole_is_the_image_and_of_a_part_is_that_part():
-    whole = np.tile(np.array([0.0, 0.0, 12.0, 20.0]), (3, 1))
+    whole = jnp.tile(jnp.array([0.0, 0.0, 12.0, 20.0]), (3, 1))
     np.testing.assert_allclose(views.crop(IMAGES, whole, (12, 20)), IMAGES, atol=1e-6)
     half = views.crop(IMAGES, whole, (6, 10))
     np.testing.assert_allclose(half, jax.image.resize(IMAGES, (3, 6, 10, 3), 'linear'), atol=1e-6)
-    part = np.tile(np.array([2.0, 5.0, 6.0, 8.0]), (3, 1))
+    part = jnp.tile(jnp.array([2.0, 5.0, 6.0, 8.0]), (3, 1))
     np.testing.assert_allclose(views.crop(IMAGES, part, (6, 8)), IMAGES[:, 2:8, 5:13], atol=1e-6)
 
 
@@ -44,7 +44,7 @@ def test_hue_is_that_of_the_colour_circle(turns):
 def test_grey_has_no_colour_and_other_channels_stay():
     grey = np.asarray(views.grey(jnp.asarray(IMAGES)))
     assert np.ptp(grey, axis=-1).max() == 0
-    np.testing.assert_allclose(grey[..., 0], IMAGES @ [0.299, 0.587, 0.114], atol=1e-6)
+    np.testing.assert_allclose(grey[..., 0], IMAGES @ jnp.array([0.299, 0.587, 0.114]), atol=1e-6)
     assert views.grey(IMAGES[..., :1]) is not None and (views.grey(IMAGES[..., :1]) == IMAGES[..., :1]).all()
 
 

@@ -1,7 +1,7 @@
 """Emerging Properties in Self-Supervised Vision Transformers, arXiv:2104.14294; upstream module `dino`.
 
 Views are arguments: large ones `[2 b c h w]` for the teacher, small ones `[v b c h w]` for the student.
-What stands behind `center_moving_average_decay` is the paper's, not upstream's.
+What stands behind `moving_average_decay` is the paper's, not upstream's.
 """
 
 import copy
@@ -95,14 +95,14 @@ class Dino(nn.Module):
         self,
         net,
         image_size,
-        hidden_layer=-2,
-        projection_hidden_size=256,
         num_classes_K=65336,
         projection_layers=4,
-        student_temp=0.9,
+        projection_hidden_size=256,
+        hidden_layer=-2,
         teacher_temp=0.04,
-        moving_average_decay=0.9,
+        student_temp=0.9,
         center_moving_average_decay=0.9,
+        moving_average_decay=0.9,
         projection_bottleneck=None,
         student_sees_global=False,
     ):

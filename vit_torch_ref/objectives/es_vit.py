@@ -1,6 +1,6 @@
 """Efficient Self-supervised Vision Transformers, arXiv:2106.09785; upstream module `es_vit`.
 
-Views are arguments, as in `dino`. What stands behind `center_moving_average_decay` is the paper's.
+Views are arguments, as in `dino`. What stands behind `moving_average_decay` is the paper's.
 """
 
 import copy
@@ -31,14 +31,14 @@ class EsViTTrainer(nn.Module):
         self,
         net,
         image_size,
-        hidden_layer=-2,
-        projection_hidden_size=256,
         num_classes_K=65336,
         projection_layers=4,
-        student_temp=0.9,
+        projection_hidden_size=256,
+        hidden_layer=-2,
         teacher_temp=0.04,
-        moving_average_decay=0.9,
+        student_temp=0.9,
         center_moving_average_decay=0.9,
+        moving_average_decay=0.9,
         projection_bottleneck=None,
         student_sees_global=False,
         scale_places=False,
