@@ -23,7 +23,10 @@ def pair(first_case: Case) -> Pair:
 
 
 def cast(tree, dtype):
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    # by numpy: JAX would compile a program for each shape
+    arrays = jax.tree.map(np.asarray, tree)
+    arrays = jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, arrays)
+    return jax.device_put(arrays)
 
 
 def with_rates(model: nn.Module, rate: float) -> nn.Module:
@@ -47,7 +50,7 @@ def test_compiled_eager_mapped_in_float32_and_bfloat16(pair: Pair):
     call = {**pair.case.call, **pair.case.options}
     result = pair.torch.eval()(*pair.torch_inputs(), **pair.case.torch_call())
     want = [tensor.detach().numpy() for tensor in jax.tree.leaves(result)]
-    variables, inputs = cast(pair.variables, jnp.float32), cast([*map(jnp.asarray, pair.inputs)], jnp.float32)
+    variables, inputs = cast(pair.variables, jnp.float32), cast([*pair.inputs], jnp.float32)
 
     @jax.jit
     def run(variables, inputs):
@@ -89,7 +92,7 @@ def training_step(model, variables, inputs, call):
 
 
 def batch_of_four(pair: Pair) -> list[jax.Array]:
-    return [jnp.concatenate([jnp.asarray(array), array[::-1] * 0.5]) for array in pair.inputs]
+    return [jnp.asarray(np.concatenate([array, array[::-1] * 0.5])) for array in map(np.asarray, pair.inputs)]
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +109,7 @@ def test_sharded_equals_one_device(pair: Pair, plain_step):
     def place(leaf):
         axis = next((axis for axis, size in enumerate(leaf.shape) if size % 2 == 0), None)
         spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, 'fsdp')
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        return jax.device_put(np.asarray(leaf), NamedSharding(mesh, spec))
 
     spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec('data'))) for array in batch_of_four(pair)]
     got = training_step(pair.flax, jax.tree.map(place, pair.variables), spread, {**pair.case.call, **pair.case.options})

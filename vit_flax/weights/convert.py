@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -46,8 +47,9 @@ def from_torch(
     if modernise is not None:
         arrays = modernise(arrays)
     _check(table, arrays)
-    # A copy: on a CPU JAX may otherwise share the memory of the caller's tensors.
-    return unflatten_dict({entry.path: jnp.array(entry.to_flax(arrays)) for entry in table.entries})
+    # A copy: on a CPU JAX may otherwise share the memory of the caller's tensors. Made by numpy, since jnp.array would
+    # compile a program for each shape.
+    return unflatten_dict({entry.path: jax.device_put(np.array(entry.to_flax(arrays))) for entry in table.entries})
 
 
 def to_torch(
