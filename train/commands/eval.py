@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich import box
@@ -15,10 +14,10 @@ from rich.table import Table
 
 from train.commands.command import Command, Data, RunFolder, Which, console
 from train.errors import UserError
-from train.objectives.classification import Classification
 from train.objectives.objective import Batch, Variables
 from train.run import Run, data_of, open_run, rows_of
 from train.sources.source import Split
+from train.step import held_out_metrics
 
 # Rows of the tables; the file of --json has them all.
 SHOWN = 10
@@ -57,13 +56,15 @@ def evaluate(run: Run, split: Split, path: str, batch_size: int) -> dict[str, An
       UserError: the data are not there, or others.
     """
     objective, model = run.config.objective, run.model
-    classifies, classes = isinstance(objective, Classification), run.facts.classes
+    classifies, classes = objective.classifies, run.facts.classes
 
     def look(variables: Variables, batch: Batch) -> tuple[Any, Any]:
-        _, (metrics, _) = objective.loss(model, variables, batch, jax.random.key(0), train=False)
+        metrics = held_out_metrics(objective, model, run.scale, variables, batch, run.step / run.config.steps)
+        if not classifies:
+            return metrics, None
         # The compiler sees that the network is the same.
-        logits: Any = model.apply(variables, batch['image']) if classifies else None
-        return metrics, None if logits is None else jax.lax.top_k(logits.astype(jnp.float32), min(5, len(classes)))[1]
+        logits = objective.logits(model, variables, run.scale(batch)['image'])
+        return metrics, jax.lax.top_k(logits, min(5, len(classes)))[1]
 
     records = data_of(run, split, path)
     if not len(records):
