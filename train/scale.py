@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -9,9 +10,10 @@ from jax import Array
 from train.objectives.objective import Batch
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Scale:
-    """Bytes of images -> numbers around zero; on the device, since bytes travel faster.
+    """Bytes of images -> numbers around zero; on the device, since bytes travel faster. A pytree without leaves.
 
     Attributes:
       mean, std: of each channel, or one for all, of images from 0 to 1.

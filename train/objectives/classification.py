@@ -56,6 +56,14 @@ class Classification(Objective):
         images, share = mix(batch['image'], rng, self.mixup, self.cutmix, self.mix_probability)
         return {**batch, 'image': images, 'other_label': neighbour(batch['label']), 'share': share}
 
+    def targets(self, batch: Batch, classes: int) -> Array:
+        """Shares of the classes that are learned, `[b classes]`."""
+        targets = jax.nn.one_hot(batch['label'], classes)
+        if 'share' in batch:
+            share = batch['share'][:, None]
+            targets = share * targets + (1 - share) * jax.nn.one_hot(batch['other_label'], classes)
+        return optax.smooth_labels(targets, self.label_smoothing)
+
     def loss(
         self,
         model: nn.Module,
@@ -72,12 +80,7 @@ class Classification(Objective):
         else:
             logits = model.apply(variables, batch['image'])
         logits = logits.astype(jnp.float32)
-        targets = jax.nn.one_hot(batch['label'], logits.shape[-1])
-        if 'share' in batch:
-            share = batch['share'][:, None]
-            targets = share * targets + (1 - share) * jax.nn.one_hot(batch['other_label'], logits.shape[-1])
-        if train:
-            targets = optax.smooth_labels(targets, self.label_smoothing)
+        targets = self.targets(batch, logits.shape[-1]) if train else jax.nn.one_hot(batch['label'], logits.shape[-1])
         losses = optax.softmax_cross_entropy(logits, targets)
         hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
         return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)

@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from train.errors import UserError
+from train.objectives.objective import Scaled
 from train.objectives.pretraining import MaskedImages
 from vit_flax.objectives.mae import MAE
 
@@ -33,7 +34,7 @@ class Mae(MaskedImages):
             if getattr(self, name) < 1:
                 raise UserError(f'objective.{name}={getattr(self, name)} must be at least 1')
 
-    def module(self, model: nn.Module) -> Any:
+    def module(self, model: nn.Module, scale: Scaled | None) -> Any:
         return MAE.paper(
             model,
             masking_ratio=self.masking_ratio,

@@ -63,7 +63,7 @@ class Objective:
           train: whether it is trained on, or held-out data.
 
         Returns:
-          Leaves `[b ...]`, since a batch may be computed in parts.
+          Leaves `[b ...]`, since a batch may be computed in parts; and perhaps the scale, which has no leaves.
         """
         del model, rng, train
         return scale(batch)
@@ -109,7 +109,7 @@ class Objective:
         """The objective's variables with those of the network in them: the way back from `network`."""
         return network
 
-    def pictures(self, model: nn.Module) -> Reconstruct | None:
+    def pictures(self, model: nn.Module, scale: Scaled) -> Reconstruct | None:
         """What shows how well hidden parts of an image are predicted: variables, scaled images `[b h w c]` and a key
         to images with NaN where they are hidden, and to images as the network completes them, `[b h w c]` each."""
         return None

@@ -48,8 +48,8 @@ class Pretraining(Objective):
         if self.probe_images < 0:
             raise UserError(f'objective.probe_images={self.probe_images} must be at least 0')
 
-    def module(self, model: nn.Module) -> Any:
-        """The objective around the model."""
+    def module(self, model: nn.Module, scale: Scaled | None) -> Any:
+        """The objective around the model; without a scale where nothing but its variables matters."""
         raise NotImplementedError
 
     def draws(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
@@ -62,14 +62,14 @@ class Pretraining(Objective):
         return dict(draws)
 
     def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
-        module = self.module(model)
-        draws = self.draws(module, batch['image'], rng, lambda batch: batch)
-        return module.init(rng, **self.inputs(module, draws, rng, 0.0))
+        module, images = self.module(model, None), batch['image']
+        return module.init(rng, images, **module.draw(rng, images))
 
     def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
         del train
         others = {name: rows for name, rows in batch.items() if name != 'image'}
-        return {**others, 'draws': self.draws(self.module(model), batch['image'], rng, scale)}
+        draws = self.draws(self.module(model, scale), batch['image'], rng, scale)
+        return {**others, 'draws': draws, 'scale': scale}
 
     def loss(
         self,
@@ -80,7 +80,7 @@ class Pretraining(Objective):
         train: bool,
         progress: Array | float = 0.0,
     ) -> tuple[Array, tuple[dict[str, Array], Variables]]:
-        module = self.module(model)
+        module = self.module(model, batch['scale'])
         collections = {name: tree for name, tree in variables.items() if name != 'params'}
         inputs = self.inputs(module, batch['draws'], jax.random.fold_in(rng, len(RNGS)), progress)
         rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
@@ -113,6 +113,17 @@ class Pretraining(Objective):
         )
 
 
+def unit_interval(images: Array) -> Array:
+    """Stored images `[b h w c]` as numbers from 0 to 1.
+
+    Raises:
+      UserError: they are no bytes, and in what scale they are is not known.
+    """
+    if images.dtype != jnp.uint8:
+        raise UserError(f'this objective changes or tells colours: it needs images of bytes, these are {images.dtype}')
+    return images.astype(jnp.float32) / 255
+
+
 def _with_encoder(variables: Variables, encoder: Variables) -> dict[str, Any]:
     changed = {name: {**variables[name], 'encoder': tree} for name, tree in encoder.items()}
     return {**variables, **changed}
@@ -126,8 +137,8 @@ class MaskedImages(Pretraining):
         images = scale({'image': images})['image']
         return {'images': images, **module.draw(rng, images)}
 
-    def pictures(self, model: nn.Module) -> Reconstruct | None:
-        module = self.module(model)
+    def pictures(self, model: nn.Module, scale: Scaled) -> Reconstruct | None:
+        module = self.module(model, scale)
 
         def complete(variables: Variables, images: Array, rng: Array) -> tuple[Array, Array]:
             draws = module.draw(rng, images)

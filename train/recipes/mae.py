@@ -4,7 +4,7 @@ What: three quarters of the 8x8 patches of 4x4 pixels are hidden, and the mean s
 is minimised (MAE, arXiv:2111.06377); ViT of width 128 and depth 4 as encoder, two blocks of width 64 as decoder; random
 resized crops and mirror images. At each look k-NN and a linear probe on the class token's features.
 Command: python -m train mae --data.path DIR, on others --data.name NAME --data.path DIR; then
-python -m train RECIPE --model.name vit ... --init runs/mae to fine-tune the encoder
+python -m train RECIPE --init runs/mae to fine-tune the encoder
 Hardware: any CPU.
 Time: not measured yet
 Expect: not measured yet

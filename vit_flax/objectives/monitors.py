@@ -12,7 +12,7 @@ MONITORS = 'monitors'
 
 
 def watch(module: nn.Module, name: str, value: Array) -> None:
-    """Shows a scalar; free unless `monitors` is mutable."""
+    """Shows a number, or one of each example; free unless `monitors` is mutable."""
     if not module.is_initializing():
         module.sow(MONITORS, name, value, reduce_fn=_newest, init_fn=lambda: None)
 
