@@ -60,7 +60,7 @@ class Distill(Classification):
         )
 
     def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
-        answers = jnp.zeros((len(batch['image']), model.num_classes))  # type: ignore[attr-defined]
+        answers = jnp.zeros((len(batch['image']), model.num_classes))
         return self.module(model).init(rng, batch['image'], batch['label'], teacher_logits=answers)
 
     def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
@@ -102,7 +102,7 @@ class Distill(Classification):
             hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
             return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)
         rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
-        targets = self.targets(batch, model.num_classes)  # type: ignore[attr-defined]
+        targets = self.targets(batch, model.num_classes)
         loss, seen = self.module(model).apply(
             variables,
             batch['image'],
@@ -145,7 +145,9 @@ def taught_by(run: str) -> 'Run':
     from train.run import open_run  # which reads objectives itself
 
     try:
-        teacher = open_run(run, 'best')
+        # The step, which is being traced, first asks for it.
+        with jax.ensure_compile_time_eval():
+            teacher = open_run(run, 'best')
     except UserError as error:
         raise UserError(f'objective.teacher: {error}') from error
     if not teacher.config.objective.classifies:

@@ -15,7 +15,7 @@ from jax import Array
 
 from train.errors import UserError
 from train.objectives.objective import RNGS, Batch, Objective, Reconstruct, Scaled, Variables
-from vit_flax.objectives.encoder import encoder_variables
+from vit_flax.objectives.encoder import check_encoder, encoder_variables
 from vit_flax.objectives.monitors import MONITORS
 
 # Below this the features of all images point in the same direction; of a new ViT they have a few hundredths.
@@ -60,10 +60,6 @@ class Pretraining(Objective):
         """Keyword arguments of the objective's call, from what was drawn."""
         del module, rng, progress
         return dict(draws)
-
-    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
-        module, images = self.module(model, None), batch['image']
-        return module.init(rng, images, **module.draw(rng, images))
 
     def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
         del train
@@ -132,6 +128,11 @@ def _with_encoder(variables: Variables, encoder: Variables) -> dict[str, Any]:
 @dataclass(frozen=True)
 class MaskedImages(Pretraining):
     """What hides patches of an image and predicts them, called with images and masks."""
+
+    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
+        check_encoder(model)
+        module, images = self.module(model, None), batch['image']
+        return module.init(rng, images, **module.draw(rng, images))
 
     def draws(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
         images = scale({'image': images})['image']
