@@ -38,7 +38,12 @@ RECIPES = {
     'mpp': VIT,
     'mp3': VIT,
     'dino': [*VIT, *TEACHER],
-    'esvit': [*TEACHER, '--model.s1-emb-dim=8', '--model.s2-emb-dim=8', '--model.s3-emb-dim=8', '--model.s3-depth=1'],
+    # Convolutions of one pixel compile faster.
+    'esvit': [
+        *TEACHER,
+        *(f'--model.s{i}-{name}' for i in (1, 2, 3) for name in ('emb-dim=8', 'proj-kernel=1', 'depth=1', 'heads=1')),
+        '--objective.local-views=1',
+    ],
     'lejepa': [*VIT, *SMALL, '--objective.projection=8', '--objective.slices=8'],
 }
 # What each shows beside its loss.
@@ -154,7 +159,10 @@ def test_the_commands_say_what_there_is(pretrained, tmp_path, capsys):
     run, file = str(pretrained('mae')), tmp_path / 'eval.json'
     assert main(['eval', run, '--json', str(file)]) == 0
     row = read_rows(pretrained('mae') / 'metrics.jsonl')[-1]
-    assert json.loads(file.read_text())['loss'] == pytest.approx(row['val/loss'], rel=1e-4)
+    numbers = json.loads(file.read_text())
+    assert numbers['loss'] == pytest.approx(row['val/loss'], rel=1e-4)
+    for name in ('knn_accuracy', 'linear_accuracy'):
+        assert numbers[name] == pytest.approx(row[f'val/{name}'], abs=0.01)
     assert main(['features', run, '--out', str(tmp_path / 'features.npz'), '--limit=20']) == 0
     with np.load(tmp_path / 'features.npz') as stored:
         assert stored['features'].shape == (20, 16)
@@ -258,6 +266,7 @@ def test_a_student_learns_from_a_teacher(finished, tmp_path, capsys):
         ('dino', ['--objective.teacher-temp', '0'], 'objective.teacher_temp=0.0 must be above 0'),
         ('dino', ['--objective.local-views', '0'], 'objective.local_views=0 must be at least 1'),
         ('esvit', ['--model.name', 'vit', '--model.patch-size', '4', *VIT, '--model.depth', '1'], 'not a feature map'),
+        ('dino', ['--objective.hidden-layer', 'transformer/block_7'], "did you mean 'transformer/block_0'?"),
         ('lejepa', ['--objective.sigreg', '1'], 'objective.sigreg=1.0 must lie between 0 and 1'),
     ],
     ids=lambda value: value if isinstance(value, str) and ' ' not in value else '',

@@ -29,6 +29,9 @@ class Views(Pretraining):
     """Smallest part of the image's area in a large crop; the largest is all of it."""
     local_scale: float = 0.4
     """Largest part of the image's area in a small crop; the smallest is 0.05."""
+    hidden_layer: str = ''
+    """Submodule or tap of the network whose output is compared, such as transformer/block_3. By default what the head
+    takes, where the network shows it under the name to_latent."""
 
     def check(self) -> None:
         super().check()
@@ -44,6 +47,7 @@ class Views(Pretraining):
     def views(self) -> dict[str, Any]:
         """The arguments of the objective that say what views there are."""
         return {
+            **({'hidden_layer': self.hidden_layer} if self.hidden_layer else {}),
             'num_local_views': self.local_views,
             'local_size': self.local_size or None,
             'global_lower_crop_scale': self.global_scale,

@@ -2,7 +2,8 @@
 
 What: half of the 8x8 patches of 4x4 pixels are asked for, 80 % of them replaced by a learned token, 10 % by other
 patches; each channel's mean is told in 3 bits, as one of 512 colours (appendix B.1.2 of arXiv:2010.11929); ViT of width
-128 and depth 4; random resized crops and mirror images. At each look k-NN and a linear probe on the features.
+128 and depth 4; random resized crops and mirror images. At each look k-NN and a linear probe on the mean of its
+tokens.
 Command: python -m train mpp --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
 Time: not measured yet
@@ -24,7 +25,7 @@ CONFIG = Config(
     augment=Augment(resized_crop=(0.2, 1.0), flip=0.5),
     model=Model(
         'vit',
-        dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
+        dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256, pool='mean'),
     ),
     objective=Mpp(),
     optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.05),
