@@ -17,6 +17,7 @@ from jax import Array
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
 from vit_flax.objectives.encoder import wide
+from vit_flax.objectives.monitors import entropy, spread, watch
 from vit_flax.objectives.projection import ProjectedNet, in_collection, moved, of_views
 from vit_flax.objectives.views import Augmentation, byol_augment, dino_augment, draw_crops
 
@@ -114,16 +115,22 @@ class SelfDistillation(Module, kw_only=True):
             'local_views': draw_crops(rngs[1], images, self.num_local_views, sizes[1], small, local),
         }
 
-    def outputs(self, global_views: Array, local_views: Array, train: bool) -> tuple[Any, Any]:
-        """What the student says of its views, and the teacher of the large ones; trees of `[v b ...]`."""
-        statistics = self.has_variable('batch_stats', 'teacher')
+    def outputs(self, global_views: Array, local_views: Array, train: bool) -> tuple[list[Any], Any]:
+        """What the student says of each view, trees of `[b ...]`, and the teacher of the large ones, `[v b ...]`."""
+        statistics = self.has_variable('batch_stats', 'teacher') and self.is_mutable_collection('batch_stats')
         students = [local_views]
         if self.student_sees_global:
             same = global_views.shape[1:] == local_views.shape[1:] and not statistics
             students = [jnp.concatenate([global_views, local_views])] if same else [global_views, local_views]
-        student = [of_views(self.student, views, train, statistics) for views in students]
-        student = jax.tree.map(lambda *parts: jnp.concatenate(parts), *student) if len(student) > 1 else student[0]
+        # Maps of views of different size have different numbers of places.
+        student = [
+            jax.tree.map(lambda x, i=i: x[i], said)
+            for views in students
+            for said in [of_views(self.student, views, train, statistics)]
+            for i in range(len(views))
+        ]
         teacher = jax.lax.stop_gradient(of_views(self.teacher, global_views, train, statistics))
+        watch(self, 'projection_std', jnp.stack([spread(wide(said[0])) for said in student]).mean())
         if self.is_initializing():
             self.put_variable('teacher', 'teacher', self.as_teacher(self.variables['params']))
         return student, teacher
@@ -139,7 +146,11 @@ class SelfDistillation(Module, kw_only=True):
             last = self.centers[f'last_teacher_{name}']
             last.value = logits.reshape(-1, logits.shape[-1]).mean(axis=0, keepdims=True).astype(last.value.dtype)
         temperature = self.teacher_temp if temperature is None else temperature
-        return jax.nn.softmax((logits - self.centers[f'teacher_{name}'].value) / temperature)
+        center = self.centers[f'teacher_{name}'].value
+        shares = jax.nn.softmax((logits - center) / temperature)
+        watch(self, name.replace('centers', 'center_norm'), jnp.linalg.norm(center))
+        watch(self, f'teacher_{name.replace("centers", "entropy")}', entropy(shares))
+        return shares
 
     def post_update(self, variables: Mapping[str, Any], decay: float | Array | None = None) -> dict[str, Any]:
         """After a step of the optimizer: moves the teacher towards the student, and the centres.
@@ -171,18 +182,18 @@ class SelfDistillation(Module, kw_only=True):
     torch_ties = {'encoder': lambda objective: ['student_encoder.net']}
 
 
-def mean_over_pairs(loss: Callable[[Any, Any], Array], teacher: Any, student: Any) -> Array:
+def mean_over_pairs(loss: Callable[[Any, Any], Array], teacher: Any, student: Sequence[Any]) -> Array:
     """Mean loss of each of the teacher's views with each of the student's but the one of the same number.
 
     Args:
       loss: of a view of the teacher and one of the student.
-      teacher, student: trees of arrays whose first axis runs over the views.
+      teacher: a tree of arrays whose first axis runs over the views.
+      student: a tree of arrays for each view.
     """
-    counts = [len(jax.tree.leaves(views)[0]) for views in (teacher, student)]
     losses = [
-        loss(jax.tree.map(lambda x, t=t: x[t], teacher), jax.tree.map(lambda x, s=s: x[s], student))
-        for t in range(counts[0])
-        for s in range(counts[1])
+        loss(jax.tree.map(lambda x, t=t: x[t], teacher), view)
+        for t in range(len(jax.tree.leaves(teacher)[0]))
+        for s, view in enumerate(student)
         if t != s
     ]
     return jnp.stack(losses).mean()
@@ -248,8 +259,8 @@ class Dino(SelfDistillation, kw_only=True):
           train: dropout and statistics.
           student_temp, teacher_temp: in this call.
         """
-        (student, _), (teacher, _) = self.outputs(global_views, local_views, train)
+        student, (teacher, _) = self.outputs(global_views, local_views, train)
         answers = self.answers('centers', teacher, teacher_temp)
-        logits = wide(student) / (self.student_temp if student_temp is None else student_temp)
-        guesses = jax.nn.log_softmax(logits)
+        temperature = self.student_temp if student_temp is None else student_temp
+        guesses = [jax.nn.log_softmax(wide(logits) / temperature) for logits, _ in student]
         return mean_over_pairs(cross_entropy, answers, guesses)

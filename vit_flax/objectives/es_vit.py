@@ -120,13 +120,14 @@ class EsViTTrainer(SelfDistillation, kw_only=True):
           train: dropout and statistics.
           student_temp, teacher_temp: in this call.
         """
-        student, (view, region, latent) = self.outputs(global_views, local_views, train)
+        student, (view, region, seen) = self.outputs(global_views, local_views, train)
         temperature = self.student_temp if student_temp is None else student_temp
-        student_view, student_region = (log_probabilities(wide(x) / temperature) for x in student[:2])
+        student_view = [log_probabilities(wide(view) / temperature) for view, _, _ in student]
+        student_region = [(log_probabilities(wide(places) / temperature), latent) for _, places, latent in student]
         views = self.answers('view_centers', view, teacher_temp)
         regions = self.answers('region_centers', region, teacher_temp)
         of_views = mean_over_pairs(cross_entropy, views, student_view)
-        of_regions = mean_over_pairs(self.region_loss, (regions, latent), (student_region, student[2]))
+        of_regions = mean_over_pairs(self.region_loss, (regions, seen), student_region)
         return (of_views + of_regions) / 2
 
     def region_loss(self, teacher: tuple[Array, Array], student: tuple[Array, Array]) -> Array:
