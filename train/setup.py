@@ -72,7 +72,7 @@ def set_up(config: Config) -> Setup:
     try:
         params = jax.eval_shape(lambda: objective.init(model, key, one))['params']
         by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
-        deep = _depths(objective, model, params, one) if by_depth else None
+        deep = depths_of(objective, model, params, one) if by_depth else None
         tx = optimizer(config.optim, config.steps, params, deep)
         train_step = make_train_step(objective, model, tx, scale, config)
 
@@ -112,7 +112,7 @@ def _features(objective: Objective, model: nn.Module, scale: Scale, shape: tuple
     return features
 
 
-def _depths(objective: Objective, model: nn.Module, params: Variables, batch: Batch) -> dict[str, np.ndarray]:
+def depths_of(objective: Objective, model: nn.Module, params: Variables, batch: Batch) -> dict[str, np.ndarray]:
     """How deep in the network each parameter is; what the objective adds lies behind it, as a head does."""
     found = {objective.inside + path: depth for path, depth in depths(model, batch['image']).items()}
     deepest = max(int(depth.max()) for depth in found.values())

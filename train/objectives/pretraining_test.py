@@ -21,7 +21,7 @@ from train.objectives.mae import Mae
 from train.objectives.mpp import Mpp
 from train.run import open_run
 from train.scale import Scale
-from train.setup import set_up
+from train.setup import depths_of, set_up
 from vit_flax import create_model
 from vit_flax.objectives.encoder import encoder_variables
 
@@ -140,10 +140,9 @@ def test_continued_it_ends_with_the_same_bits(pretrained, tmp_path):
             assert array.tobytes() == theirs[name].tobytes(), name
 
 
-@pytest.mark.parametrize('recipe', ['mae', 'dino'])
-def test_a_batch_in_parts_is_the_whole_batch(recipe):
+def test_a_batch_in_parts_is_the_whole_batch():
     """Masks and views are drawn before it is divided."""
-    config = parse(recipe, command(recipe)[1:])[0]
+    config = parse('dino', command('dino')[1:])[0]
     records = config.data.records('train')
     ends = []
     for parts in (1, 2):
@@ -153,6 +152,15 @@ def test_a_batch_in_parts_is_the_whole_batch(recipe):
         _, numbers = setup.train_step(setup.initial(), place(batch, setup.mesh, 16))
         ends.append([float(numbers[name]) for name in ('loss', 'grad_norm')])
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-4)
+
+
+def test_layer_wise_learning_rates_know_where_the_encoder_is():
+    """What the objective adds lies behind it, as its head does."""
+    config = parse('mae', command('mae')[1:])[0]
+    setup, image = set_up(config), jnp.zeros((1, 16, 16, 1))
+    found = depths_of(config.objective, setup.model, setup.state.params, {'image': image})
+    blocks = 'encoder/to_patch_embedding', 'encoder/transformer/block_0', 'encoder/mlp_head', 'decoder/block_0'
+    assert [{int(found[path]) for path in found if path.startswith(block)} for block in blocks] == [{0}, {1}, {2}, {2}]
 
 
 def test_the_commands_say_what_there_is(pretrained, tmp_path, capsys):

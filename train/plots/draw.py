@@ -66,7 +66,7 @@ def draw(
         classes = [*classes, *(f'class {i}' for i in range(len(classes), probabilities.shape[1]))]
         predictions(file('predictions'), images, labels, probabilities, classes)
     complete = objective.pictures(model, scale)
-    if complete is not None and seen.ndim == 4:
+    if complete is not None and seen.ndim == 4 and seen.dtype == np.uint8:
         masked, predicted = jax.jit(complete)(variables, few, jax.random.key(0))
         both = (scale.shown(np.asarray(pictures)) for pictures in (masked, predicted))
         reconstructions(file('reconstructions'), images[chosen], *both)
