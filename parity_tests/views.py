@@ -24,6 +24,13 @@ def positions_in_float64(model: torch.nn.Module) -> None:
             module.pos_embedding = sincos_2d(6, 4, NET['dim'])
 
 
+def statistics_as_new(model: torch.nn.Module) -> None:
+    """Upstream's constructor runs the network on noise, in training mode."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+
+
 def given_views(model: torch.nn.Module) -> None:
     """Upstream augments an image twice, and takes a small and a large crop of each."""
     forward = model.forward
