@@ -60,7 +60,7 @@ def dry_run(config: Config) -> None:
 
     state = setup.initial()
     if inherited is not None:
-        state = begin(setup, state, inherited)
+        state = begin(config, setup, state, inherited)
         for line in inherited.lines:
             screen.print(line, markup=False)
     placed = place(batch, setup.mesh, config.batch_size)
@@ -180,7 +180,7 @@ def _flops(config: Config, setup: Setup, lowered: Any, batch: dict[str, jax.Shap
         setup = set_up(dataclasses.replace(config, model=model, optim=optim))
         lowered = setup.train_step.lower(setup.state, batch)
         how = ', unrolled and in one part'
-    variables = {'params': setup.state.params, **setup.state.collections}
+    variables = config.objective.network(setup.state.variables)
     images = jax.eval_shape(setup.scale.leaf, batch['image'])
     forward = jax.jit(setup.model.apply).lower(variables, images)
     step, ahead = (_counted(program) for program in (lowered, forward))

@@ -19,7 +19,7 @@ class Facts:
     Attributes:
       classes: names of the labels.
       shape: of an image as the model sees it, `(h, w, c)`, or of a video, `(t, h, w, c)`.
-      mean, std: see `train.step.Scale`.
+      mean, std: see `train.scale.Scale`.
       dtype: of the stored images; what is not uint8 reaches the model as it is.
     """
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from train import recipes
 from train.heads import head_modules, head_parameters
 from vit_flax import create_model
 
@@ -18,7 +17,7 @@ SMALL = dict(image_size=16, patch_size=8, channels=1, num_classes=10, dim=8, dep
     ],
 )
 def test_what_grows_with_the_classes(name, options, modules, parameters):
-    config, model = recipes.find('digits').CONFIG, create_model(name, **options)
-    assert head_modules(config, model, (16, 16, 1)) == modules
-    found = head_parameters(config, model, (16, 16, 1))
+    model = create_model(name, **options)
+    assert head_modules(model, (16, 16, 1)) == modules
+    found = head_parameters(model, (16, 16, 1))
     assert {path for path in found if '/' in path} == {f'{modules[0]}/{name}' for name in parameters}

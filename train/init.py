@@ -35,7 +35,7 @@ class Inherited:
     """What a run begins with instead of drawing it.
 
     Attributes:
-      arrays: paths such as `params/mlp_head/bias` -> values, in the shapes of the new network.
+      arrays: paths of the network such as `params/mlp_head/bias` -> values, in the shapes of the new one.
       lines: what was taken over and what was not, for people.
     """
 
@@ -62,11 +62,14 @@ def inherit(config: Config, setup: Setup) -> Inherited:
     Raises:
       UserError: it cannot be read, or anything else is missing, unexpected or of another shape; all of it is listed.
     """
-    old, size, what = _read(config.init)
+    old, size, what, has_head = _read(config.init)
     shape = config.augment.shape(config.data)
-    heads = {f'params/{path}' for path in head_parameters(config, setup.model, shape)}
-    wanted = {path: leaf.shape for path, leaf in flatten_dict(setup.state.variables, sep='/').items()}
+    heads = {f'params/{path}' for path in head_parameters(setup.model, shape)}
+    network = config.objective.network(setup.state.variables)
+    wanted = {path: leaf.shape for path, leaf in flatten_dict(network, sep='/').items()}
     old = _in_layout(old, wanted)
+    if not has_head:
+        old = {path: array for path, array in old.items() if path not in heads}
     fit = _Fit()
     for path, here in wanted.items():
         array = old.get(path)
@@ -89,13 +92,14 @@ def inherit(config: Config, setup: Setup) -> Inherited:
     return Inherited(fit.taken, _lines(fit, what))
 
 
-def begin(setup: Setup, state: TrainState, inherited: Inherited) -> TrainState:
+def begin(config: Config, setup: Setup, state: TrainState, inherited: Inherited) -> TrainState:
     """The state before the first step, with what was inherited in the place of what was drawn."""
-    flat = {**flatten_dict(state.variables, sep='/'), **inherited.arrays}
+    objective = config.objective
+    flat = {**flatten_dict(objective.network(state.variables), sep='/'), **inherited.arrays}
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
 
     def replaced(state: TrainState, flat: Mapping[str, Any]) -> TrainState:
-        variables = unflatten_dict(flat, sep='/')
+        variables = dict(objective.with_network(state.variables, unflatten_dict(flat, sep='/')))
         params = variables.pop('params')
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         return state.replace(params=params, collections=variables, ema=ema)
@@ -103,13 +107,15 @@ def begin(setup: Setup, state: TrainState, inherited: Inherited) -> TrainState:
     return jax.jit(replaced, out_shardings=shardings)(state, flat)
 
 
-def _read(place: str) -> tuple[dict[str, np.ndarray], tuple[int, int], str]:
-    """Arrays by path, height and width of the images they know, and what it is in words."""
+def _read(place: str) -> tuple[dict[str, np.ndarray], tuple[int, int], str, bool]:
+    """Arrays by path, height and width of the images they know, what it is in words, and whether their head has learned
+    anything."""
     path = Path(place).expanduser()
     if path.is_dir() and not (path / '_METADATA').exists():
         run = open_run(place, 'best')
-        arrays = jax.device_get(flatten_dict(run.variables, sep='/'))
-        return arrays, run.facts.size, f'{place} ({run.config.model.name}, best checkpoint, step {run.step})'
+        arrays = jax.device_get(flatten_dict(run.network, sep='/'))
+        name = f'{place} ({run.config.model.name}, best checkpoint, step {run.step})'
+        return arrays, run.facts.size, name, run.config.objective.classifies
     try:
         arrays = read_arrays(path)
     except FileError as error:
@@ -123,7 +129,7 @@ def _read(place: str) -> tuple[dict[str, np.ndarray], tuple[int, int], str]:
             "weights with PyTorch's names"
         )
     arrays = {name: array for name, array in arrays.items() if not name.startswith(('opt_state/', 'ema/', 'step'))}
-    return arrays, (1, 1), place
+    return arrays, (1, 1), place, True
 
 
 def _in_layout(old: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:

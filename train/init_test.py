@@ -182,7 +182,7 @@ def test_statistics_are_taken_and_constants_follow_the_size(tmp_path):
 def test_state_lives_where_it_should(finished):
     config = config_of('--init', str(finished), '--mesh.fsdp=2', '--mesh.tensor=2', '--mesh.fsdp-min-size=100')
     setup = set_up(config)
-    state = begin(setup, setup.initial(), inherit(config, setup))
+    state = begin(config, setup, setup.initial(), inherit(config, setup))
     jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted.sharding or pytest.fail(str(leaf)), state, setup.state)
     old = flat(open_run(str(finished), 'best').variables['params'])
     for tree in (state.params, state.ema):

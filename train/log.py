@@ -141,6 +141,9 @@ def describe(row: Row) -> str:
         parts.append(f'val loss {row["val/loss"]:.3f}')
     if 'val/accuracy' in row:
         parts.append(f'val accuracy {100 * row["val/accuracy"]:.1f} %')
+    for name, title in (('knn', 'k-NN'), ('linear', 'linear probe')):
+        if f'val/{name}_accuracy' in row:
+            parts.append(f'{title} {100 * row[f"val/{name}_accuracy"]:.1f} %')
     if 'images_per_second' in row:
         parts.append(f'{row["images_per_second"]:,.0f} images/s')
     return '  '.join(parts)

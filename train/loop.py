@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
 from train.checkpoints import Checkpoints, steps_in
@@ -20,6 +21,7 @@ from train.folder import SUMMARY, locked, open_folder
 from train.init import Inherited, begin, inherit
 from train.log import Metrics, Row, Terminal, describe
 from train.optim import schedule
+from train.probes import Features, chosen, probe
 from train.report import Result, report
 from train.setup import Setup, set_up
 from train.sources.source import Record, Split
@@ -78,7 +80,7 @@ def _run(
     restored = checkpoints.restore(setup.state)
     state, meta = restored or (setup.initial(), {'step': 0, 'seconds': 0.0, 'val': {}})
     if inherited is not None:
-        state = begin(setup, state, inherited)
+        state = begin(config, setup, state, inherited)
     step, val, seconds_before = meta['step'], meta['val'], meta['seconds']
     best = checkpoints.best()
     terminal.say(_title(config, setup, folder))
@@ -106,6 +108,7 @@ def _run(
     metrics = Metrics(folder, after=step, write=main_host)
     clock = Clock(config.batch_size, config.loader, terminal.say)
     unseen: tuple[int, Numbers] | None = None
+    warned = False
     terminal.start(step)
     try:
         with Stop() as stop:
@@ -134,11 +137,19 @@ def _run(
                     row = {**seen, 'learning_rate': float(learning_rate(step - 1)), **clock.row()}
                 if look:
                     val = evaluate(config, setup, state, held_out, rows, skipped_val)
+                    if config.objective.probed:
+                        known = features(config, setup, state, training, rows, skipped)
+                        asked = features(config, setup, state, held_out, rows, skipped_val)
+                        val |= probed(config, known, asked)
                     row |= val
                 if row:
                     row = {'step': step, **row}
                     metrics.write(row)
                     terminal.update(row)
+                    warning = config.objective.warning(row)
+                    if warning and not warned:
+                        terminal.say(warning)
+                    warned = warned or bool(warning)
 
                 # Rows are in the file and the best checkpoint in its folder before the newest
                 # checkpoint says that this step needs no repeating.
@@ -196,6 +207,24 @@ def evaluate(
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
         count += float(weight)
     return {f'val/{name}': total / count for name, total in totals.items()}
+
+
+def features(
+    config: Config, setup: Setup, state: TrainState, records: Sequence[Record], rows: range, skipped: Skipped
+) -> Features:
+    """The network's features of as many images of a split as are probed."""
+    few, size = chosen(records, config.objective.probed), config.batch_size
+    parts = []
+    for batch in val_batches(few, config.augment, batch_size=size, rows=rows, loader=config.loader):
+        batch = skipped.taken_out(batch)
+        found, labels, weights = jax.device_get(setup.features(state, place(batch, setup.mesh, size)))
+        parts.append((found[weights > 0], labels[weights > 0]))
+    return Features(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def probed(config: Config, known: Features, asked: Features) -> Row:
+    """What the features know of the labels."""
+    return {f'val/{name}': value for name, value in probe(known, asked, len(config.data.classes)).items()}
 
 
 def _finite(step: int, numbers: Numbers) -> Row:

@@ -50,7 +50,7 @@ def report(
         terminal.say('drawing ...')
         rows = read_rows(result.folder / 'metrics.jsonl')
         folder, augment, classes = result.folder / 'plots', config.augment, config.data.classes
-        drawn = draw(folder, rows, records, setup.model, setup.scale, variables, augment, classes)
+        drawn = draw(folder, rows, records, config.objective, setup.model, setup.scale, variables, augment, classes)
 
     summary = {
         'step': result.meta['step'],
@@ -74,6 +74,9 @@ def report(
     if 'val/accuracy' in val:
         right = round(val['val/accuracy'] * held_out)
         lines.append(('accuracy', f'{100 * val["val/accuracy"]:.2f} % of the held-out images ({right} of {held_out})'))
+    for name, title in (('knn', 'k-NN'), ('linear', 'linear probe')):
+        if f'val/{name}_accuracy' in val:
+            lines.append((title, f'{100 * val[f"val/{name}_accuracy"]:.2f} % of the held-out images, by its features'))
     lines += [
         ('held-out loss', f'{val["val/loss"]:.4f}'),
         ('time', duration(result.seconds)),
@@ -89,7 +92,9 @@ def report(
         lines.append(('  plots/', ', '.join(path.name for path in drawn)))
     lines.append(('  summary.json', 'the numbers above'))
     now = f'python -m train predict {config.out} IMAGE...   (or eval, features, plots)'
-    if len(config.augment.shape(config.data)) != 3:
+    if not config.objective.classifies:
+        now = f'python -m train RECIPE --init {config.out}   to fine-tune it (or eval, features, plots)'
+    elif len(config.augment.shape(config.data)) != 3:
         now = f'python -m train eval {config.out}   (or features, plots)'
     lines += [('', ''), ('and now', now)]
     width = max(len(name) for name, _ in lines)

@@ -20,9 +20,9 @@ from train.errors import UserError
 from train.facts import FILE, Facts
 from train.model import build
 from train.objectives.objective import Batch, Variables
+from train.scale import Scale
 from train.sharding import make_mesh
 from train.sources.source import Record, Source, Split
-from train.step import Scale
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Run:
       mesh: over all devices here, which share the rows of a batch.
       model: the network.
       scale: bytes of images to what the network takes.
-      variables: what is evaluated, whole on every device.
+      variables: of its objective, those that are evaluated, whole on every device.
       step: updates that were made until then.
     """
 
@@ -48,6 +48,11 @@ class Run:
     scale: Scale
     variables: Variables
     step: int
+
+    @property
+    def network(self) -> Variables:
+        """The variables of the network alone."""
+        return self.config.objective.network(self.variables)
 
     def name(self, number: int) -> str:
         """Of a class; a network may have more of them than the data."""
@@ -163,7 +168,7 @@ def rows_of(
     Args:
       run: gives variables and scale.
       records: as they are stored.
-      function: of variables and a batch that is scaled; a tree of arrays `[b ...]`.
+      function: of the run's variables and a batch as it is stored; a tree of arrays `[b ...]`.
       batch_size: rows of a batch at least; a multiple of the devices is taken.
 
     Yields:
@@ -171,7 +176,7 @@ def rows_of(
     """
     rows = -(-batch_size // run.mesh.size) * run.mesh.size
     whole = NamedSharding(run.mesh, PartitionSpec())
-    compiled = jax.jit(lambda variables, batch: function(variables, run.scale(batch)), out_shardings=whole)
+    compiled = jax.jit(function, out_shardings=whole)
     for batch in val_batches(records, run.config.augment, batch_size=rows, loader=run.config.loader):
         batch.pop('skipped', None)  # pictures that stand in for unreadable ones do not count
         found = jax.device_get(compiled(run.variables, place(batch, run.mesh, rows)))

@@ -120,7 +120,7 @@ def test_pictures_that_stand_in_for_others_do_not_count(finished, tmp_path):
     (tmp_path / '1.png').write_bytes(b'damaged')
     records = Pictures([(file, i) for i, file in enumerate(files)], 10, 'here', channels=1, corrupt='skip')
     run = open_run(str(finished), 'best')
-    ((batch, means),) = rows_of(run, records, lambda _, batch: batch['image'].mean((1, 2, 3)), batch_size=3)
+    ((batch, means),) = rows_of(run, records, lambda _, batch: run.scale(batch)['image'].mean((1, 2, 3)), batch_size=3)
     np.testing.assert_array_equal(batch['label'], [0, 2])
     np.testing.assert_allclose(means, [0, 200 / 255], rtol=1e-5)
 

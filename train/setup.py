@@ -6,17 +6,20 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from flax import linen as nn
+from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train.config import Config
+from train.embeddings import embedder
 from train.errors import UserError
 from train.layers import depths
 from train.model import build
-from train.objectives.objective import Batch
-from train.optim import optimizer
+from train.objectives.objective import Batch, Objective, Variables
+from train.optim import optimizer, paths
+from train.scale import Scale
 from train.sharding import check_batch, make_mesh, state_sharding
 from train.state import TrainState, initial_state
-from train.step import Scale, make_eval_step, make_train_step
+from train.step import make_eval_step, make_train_step
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Setup:
       state: shapes, dtypes and shardings of the train state.
       initial: makes the state before the first step.
       train_step, eval_step: see `train.step`; the first eats the state that it is given.
+      features: the network's features `[b d]` of a batch, its labels and weights, whole on every device; for probes.
       gather: copies a tree of arrays whole to every device.
     """
 
@@ -42,6 +46,7 @@ class Setup:
     initial: Callable
     train_step: jax.stages.Wrapped
     eval_step: Callable
+    features: Callable
     gather: Callable
 
 
@@ -58,7 +63,7 @@ def set_up(config: Config) -> Setup:
     model = build(config.model, shape, len(source.classes))
     scale = Scale(source.mean, source.std)
     rows: Batch = {
-        'image': jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
+        'image': jax.ShapeDtypeStruct((config.batch_size, *shape), source.dtype),
         'label': jax.ShapeDtypeStruct((config.batch_size,), np.int32),
     }
     # One row is enough to initialise with.
@@ -67,7 +72,8 @@ def set_up(config: Config) -> Setup:
     try:
         params = jax.eval_shape(lambda: objective.init(model, key, one))['params']
         by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
-        tx = optimizer(config.optim, config.steps, params, depths(model, one['image']) if by_depth else None)
+        deep = depths_of(objective, model, params, one) if by_depth else None
+        tx = optimizer(config.optim, config.steps, params, deep)
         train_step = make_train_step(objective, model, tx, scale, config)
 
         def initial() -> TrainState:
@@ -79,6 +85,7 @@ def set_up(config: Config) -> Setup:
         raise
     except (ValueError, TypeError) as error:
         raise UserError(f'model {config.model.name!r} cannot be trained like this: {error}') from error
+    whole = NamedSharding(mesh, PartitionSpec())
     shardings = state_sharding(shapes, mesh, config.mesh)
     return Setup(
         mesh=mesh,
@@ -88,6 +95,25 @@ def set_up(config: Config) -> Setup:
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
-        eval_step=jax.jit(make_eval_step(objective, model, scale)),
-        gather=jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec())),
+        eval_step=jax.jit(make_eval_step(objective, model, scale, config)),
+        features=jax.jit(_features(objective, model, scale, shape), out_shardings=whole),
+        gather=jax.jit(lambda tree: tree, out_shardings=whole),
     )
+
+
+def _features(objective: Objective, model: nn.Module, scale: Scale, shape: tuple[int, ...]) -> Callable:
+    """What probes are given, see `Setup.features`."""
+
+    def features(state: TrainState, batch: Batch) -> tuple[Array, Array, Array]:
+        embed = embedder(model, shape)
+        found = embed(objective.network(state.evaluated), scale(batch)['image'])
+        return found, batch['label'], batch['weight']
+
+    return features
+
+
+def depths_of(objective: Objective, model: nn.Module, params: Variables, batch: Batch) -> dict[str, np.ndarray]:
+    """How deep in the network each parameter is; what the objective adds lies behind it, as a head does."""
+    found = {objective.inside + path: depth for path, depth in depths(model, batch['image']).items()}
+    deepest = max(int(depth.max()) for depth in found.values())
+    return {path: found.get(path, np.array(deepest)) for path in paths(params)}

@@ -1,18 +1,17 @@
 """One training step and one evaluation step: pure functions, the same for every objective."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
 
 from train.config import Config
-from train.objectives.objective import Batch, Objective
+from train.objectives.objective import Batch, Objective, Variables
 from train.optim import average
+from train.scale import Scale
 from train.state import TrainState
 
 Metrics = dict[str, Array]
@@ -21,51 +20,31 @@ Metrics = dict[str, Array]
 PREPARE = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Bytes of images -> numbers around zero; on the device, since bytes travel faster.
-
-    Attributes:
-      mean, std: of each channel, or one for all, of images from 0 to 1.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, batch: Batch) -> Batch:
-        return {name: self.leaf(value) if value.dtype == jnp.uint8 else value for name, value in batch.items()}
-
-    def leaf(self, images: Array | np.ndarray) -> Array:
-        """uint8 `[... c]` -> float32 `[... c]`."""
-        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
-        return jnp.asarray(images, jnp.float32) * (1 / (255 * std)) - mean / std
-
-
 def make_train_step(
     objective: Objective, model: nn.Module, tx: optax.GradientTransformation, scale: Scale, config: Config
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step, to be jitted. What is random in it depends on (seed, step) alone."""
 
-    def gradient(params, collections, batch: Batch, rng: Array):
+    def gradient(params, collections, batch: Batch, rng: Array, progress: Array):
         def loss_of(params):
-            return objective.loss(model, {**collections, 'params': params}, batch, rng, train=True)
+            return objective.loss(model, {**collections, 'params': params}, batch, rng, True, progress)
 
         (loss, (metrics, collections)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return grads, collections, {**{name: value.mean() for name, value in metrics.items()}, 'loss': loss}
 
-    def accumulated(params, collections, batch: Batch, rng: Array):
+    def accumulated(params, collections, batch: Batch, rng: Array, progress: Array):
         """The same in parts, one after the other."""
         parts = config.optim.accumulate
 
         def add(carry, part):
             (collections, total), (index, rows) = carry, part
-            grads, collections, numbers = gradient(params, collections, rows, jax.random.fold_in(rng, index))
+            grads, collections, numbers = gradient(params, collections, rows, jax.random.fold_in(rng, index), progress)
             return (collections, jax.tree.map(jnp.add, total, (grads, numbers))), None
 
         # Every part takes rows from everywhere, so that each device keeps the rows that it has.
         split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
         first = jax.tree.map(lambda x: x[0], split)
-        grads, _, numbers = jax.eval_shape(gradient, params, collections, first, rng)
+        grads, _, numbers = jax.eval_shape(gradient, params, collections, first, rng, progress)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, numbers))
         (collections, total), _ = jax.lax.scan(add, (collections, zeros), (jnp.arange(parts), split))
         grads, numbers = jax.tree.map(lambda x: x / parts, total)
@@ -73,12 +52,13 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        batch = objective.prepare(scale(batch), jax.random.fold_in(rng, PREPARE))
+        progress = state.step / config.steps
+        batch = objective.prepare(model, batch, jax.random.fold_in(rng, PREPARE), scale, train=True)
         compute = gradient if config.optim.accumulate == 1 else accumulated
-        grads, collections, numbers = compute(state.params, state.collections, batch, rng)
+        grads, collections, numbers = compute(state.params, state.collections, batch, rng, progress)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        variables = dict(objective.post_update(model, {'params': params, **collections}))
+        variables = dict(objective.post_update(model, {'params': params, **collections}, progress))
         params = variables.pop('params')
         step = state.step + 1
         new_state = TrainState(
@@ -93,13 +73,22 @@ def make_train_step(
     return train_step
 
 
+def held_out_metrics(
+    objective: Objective, model: nn.Module, scale: Scale, variables: Variables, batch: Batch, progress: Array | float
+) -> Metrics:
+    """The metrics `[b]` of a batch as it is stored, with the same draws at every look."""
+    prepared = objective.prepare(model, batch, jax.random.key(PREPARE), scale, train=False)
+    _, (metrics, _) = objective.loss(model, variables, prepared, jax.random.key(0), False, progress)
+    return metrics
+
+
 def make_eval_step(
-    objective: Objective, model: nn.Module, scale: Scale
+    objective: Objective, model: nn.Module, scale: Scale, config: Config
 ) -> Callable[[TrainState, Batch], tuple[Metrics, Array]]:
     """Sums of the metrics over the rows that count, and how many count; to be jitted."""
 
     def eval_step(state: TrainState, batch: Batch) -> tuple[Metrics, Array]:
-        _, (metrics, _) = objective.loss(model, state.evaluated, scale(batch), jax.random.key(0), train=False)
+        metrics = held_out_metrics(objective, model, scale, state.evaluated, batch, state.step / config.steps)
         weight = batch['weight']
         return {name: (value * weight).sum() for name, value in metrics.items()}, weight.sum()
 

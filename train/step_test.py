@@ -14,8 +14,8 @@ from train.data.stream import place, train_batches
 from train.objectives.classification import Classification
 from train.objectives.objective import Objective
 from train.recipes.digits import CONFIG
+from train.scale import Scale
 from train.setup import set_up
-from train.step import Scale
 
 TINY = dataclasses.replace(
     CONFIG,
@@ -91,13 +91,13 @@ class Centred(Objective):
             'count': {'updates': jnp.int32(0)},
         }
 
-    def loss(self, model, variables, batch, rng, train):
+    def loss(self, model, variables, batch, rng, train, progress=0.0):
         logits = model.apply({'params': variables['params']}, batch['image'])
         losses = ((logits - variables['centre']['mean']) ** 2).mean(-1)
         state = {'centre': {'mean': logits.mean(0)}, 'count': variables['count']}
         return losses.mean(), ({'loss': losses}, state)
 
-    def post_update(self, model, variables):
+    def post_update(self, model, variables, progress=0.0):
         params = {**variables['params'], 'mlp_head': jax.tree.map(jnp.zeros_like, variables['params']['mlp_head'])}
         return {**variables, 'params': params, 'count': {'updates': variables['count']['updates'] + 1}}
 

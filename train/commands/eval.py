@@ -2,23 +2,27 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich import box
 from rich.table import Table
 
 from train.commands.command import Command, Data, RunFolder, Which, console
+from train.embeddings import embedder
 from train.errors import UserError
-from train.objectives.classification import Classification
 from train.objectives.objective import Batch, Variables
+from train.probes import Features, chosen, probe
 from train.run import Run, data_of, open_run, rows_of
-from train.sources.source import Split
+from train.sources.source import Record, Split
+from train.step import held_out_metrics
+
+SPLITS: tuple[Split, ...] = ('train', 'val')
 
 # Rows of the tables; the file of --json has them all.
 SHOWN = 10
@@ -26,7 +30,9 @@ SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Eval(Command):
-    """How good a run is: loss and accuracy, the accuracy of each class, and what is taken for what."""
+    """How good a run is: loss and accuracy, the accuracy of each class, and what is taken for what.
+
+    Of a run that learned without labels, what k-NN and a linear probe make of its features."""
 
     run: RunFolder
     checkpoint: Which = 'best'
@@ -57,13 +63,15 @@ def evaluate(run: Run, split: Split, path: str, batch_size: int) -> dict[str, An
       UserError: the data are not there, or others.
     """
     objective, model = run.config.objective, run.model
-    classifies, classes = isinstance(objective, Classification), run.facts.classes
+    classifies, classes = objective.classifies, run.facts.classes
 
     def look(variables: Variables, batch: Batch) -> tuple[Any, Any]:
-        _, (metrics, _) = objective.loss(model, variables, batch, jax.random.key(0), train=False)
+        metrics = held_out_metrics(objective, model, run.scale, variables, batch, run.step / run.config.steps)
+        if not classifies:
+            return metrics, None
         # The compiler sees that the network is the same.
-        logits: Any = model.apply(variables, batch['image']) if classifies else None
-        return metrics, None if logits is None else jax.lax.top_k(logits.astype(jnp.float32), min(5, len(classes)))[1]
+        logits = objective.logits(model, variables, run.scale(batch)['image'])
+        return metrics, jax.lax.top_k(logits, min(5, len(classes)))[1]
 
     records = data_of(run, split, path)
     if not len(records):
@@ -77,7 +85,24 @@ def evaluate(run: Run, split: Split, path: str, batch_size: int) -> dict[str, An
             first.append(best)
     means = jax.tree.map(lambda *parts: float(np.concatenate(parts).mean(dtype=np.float64)), *metrics)
     numbers = {'split': split, 'images': sum(map(len, labels)), **means}
-    return {**numbers, **_classified(np.concatenate(labels), np.concatenate(first), run)} if classifies else numbers
+    if classifies:
+        return {**numbers, **_classified(np.concatenate(labels), np.concatenate(first), run)}
+    if objective.probed and split == 'val':
+        known, asked = (_features(run, data_of(run, part, path), batch_size) for part in SPLITS)
+        return {**numbers, **probe(known, asked, len(classes))}
+    return numbers
+
+
+def _features(run: Run, records: Sequence[Record], batch_size: int) -> Features:
+    """As many of a split as were probed in training."""
+    objective, embed = run.config.objective, embedder(run.model, run.facts.shape)
+
+    def look(variables: Variables, batch: Batch) -> Any:
+        return embed(objective.network(variables), run.scale(batch)['image'])
+
+    rows = rows_of(run, chosen(records, objective.probed), look, batch_size)
+    parts = [(found, batch['label']) for batch, found in rows]
+    return Features(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _classified(labels: np.ndarray, first: np.ndarray, run: Run) -> dict[str, Any]:
@@ -104,7 +129,7 @@ def _show(numbers: dict[str, Any]) -> None:
         markup=False,
     )
     lines = {name: f'{value:.4f}' for name, value in numbers.items() if isinstance(value, float)}
-    for name in ('top_1', 'top_5'):
+    for name in ('top_1', 'top_5', 'knn_accuracy', 'linear_accuracy'):
         if name in numbers:
             right = round(numbers[name] * numbers['images'])
             lines[name] = f'{100 * numbers[name]:.2f} % ({right:,} of {numbers["images"]:,})'

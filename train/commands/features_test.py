@@ -1,6 +1,5 @@
 """`features` writes what the head is given, and the example fits other classifiers on it."""
 
-import dataclasses
 import re
 import runpy
 import sys
@@ -10,9 +9,8 @@ import numpy as np
 import pytest
 
 from train.cli import main
-from train.commands.features import extract
 from train.conftest import ROOT
-from train.facts import Facts
+from train.embeddings import embedder
 from train.run import open_run
 from vit_flax import create_model
 
@@ -65,20 +63,16 @@ def test_scanned_blocks_have_their_images_first(finished):
     model = run.model.clone(scan=True)
     images = jax.ShapeDtypeStruct((4, *run.facts.shape), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    scanned = dataclasses.replace(run, model=model, variables=variables)
-    look = extract(scanned, 'transformer/block/block')
-    assert jax.eval_shape(look, variables, {'image': images}).shape == (4, 2, 5, 16)
+    embed = embedder(model, run.facts.shape, 'transformer/block/block')
+    assert jax.eval_shape(embed, variables, images).shape == (4, 2, 5, 16)
 
 
-def test_two_heads_are_joined(finished):
-    run = open_run(str(finished), 'best')
+def test_two_heads_are_joined():
     model = create_model('cross_vit', image_size=16, channels=1, num_classes=10, sm_dim=8, lg_dim=12, sm_patch_size=4,
                          lg_patch_size=8, sm_enc_depth=1, lg_enc_depth=1, cross_attn_depth=1, depth=1)  # fmt: skip
     images = jax.ShapeDtypeStruct((4, 16, 16, 1), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    facts = Facts(run.facts.classes, (16, 16, 1), (0.0,), (1.0,))
-    look = extract(dataclasses.replace(run, model=model, variables=variables, facts=facts), '')
-    assert jax.eval_shape(look, variables, {'image': images}).shape == (4, 20)
+    assert jax.eval_shape(embedder(model, (16, 16, 1)), variables, images).shape == (4, 20)
 
 
 def test_the_example_fits_a_forest_and_neighbours(stored, monkeypatch, capsys):

@@ -44,6 +44,7 @@ class Plots(Command):
             curves(drawn[0], rows)
         else:
             augment, classes = run.config.augment, run.facts.classes
-            drawn = draw(out, rows, records, run.model, run.scale, run.variables, augment, classes)
+            objective = run.config.objective
+            drawn = draw(out, rows, records, objective, run.model, run.scale, run.variables, augment, classes)
         screen.print(f'drawn in {out}: {", ".join(path.name for path in drawn)}', markup=False)
         return 0

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import Array
@@ -17,7 +16,6 @@ from train.commands.command import Command, RunFolder, Which, complain, console
 from train.commands.picture import as_seen, read_picture
 from train.errors import UserError
 from train.grids import token_grid
-from train.objectives.classification import Classification
 from train.run import Run, open_run
 from vit_flax.wrappers.recorder import Recorder
 
@@ -48,8 +46,11 @@ class Predict(Command):
         if not self.images:
             raise UserError('name at least one IMAGE to predict')
         run = open_run(self.run, self.checkpoint)
-        if not isinstance(run.config.objective, Classification):
-            raise UserError(f'{self.run} is no classifier: it has no classes to predict')
+        if not run.config.objective.classifies:
+            raise UserError(
+                f'{self.run} has learned no classes: train a recipe of classes with --init {self.run} first, '
+                'or take `python -m train features`'
+            )
         if len(run.facts.shape) != 3:
             raise UserError(f'{self.run} knows videos, no pictures: `python -m train eval` measures it on others')
         if run.facts.dtype != 'uint8':
@@ -84,8 +85,9 @@ def looker(run: Run) -> Callable[..., tuple[Array, Any]]:
     """Images uint8 `[b h w c]` to probabilities `[b classes]` and attention maps as `Recorder` gives them."""
 
     def look(variables, images: Array) -> tuple[Array, Any]:
-        logits, maps = Recorder(run.model).apply(variables, run.scale.leaf(images))
-        return jax.nn.softmax(logits.astype(jnp.float32)), maps
+        objective, scaled = run.config.objective, run.scale.leaf(images)
+        _, maps = Recorder(run.model).apply(objective.network(variables), scaled)
+        return jax.nn.softmax(objective.logits(run.model, variables, scaled)), maps
 
     return jax.jit(look)
 

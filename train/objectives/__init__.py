@@ -6,7 +6,7 @@ from train import catalogue
 from train.objectives.objective import Objective
 
 # What the files share.
-SHARED = ('objective', 'mixing')
+SHARED = ('objective', 'mixing', 'pretraining', 'views', 'selfdistilled')
 
 
 def names() -> list[str]:

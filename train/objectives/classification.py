@@ -1,6 +1,7 @@
 """Softmax cross-entropy with label smoothing (arXiv:1512.00567), mixup and cutmix."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,7 @@ from jax import Array
 
 from train.errors import UserError
 from train.objectives.mixing import mix, neighbour
-from train.objectives.objective import Batch, Objective, Variables
-
-# Every collection of random numbers that a model of vit_flax may ask for.
-RNGS = ('dropout', 'drop_path', 'mask', 'tokens')
+from train.objectives.objective import RNGS, Batch, Objective, Scaled, Variables
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,15 @@ class Classification(Objective):
     mix_probability: float = 1.0
     """Probability that an image is mixed at all."""
 
-    watch = 'accuracy'
-    best = 'max'
+    classifies = True
+
+    @property
+    def watch(self) -> str:
+        return 'accuracy'
+
+    @property
+    def best(self) -> str:
+        return 'max'
 
     def check(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -44,14 +49,29 @@ class Classification(Objective):
     def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
         return model.init(rng, batch['image'])
 
-    def prepare(self, batch: Batch, rng: Array) -> Batch:
-        if not (self.mixup or self.cutmix):
+    def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
+        batch = scale(batch)
+        if not train or not (self.mixup or self.cutmix):
             return batch
         images, share = mix(batch['image'], rng, self.mixup, self.cutmix, self.mix_probability)
         return {**batch, 'image': images, 'other_label': neighbour(batch['label']), 'share': share}
 
+    def targets(self, batch: Batch, classes: int) -> Array:
+        """Shares of the classes that are learned, `[b classes]`."""
+        targets = jax.nn.one_hot(batch['label'], classes)
+        if 'share' in batch:
+            share = batch['share'][:, None]
+            targets = share * targets + (1 - share) * jax.nn.one_hot(batch['other_label'], classes)
+        return optax.smooth_labels(targets, self.label_smoothing)
+
     def loss(
-        self, model: nn.Module, variables: Variables, batch: Batch, rng: Array, train: bool
+        self,
+        model: nn.Module,
+        variables: Variables,
+        batch: Batch,
+        rng: Array,
+        train: bool,
+        progress: Array | float = 0.0,
     ) -> tuple[Array, tuple[dict[str, Array], Variables]]:
         state: Variables = {name: value for name, value in variables.items() if name != 'params'}
         if train:
@@ -60,15 +80,14 @@ class Classification(Objective):
         else:
             logits = model.apply(variables, batch['image'])
         logits = logits.astype(jnp.float32)
-        targets = jax.nn.one_hot(batch['label'], logits.shape[-1])
-        if 'share' in batch:
-            share = batch['share'][:, None]
-            targets = share * targets + (1 - share) * jax.nn.one_hot(batch['other_label'], logits.shape[-1])
-        if train:
-            targets = optax.smooth_labels(targets, self.label_smoothing)
+        targets = self.targets(batch, logits.shape[-1]) if train else jax.nn.one_hot(batch['label'], logits.shape[-1])
         losses = optax.softmax_cross_entropy(logits, targets)
         hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
         return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)
 
-    def post_update(self, model: nn.Module, variables: Variables) -> Variables:
+    def post_update(self, model: nn.Module, variables: Variables, progress: Array | float = 0.0) -> Variables:
         return model.post_update(variables) if hasattr(model, 'post_update') else variables
+
+    def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
+        logits: Any = model.apply(variables, images)
+        return logits.astype(jnp.float32)

@@ -47,16 +47,23 @@ def test_both_ways_are_taken_and_some_images_are_left_alone():
     assert (share == 1).all()
 
 
+class Fixed:
+    """In the place of a network."""
+
+    def __init__(self, logits=None):
+        self.logits = logits
+
+    def apply(self, variables, images, train=False, rngs=None, mutable=()):
+        return self.logits, {}
+
+
 def test_the_loss_is_that_of_both_labels():
     objective = Classification(label_smoothing=0.0, mixup=0.3)
-    batch = objective.prepare({'image': IMAGES[:4], 'label': jnp.array([0, 1, 2, 1])}, jax.random.key(0))
+    batch = {'image': IMAGES[:4], 'label': jnp.array([0, 1, 2, 1])}
+    batch = objective.prepare(Fixed(), batch, jax.random.key(0), dict, True)  # type: ignore[arg-type,assignment]
     logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.8, 0.1, 0.1]]))
 
-    class Fixed:
-        def apply(self, variables, images, train=False, rngs=None, mutable=()):
-            return logits, {}
-
-    loss, (metrics, _) = objective.loss(Fixed(), {'params': {}}, batch, jax.random.key(0), train=True)  # type: ignore[arg-type]
+    loss, (metrics, _) = objective.loss(Fixed(logits), {'params': {}}, batch, jax.random.key(0), train=True)  # type: ignore[arg-type]
     share = np.asarray(batch['share'])
     rows = np.arange(4)
     own, others = (-np.asarray(logits)[rows, labels] for labels in ([0, 1, 2, 1], [1, 0, 1, 2]))
@@ -66,4 +73,5 @@ def test_the_loss_is_that_of_both_labels():
 
 def test_nothing_is_mixed_unless_asked_for():
     batch = {'image': IMAGES, 'label': jnp.zeros(64, jnp.int32)}
-    assert Classification().prepare(batch, jax.random.key(0)) is batch
+    for objective, train in ((Classification(), True), (Classification(mixup=0.5), False)):
+        assert objective.prepare(Fixed(), batch, jax.random.key(0), lambda batch: batch, train) is batch  # type: ignore[arg-type]

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from train.data.augment import Augment
 from train.grids import token_grid
 from train.log import Row
+from train.objectives.objective import Objective
 from train.plots.attention import attention
 from train.plots.curves import curves
 from train.plots.embeddings import filters, positions
 from train.plots.predictions import predictions
+from train.plots.reconstructions import reconstructions
+from train.scale import Scale
 from train.sources.source import Record
-from train.step import Scale
 from vit_flax.blocks.checks import pair
 from vit_flax.wrappers.recorder import Recorder
 
@@ -29,6 +30,7 @@ def draw(
     folder: Path,
     rows: Sequence[Row],
     held_out: Sequence[Record],
+    objective: Objective,
     model: nn.Module,
     scale: Scale,
     variables: Mapping[str, Any],
@@ -48,21 +50,29 @@ def draw(
     # Of a video, the frame in the middle.
     images = shown(seen if seen.ndim == 4 else seen[:, seen.shape[1] // 2])
 
-    @jax.jit
-    def classify(variables, images):
-        return jax.nn.softmax(jnp.asarray(model.apply(variables, scale({'image': images})['image']), jnp.float32))
-
-    parts = np.array_split(seen, -(-len(seen) // BATCH))
-    probabilities = np.concatenate([classify(variables, part) for part in parts])
-    # A network may have more classes than the data.
-    classes = [*classes, *(f'class {i}' for i in range(len(classes), probabilities.shape[1]))]
-
     if rows:
         curves(file('curves'), rows)
-    predictions(file('predictions'), images, labels, probabilities, classes)
-
     chosen = _one_of_each(labels)
-    _, maps = jax.jit(Recorder(model).apply)(variables, scale({'image': seen[chosen]})['image'])
+    few = scale({'image': seen[chosen]})['image']
+    if objective.classifies:
+
+        @jax.jit
+        def classify(variables, images):
+            return jax.nn.softmax(objective.logits(model, variables, scale({'image': images})['image']))
+
+        parts = np.array_split(seen, -(-len(seen) // BATCH))
+        probabilities = np.concatenate([classify(variables, part) for part in parts])
+        # A network may have more classes than the data.
+        classes = [*classes, *(f'class {i}' for i in range(len(classes), probabilities.shape[1]))]
+        predictions(file('predictions'), images, labels, probabilities, classes)
+    complete = objective.pictures(model, scale)
+    if complete is not None and seen.ndim == 4 and seen.dtype == np.uint8:
+        masked, predicted = jax.jit(complete)(variables, few, jax.random.key(0))
+        both = (scale.shown(np.asarray(pictures)) for pictures in (masked, predicted))
+        reconstructions(file('reconstructions'), images[chosen], *both)
+
+    variables = objective.network(variables)
+    _, maps = jax.jit(Recorder(model).apply)(variables, few)
     square = seen.ndim == 4 and isinstance(maps, jax.Array) and maps.shape[-1] == maps.shape[-2]
     tokens = token_grid(maps.shape[-1], images.shape[1:3], model) if square else None
     if tokens is not None:

@@ -72,6 +72,25 @@ class InMemory(Sequence[Record]):
         return {'image': self.images[index], 'label': np.int32(self.labels[index])}
 
 
+@dataclass(frozen=True)
+class Some(Sequence[Record]):
+    """Some of the records.
+
+    Attributes:
+      records: all of them.
+      chosen: which, by index.
+    """
+
+    records: Sequence[Record]
+    chosen: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index):
+        return self.records[int(self.chosen[index])]
+
+
 def check_labels(labels: np.ndarray, classes: int, where: object) -> np.ndarray:
     """The labels as int32, or a `UserError` if there are none or one is out of range."""
     if not len(labels):

@@ -126,12 +126,14 @@ class CvT(Module, kw_only=True):
 
     Attributes:
       num_classes: width of the logits.
-      s1_emb_dim, s1_emb_kernel, s1_emb_stride: the first stage's embedding convolution (s2, s3: the others').
-      s1_proj_kernel: kernel of the depthwise convolutions before queries, keys and values; odd.
-      s1_kv_proj_stride: step of the one before keys and values.
-      s1_heads: attention heads, each 64 wide.
-      s1_depth: blocks.
-      s1_mlp_mult: hidden width of the feed-forward networks over `s1_emb_dim`.
+      s1_emb_dim, s1_emb_kernel, s1_emb_stride, s2_emb_dim, s2_emb_kernel, s2_emb_stride, s3_emb_dim, s3_emb_kernel,
+        s3_emb_stride: the embedding convolution of each of the three stages: width, kernel, step.
+      s1_proj_kernel, s2_proj_kernel, s3_proj_kernel: kernel of the depthwise convolutions before queries, keys and
+        values; odd.
+      s1_kv_proj_stride, s2_kv_proj_stride, s3_kv_proj_stride: step of the one before keys and values.
+      s1_heads, s2_heads, s3_heads: attention heads of a stage, each 64 wide.
+      s1_depth, s2_depth, s3_depth: blocks of a stage.
+      s1_mlp_mult, s2_mlp_mult, s3_mlp_mult: hidden width of the feed-forward networks over the stage's width.
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.

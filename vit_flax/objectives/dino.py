@@ -17,6 +17,7 @@ from jax import Array
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
 from vit_flax.objectives.encoder import wide
+from vit_flax.objectives.monitors import entropy, spread, watch
 from vit_flax.objectives.projection import ProjectedNet, in_collection, moved, of_views
 from vit_flax.objectives.views import Augmentation, byol_augment, dino_augment, draw_crops
 
@@ -129,6 +130,7 @@ class SelfDistillation(Module, kw_only=True):
             for i in range(len(views))
         ]
         teacher = jax.lax.stop_gradient(of_views(self.teacher, global_views, train, statistics))
+        watch(self, 'projection_std', jnp.stack([spread(wide(said[0])) for said in student]).mean())
         if self.is_initializing():
             self.put_variable('teacher', 'teacher', self.as_teacher(self.variables['params']))
         return student, teacher
@@ -144,7 +146,11 @@ class SelfDistillation(Module, kw_only=True):
             last = self.centers[f'last_teacher_{name}']
             last.value = logits.reshape(-1, logits.shape[-1]).mean(axis=0, keepdims=True).astype(last.value.dtype)
         temperature = self.teacher_temp if temperature is None else temperature
-        return jax.nn.softmax((logits - self.centers[f'teacher_{name}'].value) / temperature)
+        center = self.centers[f'teacher_{name}'].value
+        shares = jax.nn.softmax((logits - center) / temperature)
+        watch(self, name.replace('centers', 'center_norm'), jnp.linalg.norm(center))
+        watch(self, f'teacher_{name.replace("centers", "entropy")}', entropy(shares))
+        return shares
 
     def post_update(self, variables: Mapping[str, Any], decay: float | Array | None = None) -> dict[str, Any]:
         """After a step of the optimizer: moves the teacher towards the student, and the centres.

@@ -17,6 +17,7 @@ from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.distill import Distillable, DistillableEfficientViT, DistillableT2TViT, DistillableViT
 from vit_flax.objectives.classify import cross_entropy
 from vit_flax.objectives.encoder import wide
+from vit_flax.objectives.monitors import watch
 from vit_flax.objectives.teacher import apply_frozen
 
 __all__ = ['DistillWrapper', 'DistillableEfficientViT', 'DistillableT2TViT', 'DistillableViT']
@@ -123,6 +124,8 @@ class DistillWrapper(Module, kw_only=True):
         alpha = self.alpha if alpha is None else alpha
 
         of_class, of_token = self.logits(images, train)
+        watch(self, 'said', of_class.argmax(axis=-1))
+        watch(self, 'token_said', of_token.argmax(axis=-1))
         teacher_logits = wide(lax.stop_gradient(teacher_logits))
         if self.hard:
             distill_loss = cross_entropy(of_token, teacher_logits.argmax(axis=-1))

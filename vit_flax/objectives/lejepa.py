@@ -19,6 +19,7 @@ from vit_flax.blocks import sigreg
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
 from vit_flax.objectives.encoder import wide
+from vit_flax.objectives.monitors import spread, watch
 from vit_flax.objectives.projection import ProjectedNet, in_collection, moved, of_views
 from vit_flax.objectives.views import Augmentation, byol_augment, dino_augment, draw_crops
 
@@ -163,6 +164,7 @@ class LeJEPA(Module, kw_only=True):
         if self.averages and self.is_initializing():
             self.put_variable('target', 'target', self.as_target(self.variables['params']))
         local, large = wide(local), wide(large)
+        watch(self, 'projection_std', spread(large))
         if self.predict_mean:
             views = jnp.concatenate([large, local])
             loss = ((views - large.mean(axis=0)) ** 2).mean()

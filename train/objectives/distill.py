@@ -1,0 +1,156 @@
+"""Distillation (arXiv:2012.12877): the class token learns the labels, a token of its own what a teacher answers."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array
+
+from train.errors import UserError
+from train.objectives.classification import Classification
+from train.objectives.objective import RNGS, Batch, Scaled, Variables
+from vit_flax.objectives.distill import DistillWrapper
+from vit_flax.objectives.encoder import encoder_variables
+from vit_flax.objectives.monitors import MONITORS
+
+if TYPE_CHECKING:
+    from train.run import Run
+
+
+@dataclass(frozen=True)
+class Distill(Classification):
+    """Labels, and the answers of a teacher that was trained here, which sees the same images."""
+
+    teacher: str = ''
+    """Run whose best checkpoint is the teacher, of the same classes and the same size of images."""
+    alpha: float = 0.5
+    """Share of the teacher in the loss; the rest is the labels'. 0 trains the student alone."""
+    hard: bool = True
+    """Learn the teacher's likeliest class; else its probabilities."""
+    temperature: float = 3.0
+    """What the logits of both are divided by if its probabilities are learned."""
+
+    inside = 'encoder/'
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f'objective.alpha={self.alpha} must lie between 0 and 1')
+        if not self.temperature > 0:
+            raise UserError(f'objective.temperature={self.temperature} must be above 0')
+        if self.alpha and not self.teacher:
+            raise UserError(
+                'objective.teacher is missing: name a run, such as runs/cifar10, whose answers the student learns'
+            )
+
+    def module(self, model: nn.Module) -> Any:
+        """The objective around the student."""
+        return DistillWrapper(
+            student=model,
+            alpha=self.alpha,
+            hard=self.hard,
+            temperature=self.temperature,
+            dtype=getattr(model, 'dtype', None),
+        )
+
+    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
+        answers = jnp.zeros((len(batch['image']), model.num_classes))
+        return self.module(model).init(rng, batch['image'], batch['label'], teacher_logits=answers)
+
+    def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
+        batch = super().prepare(model, batch, rng, scale, train)
+        if not train or not self.alpha:
+            return batch
+        return {**batch, 'answers': self._answers(model, batch['image'], scale)}
+
+    def _answers(self, model: Any, images: Array, scale: Scaled) -> Array:
+        """The teacher's logits for scaled images, `[b classes]`."""
+        teacher = taught_by(self.teacher)
+        if teacher.facts.shape != images.shape[1:]:
+            raise UserError(
+                f'objective.teacher={self.teacher} knows images of shape {teacher.facts.shape}, these are of shape '
+                f'{images.shape[1:]}'
+            )
+        if teacher.scale != scale:
+            images = teacher.scale.views(images * np.asarray(scale.std) + np.asarray(scale.mean))
+        logits = teacher.config.objective.logits(teacher.model, teacher.variables, images)
+        if logits.shape[-1] != model.num_classes:
+            raise UserError(
+                f'objective.teacher={self.teacher} knows {logits.shape[-1]} classes, the student {model.num_classes}'
+            )
+        return jax.lax.stop_gradient(logits)
+
+    def loss(
+        self,
+        model: nn.Module,
+        variables: Variables,
+        batch: Batch,
+        rng: Array,
+        train: bool,
+        progress: Array | float = 0.0,
+    ) -> tuple[Array, tuple[dict[str, Array], Variables]]:
+        state: Variables = {name: tree for name, tree in variables.items() if name != 'params'}
+        if not train:
+            logits = self.logits(model, variables, batch['image'])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+            hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
+            return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)
+        rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
+        targets = self.targets(batch, model.num_classes)
+        loss, seen = self.module(model).apply(
+            variables,
+            batch['image'],
+            targets,
+            teacher_logits=batch.get('answers', jnp.zeros_like(targets)),
+            train=True,
+            rngs=rngs,
+            mutable=[*state, MONITORS],
+        )
+        monitors = seen.pop(MONITORS)
+        metrics = {
+            'loss': jnp.full(len(targets), loss),
+            'accuracy': (monitors['said'] == batch['label']).astype(jnp.float32),
+        }
+        if 'answers' in batch:
+            agreed = monitors['token_said'] == batch['answers'].argmax(-1)
+            metrics['agreement'] = agreed.astype(jnp.float32)
+        return loss, (metrics, {**state, **seen})
+
+    def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
+        """Shares of the class token and of the distillation token averaged, as in the paper, as logarithms."""
+        both = self.module(model).apply(variables, images, method='logits')
+        of_class, of_token = (jax.nn.log_softmax(jnp.asarray(logits, jnp.float32)) for logits in both)
+        return jnp.logaddexp(of_class, of_token) - jnp.log(2.0) if self.alpha else of_class
+
+    def network(self, variables: Variables) -> Variables:
+        return encoder_variables(variables)
+
+    def with_network(self, variables: Variables, network: Variables) -> Variables:
+        return {**variables, **{name: {**variables[name], 'encoder': tree} for name, tree in network.items()}}
+
+
+@cache
+def taught_by(run: str) -> 'Run':
+    """A run that teaches: its network as the best checkpoint left it.
+
+    Raises:
+      UserError: it cannot be read, or has learned no classes.
+    """
+    from train.run import open_run  # which reads objectives itself
+
+    try:
+        # The step, which is being traced, first asks for it.
+        with jax.ensure_compile_time_eval():
+            teacher = open_run(run, 'best')
+    except UserError as error:
+        raise UserError(f'objective.teacher: {error}') from error
+    if not teacher.config.objective.classifies:
+        raise UserError(f'objective.teacher={run} has learned no classes')
+    # Arrays of the host become constants of the step.
+    return dataclasses.replace(teacher, variables=jax.device_get(teacher.variables))

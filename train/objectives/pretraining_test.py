@@ -1,0 +1,288 @@
+"""Objectives without labels, and distillation: whole tiny runs of each recipe, and what comes out of them."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from train.cli import main, parse
+from train.conftest import arrays
+from train.data.stream import place, train_batches
+from train.errors import UserError
+from train.init import begin, inherit
+from train.log import read_rows
+from train.objectives.dino import Dino
+from train.objectives.mae import Mae
+from train.objectives.mpp import Mpp
+from train.run import open_run
+from train.scale import Scale
+from train.setup import depths_of, set_up
+from vit_flax import create_model
+from vit_flax.objectives.encoder import encoder_variables
+
+SHORT = [
+    '--data.name=digits', '--augment.image-size=16', '--steps=2', '--batch-size=16', '--eval-every=2',
+    '--save-every=1', '--log-every=1', '--no-plots',
+]  # fmt: skip
+VIT = ['--model.dim=16', '--model.depth=1', '--model.heads=2', '--model.dim-head=8', '--model.mlp-dim=16']
+SMALL = ['--objective.local-views=2', '--objective.local-size=8', '--objective.projection-hidden=16']
+TEACHER = [*SMALL, '--objective.prototypes=24', '--objective.projection-bottleneck=8']
+RECIPES = {
+    'mae': [*VIT, '--objective.decoder-dim=16', '--objective.decoder-depth=1'],
+    'simmim': VIT,
+    'mpp': VIT,
+    'mp3': VIT,
+    'dino': [*VIT, *TEACHER],
+    # Convolutions of one pixel compile faster.
+    'esvit': [
+        *TEACHER,
+        *(f'--model.s{i}-{name}' for i in (1, 2, 3) for name in ('emb-dim=8', 'proj-kernel=1', 'depth=1', 'heads=1')),
+        '--objective.local-views=1',
+    ],
+    'lejepa': [*VIT, *SMALL, '--objective.projection=8', '--objective.slices=8'],
+}
+# What each shows beside its loss.
+MONITORS = {
+    'dino': {'teacher_entropy', 'center_norm', 'projection_std'},
+    'esvit': {'teacher_view_entropy', 'teacher_region_entropy', 'view_center_norm', 'projection_std'},
+    'lejepa': {'projection_std'},
+}
+
+
+def command(recipe, *args):
+    return [recipe, *SHORT, *RECIPES[recipe], *args]
+
+
+@pytest.fixture(scope='module')
+def pretrained(tmp_path_factory, compiled):
+    """Gives the folder of a finished run of a recipe, made once."""
+    folders = {}
+
+    def pretrained(recipe):
+        if recipe not in folders:
+            folders[recipe] = tmp_path_factory.mktemp(recipe) / 'run'
+            assert main(command(recipe, '--out', str(folders[recipe]))) == 0
+        return folders[recipe]
+
+    return pretrained
+
+
+def flat(tree):
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(tree, sep='/').items()}
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe_learns_without_labels_and_is_probed(recipe, pretrained):
+    folder = pretrained(recipe)
+    rows = read_rows(folder / 'metrics.jsonl')
+    assert [row['step'] for row in rows] == [1, 2] and rows[0]['train/grad_norm'] > 0
+    seen = {'loss', 'knn_accuracy', 'linear_accuracy', 'feature_std', *MONITORS.get(recipe, ())}
+    assert {name.removeprefix('val/') for name in rows[1] if name.startswith('val/')} >= seen
+    assert {f'train/{name}' for name in MONITORS.get(recipe, ())} <= rows[0].keys()
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    # Even a network that has learned next to nothing tells digits apart better than chance.
+    assert rows[1]['val/knn_accuracy'] > 0.15
+    best = json.loads((folder / 'summary.json').read_text())['best']
+    assert best['val/knn_accuracy'] == rows[1]['val/knn_accuracy']
+
+
+@pytest.mark.parametrize('recipe', ['mae', 'dino'])
+def test_what_was_learned_begins_a_run_with_labels(recipe, pretrained):
+    run = open_run(str(pretrained(recipe)), 'best')
+    learned = flat(run.network['params'])
+    if recipe == 'mae':
+        expected = encoder_variables(run.variables)['params']
+    else:
+        expected = run.variables['teacher']['teacher']['net']
+    assert all((learned[name] == leaf).all() for name, leaf in flat(expected).items())
+
+    args = ['--init', str(run.folder), '--model.patch-size=4', '--model.name', run.config.model.name, *VIT]
+    if recipe == 'mae':
+        args.append('--model.pool=mean')
+    config = parse('digits', [*SHORT, *args])[0]
+    setup = set_up(config)
+    fresh = setup.initial()
+    drawn = flat(fresh.params)
+    begun = flat(begin(config, setup, fresh, inherit(config, setup)).params)
+    heads = {name for name in begun if name.startswith(('mlp_head', 'linear_head'))}
+    assert heads and begun.keys() == learned.keys()
+    for name, leaf in begun.items():
+        np.testing.assert_array_equal(leaf, drawn[name] if name in heads else learned[name], err_msg=name)
+
+
+def test_a_run_without_labels_begins_with_what_another_learned(pretrained):
+    """Student and teacher begin with the same network."""
+    model = parse('mae', command('mae')[1:])[0].model
+    config = dataclasses.replace(parse('dino', command('dino')[1:])[0], model=model, init=str(pretrained('mae')))
+    setup = set_up(config)
+    state = begin(config, setup, setup.initial(), inherit(config, setup))
+    learned = flat(open_run(config.init, 'best').network['params'])
+    for network in (state.params['encoder'], state.collections['teacher']['teacher']['net']):
+        for name, leaf in flat(network).items():
+            if not name.startswith('mlp_head'):
+                np.testing.assert_array_equal(leaf, learned[name], err_msg=name)
+
+
+def test_continued_it_ends_with_the_same_bits(pretrained, tmp_path):
+    whole, broken = pretrained('dino'), tmp_path / 'broken'
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / 'checkpoints' / 'last' / '2')
+    shutil.rmtree(broken / 'checkpoints' / 'best')
+    (broken / 'summary.json').unlink()
+    assert main(command('dino', '--out', str(broken))) == 0
+    for kind in ('last', 'best'):
+        ours, theirs = (arrays(run / 'checkpoints' / kind / '2') for run in (broken, whole))
+        assert ours.keys() == theirs.keys() and any("['centers']" in name for name in ours)
+        for name, array in ours.items():
+            assert array.tobytes() == theirs[name].tobytes(), name
+
+
+def test_a_batch_in_parts_is_the_whole_batch():
+    """Masks and views are drawn before it is divided."""
+    config = parse('dino', command('dino')[1:])[0]
+    records = config.data.records('train')
+    ends = []
+    for parts in (1, 2):
+        setup = set_up(dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts)))
+        loader = config.loader
+        (batch,) = train_batches(records, config.augment, seed=0, batch_size=16, steps=1, loader=loader)
+        _, numbers = setup.train_step(setup.initial(), place(batch, setup.mesh, 16))
+        ends.append([float(numbers[name]) for name in ('loss', 'grad_norm')])
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-4)
+
+
+def test_layer_wise_learning_rates_know_where_the_encoder_is():
+    """What the objective adds lies behind it, as its head does."""
+    config = parse('mae', command('mae')[1:])[0]
+    setup, image = set_up(config), jnp.zeros((1, 16, 16, 1))
+    found = depths_of(config.objective, setup.model, setup.state.params, {'image': image})
+    blocks = 'encoder/to_patch_embedding', 'encoder/transformer/block_0', 'encoder/mlp_head', 'decoder/block_0'
+    assert [{int(found[path]) for path in found if path.startswith(block)} for block in blocks] == [{0}, {1}, {2}, {2}]
+
+
+def test_the_commands_say_what_there_is(pretrained, tmp_path, capsys):
+    run, file = str(pretrained('mae')), tmp_path / 'eval.json'
+    assert main(['eval', run, '--json', str(file)]) == 0
+    row = read_rows(pretrained('mae') / 'metrics.jsonl')[-1]
+    numbers = json.loads(file.read_text())
+    assert numbers['loss'] == pytest.approx(row['val/loss'], rel=1e-4)
+    for name in ('knn_accuracy', 'linear_accuracy'):
+        assert numbers[name] == pytest.approx(row[f'val/{name}'], abs=0.01)
+    assert main(['features', run, '--out', str(tmp_path / 'features.npz'), '--limit=20']) == 0
+    with np.load(tmp_path / 'features.npz') as stored:
+        assert stored['features'].shape == (20, 16)
+    capsys.readouterr()
+    assert main(['predict', run, 'a.png']) == 2
+    err = capsys.readouterr().err
+    assert 'has learned no classes: train a recipe of classes with --init' in err and err.count('\n') == 1
+
+
+def test_pictures_of_what_is_hidden(pretrained, tmp_path):
+    assert main(['plots', str(pretrained('mae')), '--out', str(tmp_path)]) == 0
+    assert {path.stem for path in tmp_path.iterdir()} >= {'curves', 'reconstructions', 'attention'}
+    objective, scale = Mae(decoder_dim=8, decoder_depth=1, decoder_heads=2, decoder_dim_head=4), Scale((0.2,), (0.5,))
+    model = create_model('vit', image_size=8, patch_size=2, num_classes=3, dim=8, depth=1, heads=2, mlp_dim=8)
+    images = scale.leaf(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8))
+    complete = objective.pictures(model, scale)
+    assert complete is not None
+
+    @jax.jit
+    def draw(images):
+        return complete(objective.init(model, jax.random.key(0), {'image': images}), images, jax.random.key(1))
+
+    masked, predicted = map(np.asarray, draw(images))
+    hidden = np.isnan(masked)
+    assert hidden.mean() == 0.75
+    np.testing.assert_allclose(predicted[~hidden], images[~hidden], rtol=1e-5)
+    assert (np.abs(predicted - images)[hidden] > 1e-3).mean() > 0.9
+
+
+def test_schedules_of_the_teacher():
+    dino = Dino(teacher_temp=0.07, teacher_temp_start=0.03, teacher_temp_warmup=0.5, momentum=0.9)
+    np.testing.assert_allclose([dino.temperature(t) for t in (0, 0.25, 0.5, 1)], [0.03, 0.05, 0.07, 0.07], rtol=1e-6)
+    np.testing.assert_allclose([dino.memory(jnp.float32(t)) for t in (0, 0.5, 1)], [0.9, 0.95, 1], rtol=1e-6)
+
+
+def test_views_are_random_crops_in_the_scale_of_the_data():
+    dino, scale = Dino(local_views=3, local_size=8), Scale((0.5,), (0.25,))
+    model = create_model('simple_vit', image_size=16, patch_size=4, num_classes=3, dim=16, depth=1, heads=2, mlp_dim=8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    batch = {'image': jnp.asarray(images), 'label': jnp.zeros(4, int)}
+    draw = jax.jit(lambda key: dino.prepare(model, batch, key, scale, True)['draws'])
+    first, again, other = (draw(jax.random.key(i)) for i in (0, 0, 1))
+    assert first['global_views'].shape == (4, 2, 16, 16, 3) and first['local_views'].shape == (4, 3, 8, 8, 3)
+    for name, views in first.items():
+        assert views.min() >= -2 and views.max() <= 2 and views.std() > 0.2
+        np.testing.assert_array_equal(views, again[name])
+        assert (np.abs(views - other[name]) > 1e-3).mean() > 0.5
+    with pytest.raises(UserError, match='needs images of bytes, these are float32'):
+        dino.prepare(model, {**batch, 'image': images.astype(np.float32)}, jax.random.key(0), scale, True)
+
+
+def test_colours_are_told_in_the_scale_of_the_data():
+    """A white patch is of the last class, whatever the mean and deviation of the data."""
+    objective, scale = Mpp(), Scale((0.4,), (0.2,))
+    model = create_model('vit', image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, heads=2, mlp_dim=8)
+    white = scale.leaf(np.full((1, 8, 8, 3), 255, np.uint8))
+
+    @jax.jit
+    def label(images):
+        variables = objective.init(model, jax.random.key(0), {'image': images})
+        return objective.module(model, scale).apply(variables, images, method='labels')
+
+    assert (label(white) == 511).all()
+
+
+def test_collapse_is_told_once():
+    assert 'collapsed' in Dino().warning({'val/feature_std': 1e-4})
+    assert Dino().warning({'val/feature_std': 0.2}) == Dino().warning({'train/loss': 1.0}) == ''
+
+
+DISTILL = [*SHORT, *VIT, '--augment.pad-crop=1', '--log-every=1']
+
+
+def test_a_student_learns_from_a_teacher(finished, tmp_path, capsys):
+    out = tmp_path / 'run'
+    command = ['distill', *DISTILL, '--objective.teacher', str(finished), '--out', str(out)]
+    assert main(command) == 0
+    rows = read_rows(out / 'metrics.jsonl')
+    assert {'train/agreement', 'train/accuracy', 'train/loss'} <= rows[0].keys() and 'val/accuracy' in rows[1]
+    # Once trained, the student needs the teacher no more.
+    config = json.loads((out / 'config.json').read_text())
+    config['objective']['teacher'] = str(tmp_path / 'gone')
+    (out / 'config.json').write_text(json.dumps(config))
+    capsys.readouterr()
+    assert main(['eval', str(out)]) == 0
+    assert f'{100 * rows[1]["val/accuracy"]:.2f} %' in capsys.readouterr().out
+    run = open_run(str(out), 'best')
+    assert 'cls_token' in run.network['params'] and 'distillation_token' in run.variables['params']
+
+
+@pytest.mark.parametrize(
+    'recipe, args, message',
+    [
+        ('distill', [], 'objective.teacher is missing: name a run'),
+        ('distill', ['--objective.teacher', 'nowhere'], 'objective.teacher: nowhere is no folder'),
+        ('distill', ['--objective.alpha', '2'], 'objective.alpha=2.0 must lie between 0 and 1'),
+        ('mae', ['--objective.masking-ratio', '1'], 'masking_ratio=1.0 must be between 0 and 1'),
+        ('mae', ['--model.name', 'cct'], 'cannot be trained on its patches'),
+        ('mae', ['--objective.probe-images', '-1'], 'objective.probe_images=-1 must be at least 0'),
+        ('simmim', ['--objective.mask-patch-size', '6'], 'mask_patch_size=6 must be made of whole patches'),
+        ('dino', ['--objective.teacher-temp', '0'], 'objective.teacher_temp=0.0 must be above 0'),
+        ('dino', ['--objective.local-views', '0'], 'objective.local_views=0 must be at least 1'),
+        ('esvit', ['--model.name', 'vit', '--model.patch-size', '4', *VIT, '--model.depth', '1'], 'not a feature map'),
+        ('dino', ['--objective.hidden-layer', 'transformer/block_7'], "did you mean 'transformer/block_0'?"),
+        ('lejepa', ['--objective.sigreg', '1'], 'objective.sigreg=1.0 must lie between 0 and 1'),
+    ],
+    ids=lambda value: value if isinstance(value, str) and ' ' not in value else '',
+)
+def test_a_mistake_is_one_line(recipe, args, message, capsys, tmp_path):
+    own = [arg for arg in RECIPES.get(recipe, VIT) if '--model.name' not in args or not arg.startswith('--model')]
+    assert main([recipe, *SHORT, *own, '--out', str(tmp_path / 'run'), *args]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count('\n') == 1 and not (tmp_path / 'run').exists()

@@ -1,0 +1,36 @@
+"""EsViT on CIFAR-10: DINO for networks that end in a feature map, whose places are compared too.
+
+What: beside the whole view, each place of the student's feature map tells what the teacher sees at the place most like
+it (EsViT, arXiv:2106.09785); two large crops and four small ones of half the size, 1,024 prototypes; a small CvT
+(arXiv:2103.15808) with a map of 4x4 places. At each look k-NN and a linear probe on the teacher's features.
+Command: python -m train esvit --data.path DIR, on others --data.name NAME --data.path DIR
+Hardware: any CPU.
+Time: not measured yet
+Expect: not measured yet
+"""
+
+from train.config import Config, Model, Optim
+from train.objectives.esvit import EsVit
+from train.sources.cifar10 import Cifar10
+
+CONFIG = Config(
+    steps=2000,
+    batch_size=128,
+    eval_every=500,
+    save_every=500,
+    log_every=20,
+    data=Cifar10(),
+    model=Model(
+        'cvt',
+        dict(
+            s1_emb_dim=32, s1_emb_kernel=3, s1_emb_stride=2, s1_heads=1, s1_depth=1, s1_mlp_mult=2,
+            s2_emb_dim=64, s2_heads=1, s2_depth=1, s2_mlp_mult=2,
+            s3_emb_dim=128, s3_heads=2, s3_depth=2, s3_mlp_mult=2,
+        ),
+    ),
+    objective=EsVit(
+        local_views=4, local_size=16, prototypes=1024, projection_hidden=512, projection_bottleneck=128,
+        teacher_temp=0.07, momentum=0.99,
+    ),
+    optim=Optim(learning_rate=5e-4, warmup=0.1, weight_decay=0.04, clip=3.0),
+)  # fmt: skip

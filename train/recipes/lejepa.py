@@ -1,0 +1,31 @@
+"""LeJEPA on CIFAR-10: views of an image predict their mean, with nothing but SIGReg against collapse.
+
+What: two large crops and four small ones of half the size, each with its own colours, are to have the same embedding,
+and the embeddings of a batch to be distributed normally along random directions (LeJEPA, arXiv:2511.08544): no teacher,
+no centres, no schedules; SimpleViT of width 128 and depth 4 with 4x4 patches. At each look k-NN and a linear probe.
+Command: python -m train lejepa --data.path DIR, on others --data.name NAME --data.path DIR
+Hardware: any CPU.
+Time: not measured yet
+Expect: not measured yet
+"""
+
+from train.config import Config, Model, Optim
+from train.objectives.lejepa import LeJepa
+from train.sources.cifar10 import Cifar10
+
+CONFIG = Config(
+    steps=3000,
+    batch_size=128,
+    eval_every=500,
+    save_every=500,
+    log_every=20,
+    data=Cifar10(),
+    model=Model(
+        'simple_vit',
+        dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
+    ),
+    objective=LeJepa(
+        local_views=4, local_size=16, projection=64, projection_hidden=512, slices=256,
+    ),
+    optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.05),
+)  # fmt: skip

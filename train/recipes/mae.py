@@ -1,0 +1,29 @@
+"""A masked autoencoder on CIFAR-10: a ViT that learns from images without labels.
+
+What: three quarters of the 8x8 patches of 4x4 pixels are hidden, and the mean square error of their normalised pixels
+is minimised (MAE, arXiv:2111.06377); ViT of width 128 and depth 4 as encoder, two blocks of width 64 as decoder; random
+resized crops and mirror images. At each look k-NN and a linear probe on the mean of its tokens.
+Command: python -m train mae --data.path DIR, on others --data.name NAME --data.path DIR; then
+python -m train RECIPE --init runs/mae to fine-tune the encoder
+Hardware: any CPU.
+Time: not measured yet
+Expect: not measured yet
+"""
+
+from train.config import Config, Model, Optim
+from train.data.augment import Augment
+from train.objectives.mae import Mae
+from train.sources.cifar10 import Cifar10
+
+CONFIG = Config(
+    steps=4000,
+    batch_size=128,
+    eval_every=500,
+    save_every=500,
+    log_every=20,
+    data=Cifar10(),
+    augment=Augment(resized_crop=(0.2, 1.0), flip=0.5),
+    model=Model('vit', dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256, pool='mean')),
+    objective=Mae(decoder_dim=64, decoder_depth=2, decoder_heads=4, decoder_dim_head=16),
+    optim=Optim(learning_rate=1.5e-3, warmup=0.1, weight_decay=0.05, beta2=0.95),
+)

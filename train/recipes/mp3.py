@@ -1,0 +1,31 @@
+"""Position prediction on CIFAR-10: a ViT without positions that tells where each patch stands.
+
+What: patches of 4x4 pixels, without positions, read a quarter of all, and each is to tell at which of the 64 places it
+stands (MP3, arXiv:2207.07611); ViT of width 128 and depth 4; random resized crops and mirror images. At each look
+k-NN and a linear probe on the features, with positions.
+Command: python -m train mp3 --data.path DIR, on others --data.name NAME --data.path DIR
+Hardware: any CPU.
+Time: not measured yet
+Expect: not measured yet
+"""
+
+from train.config import Config, Model, Optim
+from train.data.augment import Augment
+from train.objectives.mp3 import Mp3
+from train.sources.cifar10 import Cifar10
+
+CONFIG = Config(
+    steps=4000,
+    batch_size=128,
+    eval_every=500,
+    save_every=500,
+    log_every=20,
+    data=Cifar10(),
+    augment=Augment(resized_crop=(0.2, 1.0), flip=0.5),
+    model=Model(
+        'mp3',
+        dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
+    ),
+    objective=Mp3(),
+    optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.05),
+)  # fmt: skip
