@@ -55,6 +55,8 @@ class Optim:
     """Where cosine and linear end, as part of the highest learning rate."""
     weight_decay: float = 0.05
     """Decoupled, multiplied by the learning rate."""
+    weight_decay_end: float | None = None
+    """What it becomes until the last step, along half a cosine, as in DINO (arXiv:2104.14294); by default it stays."""
     groups: tuple[tuple[str, Group], ...] = (('.*/kernel', 'decay'), ('.*', 'plain'))
     """Ordered pairs: a regular expression over whole parameter paths, and whether its parameters decay, are trained
     without decay, or are frozen. The first match counts, and every parameter must have one."""
@@ -215,6 +217,9 @@ def check(config: Config) -> None:
         for key in keys:
             if not values[key] >= least:
                 raise UserError(f'{key}={values[key]} must be at least {least}')
+    end = config.optim.weight_decay_end
+    if end is not None and not end >= 0:
+        raise UserError(f'optim.weight_decay_end={end} must be at least 0')
     for key in ('optim.warmup', 'optim.cooldown', 'optim.beta1', 'optim.beta2', 'optim.ema'):
         if not 0 <= values[key] < 1:
             raise UserError(f'{key}={values[key]} must be at least 0 and below 1')

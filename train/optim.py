@@ -43,6 +43,13 @@ def schedule(config: Optim, steps: int) -> optax.Schedule:
     return lambda step: whole(step) * jnp.clip((steps - step) / cooldown, 0.0, 1.0)
 
 
+def _weight_decay(config: Optim, steps: int) -> float | optax.Schedule:
+    start, end = config.weight_decay, config.weight_decay_end
+    if end is None:
+        return start
+    return lambda step: end + (start - end) * (1 + jnp.cos(jnp.pi * step / steps)) / 2
+
+
 def optimizer(
     config: Optim, steps: int, params: Params, depths: Mapping[str, np.ndarray] | None = None
 ) -> optax.GradientTransformation:
@@ -58,7 +65,8 @@ def optimizer(
       UserError: a pattern is wrong or matches nothing, or a parameter is in no group.
     """
     group_of = assign(config.groups, params)
-    decay = optax.add_decayed_weights(config.weight_decay, _by_path(lambda path, _: group_of[path] == 'decay'))
+    amount = _weight_decay(config, steps)
+    decay = optax.add_decayed_weights(amount, _by_path(lambda path, _: group_of[path] == 'decay'))
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == 'lamb':
         # The trust ratio is that of the update with the decay in it.

@@ -137,6 +137,17 @@ def test_adamw():
     np.testing.assert_allclose(update, np.sign(GRAD) + 0.5 * KERNEL, rtol=1e-4)
 
 
+def test_decay_grows_along_half_a_cosine():
+    """Without a gradient, decay is all there is: in 10 steps from 0.1 to 0.5."""
+    params = {'a': {'kernel': jnp.ones((1, 1))}}
+    tx = optimizer(Optim(weight_decay=0.1, weight_decay_end=0.5, **CONSTANT), 10, params)
+    state, decays = tx.init(params), []
+    for _ in range(11):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        decays.append(updates['a']['kernel'].item() / -0.1)
+    np.testing.assert_allclose(decays, 0.3 - 0.2 * np.cos(np.pi * np.arange(11) / 10), rtol=1e-5)
+
+
 def test_clipping_is_by_the_norm_of_the_whole_gradient():
     params = {'a': {'kernel': jnp.array([3.0, 4.0]), 'bias': jnp.array([1.0])}}
     grads = {'a': {'kernel': jnp.array([30.0, 40.0]), 'bias': jnp.array([0.0])}}

@@ -17,7 +17,7 @@ from train.model import build
 from train.objectives.objective import Batch, Objective, Variables
 from train.optim import optimizer, paths
 from train.scale import Scale
-from train.sharding import check_batch, make_mesh, state_sharding
+from train.sharding import batch_sharding, check_batch, make_mesh, state_sharding
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step
 
@@ -63,36 +63,39 @@ def set_up(config: Config) -> Setup:
     model = build(config.model, shape, len(source.classes))
     scale = Scale(source.mean, source.std)
     rows: Batch = {
-        'image': jax.ShapeDtypeStruct((config.batch_size, *shape), source.dtype),
-        'label': jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+        name: jax.ShapeDtypeStruct((config.batch_size, *each), dtype, sharding=batch_sharding(mesh, 1 + len(each)))
+        for name, each, dtype in (('image', shape, source.dtype), ('label', (), np.int32))
     }
     # One row is enough to initialise with.
     one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
     key = jax.random.key(config.seed)
     try:
-        params = jax.eval_shape(lambda: objective.init(model, key, one))['params']
+        # Compiled functions of the same arguments are traced once, here, where what is wrong with a model shows.
+        init = jax.jit(lambda: objective.init(model, key, one))
+        params = jax.eval_shape(init)['params']
         by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
         deep = depths_of(objective, model, params, one) if by_depth else None
         tx = optimizer(config.optim, config.steps, params, deep)
         train_step = make_train_step(objective, model, tx, scale, config)
 
         def initial() -> TrainState:
-            return initial_state(objective, model, tx, key, one, ema=config.optim.ema > 0)
+            return initial_state(init(), tx, ema=config.optim.ema > 0)
 
         shapes = jax.eval_shape(initial)
-        jax.eval_shape(train_step, shapes, rows)
+        shardings = state_sharding(shapes, mesh, config.mesh)
+        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+        jax.eval_shape(train_step, state, rows)
     except UserError:
         raise
     except (ValueError, TypeError) as error:
         raise UserError(f'model {config.model.name!r} cannot be trained like this: {error}') from error
     whole = NamedSharding(mesh, PartitionSpec())
-    shardings = state_sharding(shapes, mesh, config.mesh)
     return Setup(
         mesh=mesh,
         model=model,
         scale=scale,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-        state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
+        state=state,
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         eval_step=jax.jit(make_eval_step(objective, model, scale, config)),

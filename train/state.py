@@ -5,11 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 from jax import Array
 
-from train.objectives.objective import Batch, Objective, Variables
+from train.objectives.objective import Variables
 
 
 class TrainState(struct.PyTreeNode):
@@ -40,11 +39,9 @@ class TrainState(struct.PyTreeNode):
         return {'params': self.params if self.ema is None else self.ema, **self.collections}
 
 
-def initial_state(
-    objective: Objective, model: nn.Module, tx: optax.GradientTransformation, rng: Array, batch: Batch, ema: bool
-) -> TrainState:
+def initial_state(variables: Variables, tx: optax.GradientTransformation, ema: bool) -> TrainState:
     """The state before the first step. To be jitted, so that every leaf is born where it lives."""
-    variables = dict(objective.init(model, rng, batch))
+    variables = dict(variables)
     params = variables.pop('params')
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -3,8 +3,7 @@
 What: from two large crops and four small ones of half the size, each with its own colours, blur and solarisation, the
 student tells which of 4,096 prototypes its teacher, an average of its past, sees in the large ones (DINO,
 arXiv:2104.14294); SimpleViT of width 128 and depth 4 with 4x4 patches, since its positions fit crops of any size. At
-each look k-NN and a linear probe on the teacher's features. Of the paper's schedules that of the weight decay is left
-out.
+each look k-NN and a linear probe on the teacher's features.
 Command: python -m train dino --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
 Time: not measured yet
@@ -16,10 +15,10 @@ from train.objectives.dino import Dino
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=3000,
+    steps=1200,
     batch_size=128,
-    eval_every=500,
-    save_every=500,
+    eval_every=300,
+    save_every=300,
     log_every=20,
     data=Cifar10(),
     model=Model(
@@ -30,5 +29,5 @@ CONFIG = Config(
         local_views=4, local_size=16, prototypes=4096, projection_hidden=512, projection_bottleneck=128,
         teacher_temp=0.07, momentum=0.99,
     ),
-    optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.04, clip=3.0),
+    optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4, clip=3.0),
 )  # fmt: skip

@@ -14,10 +14,10 @@ from train.objectives.esvit import EsVit
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=2000,
+    steps=1000,
     batch_size=128,
-    eval_every=500,
-    save_every=500,
+    eval_every=250,
+    save_every=250,
     log_every=20,
     data=Cifar10(),
     model=Model(
@@ -32,5 +32,5 @@ CONFIG = Config(
         local_views=4, local_size=16, prototypes=1024, projection_hidden=512, projection_bottleneck=128,
         teacher_temp=0.07, momentum=0.99,
     ),
-    optim=Optim(learning_rate=5e-4, warmup=0.1, weight_decay=0.04, clip=3.0),
+    optim=Optim(learning_rate=5e-4, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4, clip=3.0),
 )  # fmt: skip

@@ -14,10 +14,10 @@ from train.objectives.lejepa import LeJepa
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=3000,
+    steps=1000,
     batch_size=128,
-    eval_every=500,
-    save_every=500,
+    eval_every=250,
+    save_every=250,
     log_every=20,
     data=Cifar10(),
     model=Model(

@@ -16,7 +16,7 @@ from train.objectives.mae import Mae
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=4000,
+    steps=3000,
     batch_size=128,
     eval_every=500,
     save_every=500,

@@ -16,10 +16,10 @@ from train.objectives.simmim import SimMim
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=4000,
+    steps=1000,
     batch_size=128,
-    eval_every=500,
-    save_every=500,
+    eval_every=250,
+    save_every=250,
     log_every=20,
     data=Cifar10(),
     augment=Augment(image_size=32, resized_crop=(0.2, 1.0), flip=0.5),
