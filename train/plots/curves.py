@@ -26,6 +26,7 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
             ):
                 _held_out(middle, rows, name, '{:.1%}', colour, title, below)
             middle.legend(loc='lower right')
+            middle.margins(y=0.1)
             middle.set(title='Accuracy of probes on the features', xlabel='step', xlim=(0, None))
         else:
             _both(middle, rows, 'accuracy', '{:.1%}')
@@ -42,7 +43,9 @@ def _both(axes: Axes, rows: Sequence[Row], name: str, number: str) -> None:
     steps, values = series(rows, f'train/{name}')
     axes.plot(steps, values, '.', color=BLUE, alpha=0.25, markersize=3, markeredgewidth=0)
     axes.plot(steps, running_mean(values), color=BLUE, linewidth=1.6, label='training')
-    _held_out(axes, rows, f'val/{name}', number, ORANGE, 'held out', -13)
+    held_out = series(rows, f'val/{name}')[1]
+    above = len(held_out) and len(values) and held_out[-1] > values[-5:].mean()
+    _held_out(axes, rows, f'val/{name}', number, ORANGE, 'held out', 5 if above else -13)
 
 
 def _held_out(axes: Axes, rows: Sequence[Row], name: str, number: str, colour: str, label: str, below: float) -> None:
