@@ -333,11 +333,13 @@ def example(name: str, *args: str, monkeypatch) -> None:
     runpy.run_path(str(ROOT / 'examples' / 'video_clip' / name), run_name='__main__')
 
 
-def test_the_example_runs_three_models(monkeypatch, capsys):
+def test_the_example_runs_four_models(monkeypatch, capsys):
     example('run.py', monkeypatch=monkeypatch)
     out = capsys.readouterr().out
     assert 'pan.mp4: 16 of 50 frames, 320 x 240 pixels' in out
-    assert re.findall(r'to (\(.*?\)) in', out) == ['(1, 10)', '(1, 10)', '(1, 16, 10)']
+    assert re.findall(r'to (\(.*?\)) in', out) == ['(1, 10)', '(1, 10)', '(1, 16, 10)', '(1, 2, 10)']
+    with pytest.raises(SystemExit, match='nowhere.mp4 cannot be read as a video'):
+        example('run.py', 'nowhere.mp4', monkeypatch=monkeypatch)
 
 
 def test_the_example_cuts_clips(films, tmp_path, monkeypatch):
