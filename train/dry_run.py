@@ -15,13 +15,13 @@ from rich.table import Table
 
 from train.commands.command import console
 from train.config import Config, Loader
-from train.data.stream import Batch, host_rows, place, train_batches
+from train.data.stream import host_rows, place, train_batches
 from train.errors import UserError
 from train.init import begin, inherit
 from train.log import duration
 from train.optim import assign, paths
 from train.setup import Setup, set_up
-from train.sharding import batch_sharding
+from train.sharding import abstract
 from train.sources.source import InMemory, Record
 from vit_flax.cli.text import fold
 
@@ -49,13 +49,13 @@ def dry_run(config: Config) -> None:
     shapes = ', '.join(f'{name} {_shape((config.batch_size, *x.shape[1:]))} {x.dtype}' for name, x in batch.items())
     screen.print(f'\na batch: {shapes}; {source}', markup=False)
 
-    abstract = _abstract(batch, setup, config.batch_size)
+    placed = {**place(batch, setup.mesh, config.batch_size), **setup.given}
     began = time.monotonic()
-    lowered = setup.train_step.lower(setup.state, abstract)
+    lowered = setup.train_step.lower(setup.state, abstract(placed))
     compiled = lowered.compile()
     screen.print(f'compiled in {duration(time.monotonic() - began)}')
     screen.print(_memory(compiled))
-    for line in _flops(config, setup, lowered, abstract):
+    for line in _flops(config, setup, lowered, abstract(placed)):
         screen.print(line, markup=False)
 
     state = setup.initial()
@@ -63,7 +63,6 @@ def dry_run(config: Config) -> None:
         state = begin(config, setup, state, inherited)
         for line in inherited.lines:
             screen.print(line, markup=False)
-    placed = place(batch, setup.mesh, config.batch_size)
     jax.block_until_ready((state, placed))
     began = time.monotonic()
     _, numbers = compiled(state, placed)
@@ -140,15 +139,6 @@ def _records(config: Config) -> tuple[Sequence[Record], str]:
         images = draw.integers(0, 256, (64, *config.augment.shape(source)), np.uint8)
         labels = draw.integers(0, len(source.classes), 64)
         return InMemory(images, labels), f'NOISE, since the data are not there: {error}'
-
-
-def _abstract(batch: Batch, setup: Setup, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        name: jax.ShapeDtypeStruct(
-            (batch_size, *rows.shape[1:]), rows.dtype, sharding=batch_sharding(setup.mesh, rows.ndim)
-        )
-        for name, rows in batch.items()
-    }
 
 
 def _memory(compiled: Any) -> Table | str:

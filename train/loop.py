@@ -114,7 +114,8 @@ def _run(
         with Stop() as stop:
             for batch in clock.batches(batches):
                 batch = skipped.taken_out(batch)
-                state, numbers = setup.train_step(state, place(batch, setup.mesh, config.batch_size))
+                placed = place(batch, setup.mesh, config.batch_size)
+                state, numbers = setup.train_step(state, {**placed, **setup.given})
                 step += 1
                 # The numbers of a step are looked at while the device is busy with the next one.
                 if unseen is not None:

@@ -1,7 +1,8 @@
 """From a config to what can run: mesh, model, initial state and the two jitted steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from train.model import build
 from train.objectives.objective import Batch, Objective, Variables
 from train.optim import optimizer, paths
 from train.scale import Scale
-from train.sharding import batch_sharding, check_batch, make_mesh, state_sharding
+from train.sharding import abstract, batch_sharding, check_batch, given_sharding, make_mesh, state_sharding
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step
 
@@ -32,6 +33,7 @@ class Setup:
       scale: bytes of images to what the network takes.
       parameters: how many numbers it has.
       state: shapes, dtypes and shardings of the train state.
+      given: arrays that training reads beside its batches, see `Objective.given`.
       initial: makes the state before the first step.
       train_step, eval_step: see `train.step`; the first eats the state that it is given.
       features: the network's features `[b d]` of a batch, its labels and weights, whole on every device; for probes.
@@ -43,6 +45,7 @@ class Setup:
     scale: Scale
     parameters: int
     state: TrainState
+    given: Mapping[str, Any]
     initial: Callable
     train_step: jax.stages.Wrapped
     eval_step: Callable
@@ -62,10 +65,12 @@ def set_up(config: Config) -> Setup:
     check_batch(mesh, config.batch_size, config.optim.accumulate, shape)
     model = build(config.model, shape, len(source.classes))
     scale = Scale(source.mean, source.std)
+    given = objective.given()
+    given = jax.tree.map(_spread, given, given_sharding(given, mesh, config.mesh))
     rows: Batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *each), dtype, sharding=batch_sharding(mesh, 1 + len(each)))
         for name, each, dtype in (('image', shape, source.dtype), ('label', (), np.int32))
-    }
+    } | abstract(given)
     # One row is enough to initialise with.
     one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
     key = jax.random.key(config.seed)
@@ -96,12 +101,18 @@ def set_up(config: Config) -> Setup:
         scale=scale,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         state=state,
+        given=given,
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         eval_step=jax.jit(make_eval_step(objective, model, scale, config)),
         features=jax.jit(_features(objective, model, scale, shape), out_shardings=whole),
         gather=jax.jit(lambda tree: tree, out_shardings=whole),
     )
+
+
+def _spread(array: np.ndarray, sharding: NamedSharding) -> Array:
+    """An array that every host has, over the mesh."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _features(objective: Objective, model: nn.Module, scale: Scale, shape: tuple[int, ...]) -> Callable:

@@ -57,7 +57,8 @@ def batch_sharding(mesh: jax.sharding.Mesh, ndim: int) -> NamedSharding:
 
 
 def state_sharding(state, mesh: jax.sharding.Mesh, config: Mesh):
-    """A tree of shardings like `state`: parameters by the rules, what belongs to a parameter as that parameter.
+    """A tree of shardings like `state`: parameters and collections, such as a teacher's, by the rules, and what belongs
+    to a parameter as that parameter.
 
     Args:
       state: shapes of the whole train state; its parameters are `state.params`.
@@ -76,10 +77,26 @@ def state_sharding(state, mesh: jax.sharding.Mesh, config: Mesh):
             own = specs.get('/'.join(parts[start:]))
             if own is not None and own[0] == shape:
                 return NamedSharding(mesh, own[1])
-        return NamedSharding(mesh, PartitionSpec())
+        spec = parameter_spec(path, shape, mesh, config) if parts[0] == 'collections' else PartitionSpec()
+        return NamedSharding(mesh, spec)
 
     shardings = [place(path, leaf.shape) for path, leaf in zip(paths(state), jax.tree.leaves(state), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(state), shardings)
+
+
+def given_sharding(given, mesh: jax.sharding.Mesh, config: Mesh):
+    """The same for trees of variables that are no part of the state, such as a teacher's."""
+
+    def place(path, leaf) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh, config))
+
+    return jax.tree.map_with_path(place, given)
+
+
+def abstract(tree):
+    """Shapes, dtypes and shardings of a tree of arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, config: Mesh) -> PartitionSpec:

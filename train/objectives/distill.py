@@ -1,6 +1,7 @@
 """Distillation (arXiv:2012.12877): the class token learns the labels, a token of its own what a teacher answers."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -63,13 +64,17 @@ class Distill(Classification):
         answers = jnp.zeros((len(batch['image']), model.num_classes))
         return self.module(model).init(rng, batch['image'], batch['label'], teacher_logits=answers)
 
-    def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
-        batch = super().prepare(model, batch, rng, scale, train)
-        if not train or not self.alpha:
-            return batch
-        return {**batch, 'answers': self._answers(model, batch['image'], scale)}
+    def given(self) -> Mapping[str, Any]:
+        return {'teacher': taught_by(self.teacher).variables} if self.alpha else {}
 
-    def _answers(self, model: Any, images: Array, scale: Scaled) -> Array:
+    def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
+        rows = {name: leaf for name, leaf in batch.items() if name != 'teacher'}
+        rows = dict(super().prepare(model, rows, rng, scale, train))
+        if not train or not self.alpha:
+            return rows
+        return {**rows, 'answers': self._answers(model, batch['teacher'], rows['image'], scale)}
+
+    def _answers(self, model: Any, variables: Variables, images: Array, scale: Scaled) -> Array:
         """The teacher's logits for scaled images, `[b classes]`."""
         teacher = taught_by(self.teacher)
         if teacher.facts.shape != images.shape[1:]:
@@ -79,7 +84,7 @@ class Distill(Classification):
             )
         if teacher.scale != scale:
             images = teacher.scale.views(images * np.asarray(scale.std) + np.asarray(scale.mean))
-        logits = teacher.config.objective.logits(teacher.model, teacher.variables, images)
+        logits = teacher.config.objective.logits(teacher.model, variables, images)
         if logits.shape[-1] != model.num_classes:
             raise UserError(
                 f'objective.teacher={self.teacher} knows {logits.shape[-1]} classes, the student {model.num_classes}'
@@ -137,7 +142,7 @@ class Distill(Classification):
 
 @cache
 def taught_by(run: str) -> 'Run':
-    """A run that teaches: its network as the best checkpoint left it.
+    """A run that teaches, as its best checkpoint left it; variables on the host.
 
     Raises:
       UserError: it cannot be read, or has learned no classes.
@@ -145,12 +150,9 @@ def taught_by(run: str) -> 'Run':
     from train.run import open_run  # which reads objectives itself
 
     try:
-        # The step, which is being traced, first asks for it.
-        with jax.ensure_compile_time_eval():
-            teacher = open_run(run, 'best')
+        teacher = open_run(run, 'best')
     except UserError as error:
         raise UserError(f'objective.teacher: {error}') from error
     if not teacher.config.objective.classifies:
         raise UserError(f'objective.teacher={run} has learned no classes')
-    # Arrays of the host become constants of the step.
     return dataclasses.replace(teacher, variables=jax.device_get(teacher.variables))

@@ -52,12 +52,17 @@ class Objective:
         """Initial variables: `params`, and collections such as `batch_stats` if there are any."""
         raise NotImplementedError
 
+    def given(self) -> Mapping[str, Any]:
+        """Trees of arrays that training reads and never changes, by name, such as the variables of a teacher. They
+        stand beside the rows in every batch that `prepare` makes ready for training."""
+        return {}
+
     def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
         """What happens to a whole batch first: scaling, mixing its images, drawing masks or views of them.
 
         Args:
           model: the network.
-          batch: leaves `[b ...]`, images as they are stored.
+          batch: leaves `[b ...]`, images as they are stored; and what is `given`.
           rng: of this step; for held-out data always the same.
           scale: `train.scale.Scale`.
           train: whether it is trained on, or held-out data.

@@ -22,6 +22,7 @@ from train.objectives.mpp import Mpp
 from train.run import open_run
 from train.scale import Scale
 from train.setup import depths_of, set_up
+from train.sharding import abstract
 from vit_flax import create_model
 from vit_flax.objectives.encoder import encoder_variables
 
@@ -156,6 +157,15 @@ def test_a_batch_in_parts_is_the_whole_batch():
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-4)
 
 
+def test_a_teacher_lives_where_its_student_does():
+    mesh = ['--mesh.fsdp=2', '--mesh.tensor=2', '--mesh.fsdp-min-size=64']
+    state = set_up(parse('dino', command('dino', *mesh)[1:])[0]).state
+    student, teacher = state.params['encoder'], state.collections['teacher']['teacher']['net']
+    shardings = jax.tree.map(lambda leaf: leaf.sharding.spec, student)
+    assert shardings == jax.tree.map(lambda leaf: leaf.sharding.spec, teacher)
+    assert {'fsdp', 'tensor'} <= {axis for spec in jax.tree.leaves(shardings) for axis in spec}
+
+
 def test_layer_wise_learning_rates_know_where_the_encoder_is():
     """What the objective adds lies behind it, as its head does."""
     config = parse('mae', command('mae')[1:])[0]
@@ -261,6 +271,17 @@ def test_a_student_learns_from_a_teacher(finished, tmp_path, capsys):
     assert f'{100 * rows[1]["val/accuracy"]:.2f} %' in capsys.readouterr().out
     run = open_run(str(out), 'best')
     assert 'cls_token' in run.network['params'] and 'distillation_token' in run.variables['params']
+
+
+def test_the_teacher_is_spread_over_the_mesh_and_no_constant_of_the_step(finished):
+    mesh = ['--mesh.fsdp=2', '--mesh.fsdp-min-size=64']
+    setup = set_up(parse('distill', [*DISTILL, *mesh, '--objective.teacher', str(finished)])[0])
+    kernel = setup.given['teacher']['params']['mlp_head']['kernel']
+    assert kernel.size == 2 * kernel.addressable_shards[0].data.size
+    np.testing.assert_array_equal(kernel, open_run(str(finished), 'best').variables['params']['mlp_head']['kernel'])
+    rows: dict[str, np.ndarray] = {'image': np.zeros((16, 16, 16, 1), np.uint8), 'label': np.zeros(16, np.int32)}
+    step = setup.train_step.trace(setup.state, abstract({**place(rows, setup.mesh, 16), **setup.given}))
+    assert sum(constant.size for constant in step.jaxpr.consts) < 1000
 
 
 @pytest.mark.parametrize(

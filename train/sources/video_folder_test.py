@@ -338,7 +338,7 @@ def test_the_example_runs_four_models(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert 'pan.mp4: 16 of 50 frames, 320 x 240 pixels' in out
     assert re.findall(r'to (\(.*?\)) in', out) == ['(1, 10)', '(1, 10)', '(1, 16, 10)', '(1, 2, 10)']
-    with pytest.raises(SystemExit, match='nowhere.mp4 cannot be read as a video'):
+    with pytest.raises(SystemExit, match=r'nowhere\.mp4 cannot be read as a video'):
         example('run.py', 'nowhere.mp4', monkeypatch=monkeypatch)
 
 
