@@ -39,16 +39,16 @@ def run(args: argparse.Namespace) -> int:
 
     model = info.build(**{**info.paper_size, **preset})
     examples = example_inputs(model)
-    sizes = ', '.join(_shape(leaf.shape) for leaf in jax.tree.leaves(examples))
-    write(f'\ninput\n  {info.takes}: {sizes} at the size below\n')
+    shapes = ', '.join(_shape(leaf.shape) for leaf in jax.tree.leaves(examples))
+    write(f'\ninput\n  {info.takes}: {shapes} at the size below\n')
     output = jax.eval_shape(lambda *inputs: model.init_with_output(jax.random.key(0), *inputs)[0], *examples)
     leaves = jax.tree.leaves(output)
     write(f'output\n  {first_sentence(info.build)}\n  {", ".join(_shape(leaf.shape) for leaf in leaves)}\n')
 
     write(f'\nsize{"" if preset else " that the paper leads with"}\n')
-    write(f'  {_arguments({**info.paper_size, **preset})}\n')
+    write(f'  {sizes({**info.paper_size, **preset})}\n')
     if info.presets:
-        write('\npresets\n' + table([[f'  {name}', _arguments(kwargs)] for name, kwargs in info.presets.items()]))
+        write('\npresets\n' + table([[f'  {name}', sizes(kwargs)] for name, kwargs in info.presets.items()]))
     found = quirks(inspect.getsource(module))
     if found:
         write('\nwhere upstream departs from its paper or itself\n')
@@ -91,12 +91,15 @@ def quirks(source: str) -> list[str]:
     return [text[0].upper() + text[1:] for text in dict.fromkeys(texts)]
 
 
-def _arguments(kwargs: Mapping[str, Any]) -> str:
+def sizes(kwargs: Mapping[str, Any]) -> str:
+    """Arguments of a model on one line."""
     return ' '.join(f'{key}={_plain(value)}' for key, value in kwargs.items())
 
 
 def _plain(value: Any) -> str:
-    """A value as `--arg` takes it; of a module its class."""
+    """A value as `--arg` takes it; settings of a part in braces; of a module its class."""
+    if isinstance(value, Mapping):
+        return f'{{{sizes(value)}}}'
     if isinstance(value, tuple | list):
         return '(' + ','.join(map(_plain, value)) + (',)' if len(value) == 1 else ')')
     return str(value) if isinstance(value, int | float | str | None) else type(value).__name__

@@ -81,6 +81,12 @@ def test_describe(run, monkeypatch):
     assert code == 2 and err == "error: no model is called 'vti': did you mean 'vit'?\n"
 
 
+def test_settings_of_a_part_are_told():
+    from vit_flax.cli.describe import sizes
+
+    assert sizes({'vit': {'dim': 2, 'image_size': (4, 8)}, 'depth': 3}) == 'vit={dim=2 image_size=(4,8)} depth=3'
+
+
 @pytest.mark.parametrize('stem', stems())
 def test_every_model_is_described(stem):
     """All but the trace, which takes seconds and is the gallery's to test."""
