@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,11 +37,13 @@ def main(argv: Sequence[str]) -> int:
             return 0 if argv else 2
         name, *args = argv
         if name in commands.names():
-            return _execute(name, args)
+            with _enough_memory():
+                return _execute(name, args)
         if name not in recipes.names():
             known = [*recipes.names(), *commands.names()]
             raise UserError(f'no recipe or command is called {name!r}: {nearest(name, known)}')
-        _train(*parse(name, args))
+        with _enough_memory():
+            _train(*parse(name, args))
     except (UserError, Diverged) as error:
         complain(error)
         return 2 if isinstance(error, UserError) else 1
@@ -49,6 +52,21 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """What a device or the host cannot hold as one clear error."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # JAX's are RuntimeErrors
+        first = str(error).partition('\n')[0]
+        if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in first:
+            raise
+        raise UserError(
+            f'not enough memory ({first}): try a smaller batch_size, a larger optim.accumulate, --model.remat, or '
+            'mesh.fsdp over more devices; what was saved is untouched'
+        ) from error
 
 
 def _train(config: Config, dry_run: bool) -> None:

@@ -7,6 +7,8 @@ import random
 import re
 import signal
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from train.conftest import ROOT, assert_same_run, copy_unfinished, number_in, wait_for
@@ -112,6 +114,17 @@ def test_data_that_are_not_there_leave_nothing_behind(tiny, tmp_path, capsys):
     assert tiny('--data.name=mnist', '--data.path', str(tmp_path), '--out', str(tmp_path / 'run')) == 2
     assert 'has no train-images-idx3-ubyte' in one_line(capsys.readouterr().err)
     assert not (tmp_path / 'run').exists()
+
+
+def test_too_little_memory_is_one_message(tiny, tmp_path, monkeypatch, capsys):
+    def run(config):
+        jax.block_until_ready(jnp.zeros(2**46, jnp.uint8))
+
+    monkeypatch.setattr('train.loop.run', run)
+    assert tiny('--out', str(tmp_path / 'run')) == 2
+    err = capsys.readouterr().err
+    assert re.match(r'error: not enough memory \(RESOURCE_EXHAUSTED: .*\): try a smaller batch_size', err)
+    assert err.count('\n') == 1
 
 
 def test_two_processes_cannot_train_in_one_folder(tiny, whole, tmp_path, capsys):
