@@ -6,8 +6,10 @@ arXiv:2104.14294); SimpleViT of width 128 and depth 4 with 4x4 patches, since it
 each look k-NN and a linear probe on the teacher's features.
 Command: python -m train dino --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
-Time: not measured yet
-Expect: not measured yet
+Time: 21 minutes on two CPU cores, at 140 to 160 images a second
+Expect: this size teaches little: k-NN 33.9 %, linear probe 41.8 % with --seed 0; before any step
+(--steps 1 --optim.learning-rate 0, --seed 0 and 1) they are 25.9 and 26.5 %, 41.2 and 41.9 %. The teacher's answers
+stay almost even (entropy 8.25 of 8.32)
 """
 
 from train.config import Config, Model, Optim
