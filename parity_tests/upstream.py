@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+from functools import cache
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -16,24 +17,26 @@ from vit_torch_ref.models.vaat import Spectrogram
 VERSION = '1.26.11'
 
 
+@cache
 def _package() -> ModuleType:
-    """vit_pytorch without its own start, which would load every model and torchvision."""
+    """vit_pytorch without its own start, which would load every model and torchvision; as it is, if a test of
+    something else has loaded it."""
+    # some modules import image augmentations at their head, `wwt` because it takes its loss from such a module
+    stand_in, augmentations = ModuleType('torchvision'), ModuleType('torchvision.transforms')
+    # whichever is asked for does nothing: a case gives the views
+    nothing = mock.MagicMock(side_effect=lambda *args, **kwargs: torch.nn.Identity())
+    vars(augmentations)['__getattr__'] = lambda name: nothing
+    vars(stand_in)['transforms'] = augmentations
+    sys.modules.setdefault('torchvision', stand_in)
+    # `vaat` needs torchaudio, whose releases do not load beside a torch without CUDA
+    audio, transforms = ModuleType('torchaudio'), ModuleType('torchaudio.transforms')
+    vars(transforms)['Spectrogram'] = Spectrogram
+    sys.modules.setdefault('torchaudio', audio)
+    sys.modules.setdefault('torchaudio.transforms', transforms)
     if 'vit_pytorch' not in sys.modules:
         package = ModuleType('vit_pytorch')
         package.__path__ = list(importlib.util.find_spec('vit_pytorch').submodule_search_locations)
         sys.modules['vit_pytorch'] = package
-        # some modules import image augmentations at their head, `wwt` because it takes its loss from such a module
-        stand_in, augmentations = ModuleType('torchvision'), ModuleType('torchvision.transforms')
-        # whichever is asked for does nothing: a case gives the views
-        nothing = mock.MagicMock(side_effect=lambda *args, **kwargs: torch.nn.Identity())
-        vars(augmentations)['__getattr__'] = lambda name: nothing
-        vars(stand_in)['transforms'] = augmentations
-        sys.modules.setdefault('torchvision', stand_in)
-        # `vaat` needs torchaudio, whose releases do not load beside a torch without CUDA
-        audio, transforms = ModuleType('torchaudio'), ModuleType('torchaudio.transforms')
-        vars(transforms)['Spectrogram'] = Spectrogram
-        sys.modules.setdefault('torchaudio', audio)
-        sys.modules.setdefault('torchaudio.transforms', transforms)
     return sys.modules['vit_pytorch']
 
 
