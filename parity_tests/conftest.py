@@ -4,7 +4,7 @@ import gc
 import os
 
 # Must be set before JAX starts: here compiling takes the time, not running. Each of the first three halves it, the
-# fourth saves a tenth. The last is patience: eight devices on a busy machine of two cores may wait for minutes.
+# fourth saves a little. The last is patience: eight devices on a busy machine of two cores may wait for minutes.
 FLAGS = (
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',

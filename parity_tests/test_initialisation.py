@@ -36,8 +36,8 @@ def random_bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array
     return (low if width == 32 else low << 32 | mixed(count ^ key, 3).astype(words)).reshape(shape)
 
 
-# For distributions any generator will do, and programs with this one compile in a seventh of the time: JAX's makes a
-# loop of every parameter.
+# For distributions any generator will do, and programs with this one compile several times faster: JAX's makes a loop
+# for every parameter.
 HASHED = define_prng_impl(
     key_shape=(1,),
     seed=lambda seed: mixed(seed, 4).reshape(1),

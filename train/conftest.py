@@ -23,7 +23,7 @@ TINY = [
     '--save-every=4', '--log-every=3', '--no-plots',
 ]  # fmt: skip
 
-# Compiles in a third of the time, and lets eight devices on a busy machine wait for each other.
+# Compiles in less than half of the time, and lets eight devices on a busy machine wait for each other.
 FAST = (
     '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false '
     '--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_collective_call_terminate_timeout_seconds=600'

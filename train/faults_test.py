@@ -9,6 +9,7 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from train.conftest import ROOT, assert_same_run, copy_unfinished, number_in, wait_for
@@ -116,14 +117,19 @@ def test_data_that_are_not_there_leave_nothing_behind(tiny, tmp_path, capsys):
     assert not (tmp_path / 'run').exists()
 
 
-def test_too_little_memory_is_one_message(tiny, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    'allocate, said',
+    [(jnp.zeros, 'RESOURCE_EXHAUSTED: .*'), (np.ones, 'Unable to allocate .*')],
+    ids=['device', 'host'],
+)
+def test_too_little_memory_is_one_message(allocate, said, tiny, tmp_path, monkeypatch, capsys):
     def run(config):
-        jax.block_until_ready(jnp.zeros(2**46, jnp.uint8))
+        jax.block_until_ready(allocate(2**50, np.uint8))  # more than there are addresses
 
     monkeypatch.setattr('train.loop.run', run)
     assert tiny('--out', str(tmp_path / 'run')) == 2
     err = capsys.readouterr().err
-    assert re.match(r'error: not enough memory \(RESOURCE_EXHAUSTED: .*\): try a smaller batch_size', err)
+    assert re.match(rf'error: not enough memory \({said}\): try a smaller batch_size', err)
     assert err.count('\n') == 1
 
 

@@ -56,8 +56,8 @@ def run(name: str, model: nn.Module, how: str, *args: np.ndarray, **kwargs: np.n
     seconds = time.perf_counter() - started
     assert jnp.isfinite(logits).all()
     count = sum(leaf.size for leaf in jax.tree.leaves(variables))
-    shapes = ' and '.join(str(array.shape) for array in args or kwargs['patches'][None])
-    print(f'\n{name}: {count / 1e6:.1f} M parameters, {shapes} to {logits.shape} in {seconds:.3f} s\n  {how}')
+    taken = args[0] if args else kwargs['patches']
+    print(f'\n{name}: {count / 1e6:.1f} M parameters, {taken.shape} to {logits.shape} in {seconds:.3f} s\n  {how}')
 
 
 def main(path: Path) -> None:
