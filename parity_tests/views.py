@@ -3,6 +3,7 @@
 import torch
 
 from parity_tests.case import Input, Submodule
+from parity_tests.cases.cvt import SMALL as CVT_SMALL
 from vit_torch_ref.models.simple_vit import sincos_2d
 
 # upstream takes square images alone
@@ -10,11 +11,14 @@ SIZE = 24
 NET = dict(image_size=SIZE, patch_size=(4, 6), num_classes=7, dim=20, depth=1, heads=3, dim_head=6, mlp_dim=28)
 VIT = Submodule('models.vit', 'ViT', NET)
 SIMPLE_VIT = Submodule('models.simple_vit', 'SimpleViT', NET)
+# one that ends in a feature map
+CVT = Submodule('models.cvt', 'CvT', {**CVT_SMALL, 's3_depth': 1})
 
 
-def views(large: int, small: int, size: int = SIZE) -> tuple[Input, ...]:
+def views(large: int, small: int, size: int = SIZE, small_size: int | None = None) -> tuple[Input, ...]:
     """Large and small ones of four images."""
-    return tuple(Input((count, 4, size, size, 3), 'v b h w c') for count in (large, small))
+    both = (large, size), (small, small_size or size)
+    return tuple(Input((count, 4, side, side, 3), 'v b h w c') for count, side in both)
 
 
 def positions_in_float64(model: torch.nn.Module) -> None:

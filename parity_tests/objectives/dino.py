@@ -2,7 +2,7 @@ import numpy as np
 
 from parity_tests.case import Refused
 from parity_tests.objective_case import ObjectiveCase
-from parity_tests.views import SIMPLE_VIT, SIZE, VIT, given_views, positions_in_float64, views
+from parity_tests.views import CVT, SIMPLE_VIT, SIZE, VIT, given_views, positions_in_float64, views
 
 OBJECTIVE = 'Dino'
 SMALL = dict(image_size=SIZE, projection_hidden_size=11, num_classes_K=13, projection_layers=3)
@@ -43,6 +43,18 @@ CASES = [
         inputs=views(2, 3),
         parameters=5_547,
         unused=('encoder/mlp_head/.*',),
+        upstream_fails=TypeError,
+        encoder='net',
+        post_update='update_moving_average',
+    ),
+    ObjectiveCase(
+        name='paper_map',
+        kwargs=dict(net=CVT, **{**SMALL, 'image_size': 48}, student_sees_global=True, average_places=True),
+        inputs=views(2, 3, 48, 32),
+        # AdamW would divide gradients that BatchNorm leaves as rounding errors by their size
+        optimizer='sgd',
+        parameters=23_294,
+        unused=('encoder/to_logits/.*',),
         upstream_fails=TypeError,
         encoder='net',
         post_update='update_moving_average',

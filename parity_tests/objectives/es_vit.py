@@ -1,12 +1,10 @@
 import numpy as np
 
-from parity_tests.case import Refused, Submodule
-from parity_tests.cases.cvt import SMALL as CVT_SMALL
+from parity_tests.case import Refused
 from parity_tests.objective_case import ObjectiveCase
-from parity_tests.views import VIT, given_views, statistics_as_new, views
+from parity_tests.views import CVT, VIT, given_views, statistics_as_new, views
 
 OBJECTIVE = 'EsViTTrainer'
-CVT = Submodule('models.cvt', 'CvT', {**CVT_SMALL, 's3_depth': 1})
 SMALL = dict(net=CVT, image_size=48, projection_hidden_size=11, num_classes_K=13, projection_layers=3)
 UPSTREAM = dict(
     encoder='net',

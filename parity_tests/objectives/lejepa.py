@@ -70,6 +70,16 @@ CASES = [
         upstream_fails=TypeError,
         encoder='net',
     ),
+    ObjectiveCase(
+        name='paper_tokens',
+        kwargs=dict(net=VIT, **SMALL, **SIGREG, hidden_layer='transformer', predict_mean=True, average_places=True),
+        inputs=views(2, 3),
+        draw=directions,
+        parameters=5_578,
+        unused=NO_HEAD,
+        upstream_fails=TypeError,
+        encoder='net',
+    ),
 ]
 
 REFUSED = [

@@ -17,6 +17,7 @@ from train.errors import UserError
 from train.init import begin, inherit
 from train.log import read_rows
 from train.objectives.dino import Dino
+from train.objectives.lejepa import LeJepa
 from train.objectives.mae import Mae
 from train.objectives.mpp import Mpp
 from train.run import open_run
@@ -232,6 +233,14 @@ def test_views_are_random_crops_in_the_scale_of_the_data():
         assert (np.abs(views - other[name]) > 1e-3).mean() > 0.5
     with pytest.raises(UserError, match='needs images of bytes, these are float32'):
         dino.prepare(model, {**batch, 'image': images.astype(np.float32)}, jax.random.key(0), scale, True)
+
+
+@pytest.mark.parametrize('objective', [Dino(local_size=32), LeJepa(local_size=32)])
+def test_small_crops_fit_networks_that_end_in_a_feature_map(objective):
+    model, batch = create_model('cvt', num_classes=3, s3_depth=1), {'image': jnp.zeros((1, 64, 64, 3))}
+    variables = jax.eval_shape(lambda: objective.init(model, jax.random.key(0), batch))
+    shapes = {path[-2:]: leaf.shape for path, leaf in flatten_dict(variables['params']).items()}
+    assert shapes['hidden_0', 'kernel'] == (384, 2048)
 
 
 def test_colours_are_told_in_the_scale_of_the_data():

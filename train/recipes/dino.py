@@ -17,19 +17,19 @@ from train.objectives.dino import Dino
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=1200,
+    steps=3000,
     batch_size=128,
-    eval_every=300,
-    save_every=300,
+    eval_every=500,
+    save_every=500,
     log_every=20,
     data=Cifar10(),
     model=Model(
         'simple_vit',
-        dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
+        dict(patch_size=8, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
     ),
     objective=Dino(
-        local_views=4, local_size=16, prototypes=4096, projection_hidden=512, projection_bottleneck=128,
-        teacher_temp=0.07, momentum=0.99,
+        local_views=4, local_size=16, local_scale=0.5, prototypes=512, projection_hidden=512, projection_bottleneck=64,
+        teacher_temp=0.03, teacher_temp_start=0.03, momentum=0.98,
     ),
-    optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4, clip=3.0),
+    optim=Optim(learning_rate=2e-3, warmup=0.1, weight_decay=0.04, weight_decay_end=0.1, clip=3.0),
 )  # fmt: skip

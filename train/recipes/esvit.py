@@ -15,7 +15,7 @@ from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
     steps=1000,
-    batch_size=128,
+    batch_size=64,
     eval_every=250,
     save_every=250,
     log_every=20,
@@ -23,14 +23,14 @@ CONFIG = Config(
     model=Model(
         'cvt',
         dict(
-            s1_emb_dim=32, s1_emb_kernel=3, s1_emb_stride=2, s1_heads=1, s1_depth=1, s1_mlp_mult=2,
+            s1_emb_dim=32, s1_emb_kernel=7, s1_emb_stride=4, s1_heads=1, s1_depth=1, s1_mlp_mult=2,
             s2_emb_dim=64, s2_heads=1, s2_depth=1, s2_mlp_mult=2,
-            s3_emb_dim=128, s3_heads=2, s3_depth=2, s3_mlp_mult=2,
+            s3_emb_dim=128, s3_emb_stride=1, s3_heads=2, s3_depth=2, s3_mlp_mult=2,
         ),
     ),
     objective=EsVit(
-        local_views=4, local_size=16, prototypes=1024, projection_hidden=512, projection_bottleneck=128,
-        teacher_temp=0.07, momentum=0.99,
+        local_views=4, local_size=16, local_scale=0.5, prototypes=512, projection_hidden=512, projection_bottleneck=64,
+        teacher_temp=0.03, teacher_temp_start=0.03, momentum=0.98,
     ),
-    optim=Optim(learning_rate=5e-4, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4, clip=3.0),
+    optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.04, weight_decay_end=0.1, clip=3.0),
 )  # fmt: skip

@@ -14,15 +14,15 @@ from train.objectives.lejepa import LeJepa
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=1000,
+    steps=2000,
     batch_size=128,
-    eval_every=250,
-    save_every=250,
+    eval_every=500,
+    save_every=500,
     log_every=20,
     data=Cifar10(),
     model=Model(
         'simple_vit',
-        dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
+        dict(patch_size=8, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
     ),
     objective=LeJepa(
         local_views=4, local_size=16, projection=64, projection_hidden=512, slices=256,

@@ -205,7 +205,13 @@ def cross_entropy(teacher: Array, student: Array) -> Array:
 
 
 class Dino(SelfDistillation, kw_only=True):
-    """DINO (arXiv:2104.14294): views of images to the loss. For the other arguments see `SelfDistillation`."""
+    """DINO (arXiv:2104.14294): views of images to the loss. For the other arguments see `SelfDistillation`.
+
+    Attributes:
+      average_places: project the mean of a network's feature map, as in the paper; upstream projects all of it.
+    """
+
+    average_places: bool = False
 
     @classmethod
     def paper(cls, net: nn.Module, image_size: int | Sequence[int], **changes: Any) -> 'Dino':
@@ -228,12 +234,16 @@ class Dino(SelfDistillation, kw_only=True):
             local_augment_fn=partial(dino_augment, blurred=0.5),
             num_local_views=8,
             student_sees_global=True,
+            average_places=True,
         )
         return cls(net=net, image_size=image_size, **{**settings, **changes})
 
     @property
     def network(self) -> type[nn.Module]:
         return ProjectedNet
+
+    def wrapped(self, constructor: Callable[..., Any], net: nn.Module) -> Any:
+        return super().wrapped(constructor, net).clone(average_places=self.average_places)
 
     @property
     def centred(self) -> tuple[str, ...]:

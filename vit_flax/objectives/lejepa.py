@@ -49,6 +49,7 @@ class LeJEPA(Module, kw_only=True):
       local_size: height and width of the small crops, for networks that take several sizes; None is `image_size`.
       predict_mean: all views, large ones too, predict the mean of the large ones, through which gradients flow, and
         SIGReg sees all, as in the paper; else each small crop predicts the large one of another number.
+      average_places: project the mean of a network's feature map; upstream projects all of it.
     """
 
     net: Any
@@ -70,6 +71,7 @@ class LeJEPA(Module, kw_only=True):
     num_local_views: int = 2
     local_size: int | Sequence[int] | None = None
     predict_mean: bool = False
+    average_places: bool = False
 
     @classmethod
     def paper(cls, net: nn.Module, image_size: int | Sequence[int], **changes: Any) -> 'LeJEPA':
@@ -86,6 +88,7 @@ class LeJEPA(Module, kw_only=True):
             augment_fn=partial(dino_augment, blurred=0.5, solarised=0.2),
             augment_fn2=partial(dino_augment, blurred=0.5, solarised=0.2),
             predict_mean=True,
+            average_places=True,
         )
         return cls(net=net, image_size=image_size, **{**settings, **changes})
 
@@ -118,12 +121,13 @@ class LeJEPA(Module, kw_only=True):
     def setup(self) -> None:
         sizes = self.num_classes_K, self.projection_layers, self.projection_hidden_size
         self.encoder = self.net.clone(_deep_clone=True)
-        self.online = ProjectedNet(self.encoder, self.hidden_layer, *sizes, **self.precision)
+        settings = {**self.precision, 'average_places': self.average_places}
+        self.online = ProjectedNet(self.encoder, self.hidden_layer, *sizes, **settings)
         if self.averages:
             if self.predict_mean:
                 raise ValueError('predict_mean=True has no target encoder: leave use_ema and moving_average_decay away')
             target = in_collection('target', ProjectedNet)
-            self.target = target(self.net.clone(_deep_clone=True), self.hidden_layer, *sizes, **self.precision)
+            self.target = target(self.net.clone(_deep_clone=True), self.hidden_layer, *sizes, **settings)
 
     def draw(self, rng: Array, images: Array) -> dict[str, Array]:
         """Random crops of images with values from 0 to 1, and directions for SIGReg.

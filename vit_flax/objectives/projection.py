@@ -127,6 +127,8 @@ class ProjectedNet(Module):
       net: the network.
       layer: see `layer_output`.
       features, layers, hidden, bottleneck: of the projector.
+      average_places: take the mean over the places of a map or over tokens, so that the size of the images may differ;
+        else they stand one after the other.
     """
 
     net: Any
@@ -135,14 +137,17 @@ class ProjectedNet(Module):
     layers: int
     hidden: int
     bottleneck: int | None = None
+    average_places: bool = False
 
     def setup(self) -> None:
         sizes = self.features, self.layers, self.hidden, self.bottleneck
         self.projector = Projector(*sizes, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
-        """Images to what the layer gives, flattened, `[b h w c] -> [b d]`."""
+        """Images to what the layer gives, averaged or flattened, `[b h w c] -> [b d]`."""
         output = layer_output(self.net, self.layer, images, train)
+        if self.average_places:
+            return output.reshape(len(output), -1, output.shape[-1]).mean(axis=1)
         return output.reshape(len(output), -1)
 
     def __call__(self, images: Array, train: bool = False) -> Any:

@@ -56,15 +56,16 @@ def layer_output(net: nn.Module, layer, images: Tensor) -> Tensor:
 
 
 class ProjectedNet(nn.Module):
-    """`width` is that of the layer, flattened."""
+    """`shape` is that of the layer, flattened or averaged over tokens `[n c]` or the places of a map `[c h w]`."""
 
-    def __init__(self, net, layer, width, *projector):
+    def __init__(self, net, layer, shape, *projector, average_places=False):
         super().__init__()
-        self.net, self.layer = net, layer
-        self.projector = Projector(width, *projector)
+        self.net, self.layer, self.places = net, layer, {1: (), 2: (1,), 3: (2, 3)}[len(shape)] * average_places
+        self.projector = Projector(shape[-1 if len(shape) < 3 else 0] if self.places else shape.numel(), *projector)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.projector(layer_output(self.net, self.layer, images).flatten(1))
+        output = layer_output(self.net, self.layer, images)
+        return self.projector(output.mean(dim=self.places) if self.places else output.flatten(1))
 
 
 def move(old: nn.Module, new: nn.Module, decay: float) -> None:
@@ -79,7 +80,7 @@ def compared(teacher: list, student: list) -> list[tuple]:
     return [(t, s) for i, t in enumerate(teacher) for j, s in enumerate(student) if i != j]
 
 
-def width_of(net: nn.Module, layer, image_size, channels: int) -> torch.Size:
+def shape_of(net: nn.Module, layer, image_size, channels: int) -> torch.Size:
     """Shape of a layer, the batch left out."""
     was = net.training
     with torch.no_grad():
@@ -105,14 +106,15 @@ class Dino(nn.Module):
         moving_average_decay=0.9,
         projection_bottleneck=None,
         student_sees_global=False,
+        average_places=False,
     ):
         super().__init__()
         self.net, self.decay, self.center_decay = net, moving_average_decay, center_moving_average_decay
         self.temperatures, self.sees_global = (student_temp, teacher_temp), student_sees_global
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        width = width_of(net, hidden_layer, size, 3).numel()
+        shape = shape_of(net, hidden_layer, size, 3)
         sizes = num_classes_K, projection_layers, projection_hidden_size, projection_bottleneck
-        self.student_encoder = ProjectedNet(net, hidden_layer, width, *sizes)
+        self.student_encoder = ProjectedNet(net, hidden_layer, shape, *sizes, average_places=average_places)
         self.teacher_encoder = copy.deepcopy(self.student_encoder).requires_grad_(False)
         self.register_buffer('teacher_centers', torch.zeros(1, num_classes_K))
         self.register_buffer('last_teacher_centers', torch.zeros(1, num_classes_K))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vit_torch_ref.objectives.dino import Projector, compared, layer_output, move, width_of
+from vit_torch_ref.objectives.dino import Projector, compared, layer_output, move, shape_of
 
 
 class ProjectedMap(nn.Module):
@@ -52,7 +52,7 @@ class EsViTTrainer(nn.Module):
             cosine_matches,
         )
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        width = width_of(net, hidden_layer, size, 3)[0]
+        width = shape_of(net, hidden_layer, size, 3)[0]
         sizes = num_classes_K, projection_layers, projection_hidden_size, projection_bottleneck
         axis = -1 if scale_places else 1
         self.student_encoder = ProjectedMap(net, hidden_layer, width, *sizes, region_axis=axis)

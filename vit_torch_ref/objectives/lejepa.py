@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
-from vit_torch_ref.objectives.dino import ProjectedNet, move, width_of
+from vit_torch_ref.objectives.dino import ProjectedNet, move, shape_of
 
 
 def sigreg_loss(x: Tensor, projections: Tensor, domain=(-5, 5), num_knots=17) -> Tensor:
@@ -36,6 +36,7 @@ class LeJEPA(nn.Module):
         sigreg_loss_weight=1.0,
         sigreg_loss_kwargs=None,
         predict_mean=False,
+        average_places=False,
     ):
         super().__init__()
         if use_ema is None:
@@ -45,8 +46,9 @@ class LeJEPA(nn.Module):
         self.weights, self.predict_mean = (target_loss_weight, sigreg_loss_weight), predict_mean
         self.settings = {k: v for k, v in (sigreg_loss_kwargs or {}).items() if k != 'num_slices'}
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        width = width_of(net, hidden_layer, size, 3).numel()
-        self.encoder = ProjectedNet(net, hidden_layer, width, num_classes_K, projection_layers, projection_hidden_size)
+        shape = shape_of(net, hidden_layer, size, 3)
+        sizes = num_classes_K, projection_layers, projection_hidden_size
+        self.encoder = ProjectedNet(net, hidden_layer, shape, *sizes, average_places=average_places)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if use_ema else None
 
     def forward(self, large: Tensor, small: Tensor, projections: Tensor | None = None) -> Tensor:
