@@ -1,7 +1,7 @@
 """Masked autoencoder (arXiv:2111.06377): most of an image is hidden, and a small decoder predicts its pixels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flax import linen as nn
 
@@ -17,6 +17,8 @@ class Mae(MaskedImages):
 
     masking_ratio: float = 0.75
     """Share of the patches that is hidden."""
+    masking: Literal['random', 'tube'] = 'random'
+    """How they are drawn: each by itself, or, for videos, the same places at every time (arXiv:2203.12602)."""
     decoder_dim: int = 512
     """Width of the decoder, which is thrown away after training."""
     decoder_depth: int = 8
@@ -38,6 +40,7 @@ class Mae(MaskedImages):
         return MAE.paper(
             model,
             masking_ratio=self.masking_ratio,
+            masking=self.masking,
             decoder_dim=self.decoder_dim,
             decoder_depth=self.decoder_depth,
             decoder_heads=self.decoder_heads,

@@ -47,8 +47,7 @@ def draw(
 
     records = [augment.evaluate(held_out[i]) for i in range(min(len(held_out), IMAGES))]
     seen, labels = (np.stack([record[key] for record in records]) for key in ('image', 'label'))
-    # Of a video, the frame in the middle.
-    images = shown(seen if seen.ndim == 4 else seen[:, seen.shape[1] // 2])
+    images = shown(_frame(seen))
 
     if rows:
         curves(file('curves'), rows)
@@ -66,9 +65,9 @@ def draw(
         classes = [*classes, *(f'class {i}' for i in range(len(classes), probabilities.shape[1]))]
         predictions(file('predictions'), images, labels, probabilities, classes)
     complete = objective.pictures(model, scale)
-    if complete is not None and seen.ndim == 4 and seen.dtype == np.uint8:
+    if complete is not None and seen.dtype == np.uint8:
         masked, predicted = jax.jit(complete)(variables, few, jax.random.key(0))
-        both = (scale.shown(np.asarray(pictures)) for pictures in (masked, predicted))
+        both = (scale.shown(_frame(np.asarray(pictures))) for pictures in (masked, predicted))
         reconstructions(file('reconstructions'), images[chosen], *both)
 
     variables = objective.network(variables)
@@ -98,6 +97,11 @@ def shown(images: np.ndarray) -> np.ndarray:
         return images.astype(np.float32) / 255
     low, high = images.min(), images.max()
     return (images - low) / max(high - low, np.finfo(np.float32).tiny)
+
+
+def _frame(images: np.ndarray) -> np.ndarray:
+    """Images `[b h w c]` as they are; of videos `[b t h w c]` the frame in the middle."""
+    return images if images.ndim == 4 else images[:, images.shape[1] // 2]
 
 
 def _one_of_each(labels: np.ndarray) -> list[int]:

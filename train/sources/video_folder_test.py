@@ -377,6 +377,22 @@ def test_the_recipe_runs(finished):
     assert np.load(finished / 'features.npz')['features'].shape == (4, 16)
 
 
+def test_tubes_of_videos_are_hidden_and_completed(folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr('train.plots.draw.reconstructions', lambda path, *pictures: drawn.append(pictures))
+    sizes = ['--data.frames=4', '--model.frames=4', '--model.frame-patch-size=2', '--model.image-patch-size=4']
+    command = ['mae', *TINY[:1], *TINY[2:3], *TINY[-5:], *sizes, '--data.name=video_folder', '--model.name=vit_3d']
+    command += [f'--model.{size}' for size in ('dim=16', 'depth=1', 'heads=2', 'dim-head=8', 'mlp-dim=16')]
+    command += ['--objective.masking=tube', '--objective.decoder-dim=12', '--objective.decoder-depth=1']
+    assert main([*command, '--data.path', folder.path, '--out', str(tmp_path / 'run')]) == 0
+    images, masked, predicted = drawn[0]
+    assert images.shape == masked.shape == predicted.shape == (2, 16, 16, 3)
+    # Three quarters of the places, at any time, and so of this frame's.
+    hidden = np.isnan(masked)
+    assert hidden.mean() == 0.75
+    np.testing.assert_allclose(predicted[~hidden], images[~hidden], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     'args, message',
     [
