@@ -1,6 +1,7 @@
 """Recorder and Extractor: upstream's numbers for ViT, and every attention of every model."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,32 @@ def test_embeddings_of_every_model(first_case: Case):
     part = next('/'.join(module.path) for module in calls(pair) if len(module.path) == 1)
     _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(embeddings)), part
+
+
+# Several heads, one head for several loops, several images in a row, or no head.
+WITHOUT_LATENT = {
+    'cross_vit',
+    'levjepa',
+    'levjepa_nd',
+    'looped_vit',
+    'na_vit',
+    'na_vit_nested_tensor',
+    'na_vit_nested_tensor_3d',
+    'vaat',
+    'vat',
+    'vat_siglip',
+    'wwt',
+}
+
+
+def test_what_the_head_takes_is_shown_by_every_model_with_one(first_case: Case):
+    """What DINO, EsViT and LeJEPA train: a vector or a feature map for each image."""
+    pair = make_pair(first_case)
+    _, state = jax.eval_shape(partial(pair.flax.apply, mutable=['intermediates']), pair.variables, *pair.inputs)
+    shown = state['intermediates'].get('to_latent')
+    assert (shown is None) == (first_case.stem in WITHOUT_LATENT)
+    if shown is not None:
+        assert len(shown) == 1 and shown[0].shape[0] == 2 and shown[0].ndim in (2, 4)
 
 
 def calls(pair):

@@ -31,7 +31,7 @@ class Views(Pretraining):
     """Largest part of the image's area in a small crop; the smallest is 0.05."""
     hidden_layer: str = ''
     """Submodule or tap of the network whose output is compared, such as transformer/block_3. By default what the head
-    takes, where the network shows it under the name to_latent."""
+    takes, which every network with one head for one image shows under the name to_latent."""
 
     def check(self) -> None:
         super().check()

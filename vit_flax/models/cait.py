@@ -121,7 +121,7 @@ class CaiT(ViTBase, kw_only=True):
         """The blocks of the class token, and the head, `[b n d] -> [b num_classes]`."""
         cls, tokens = self.promote(repeat(self.cls_token, '1 d -> b 1 d', b=len(tokens)), tokens)
         cls = self._run(self.cls_transformer, cls, tokens, keep=keep_cls_layers, train=train)
-        return self.mlp_head(cls[:, 0])
+        return self.mlp_head(self.tap('to_latent', cls[:, 0]))
 
     def _run(self, transformer: nn.Module, *inputs: Array, keep: Array | None, train: bool) -> Array:
         # upstream: layer dropout also strikes in evaluation; here it does not.

@@ -252,16 +252,16 @@ class TransformerClassifier(Module, kw_only=True):
         survival = jnp.asarray(1 - path_rates(rate, layers), tokens.dtype)
         return self.transformer(tokens, train=train, paths=keep_paths / survival[:, None, None])
 
-    def classify(self, tokens: Array) -> Array:
-        """Pooled tokens to logits, `[b n d] -> [b num_classes]`."""
+    def pool(self, tokens: Array) -> Array:
+        """What the head takes, `[b n d] -> [b d]`."""
         if not self.seq_pool:
-            return self.mlp_head(tokens[:, 0])
+            return tokens[:, 0]
         weights = self.tap('pooling', jax.nn.softmax(self.attention_pool(tokens), axis=1))
-        return self.mlp_head((weights * tokens).sum(axis=1))
+        return (weights * tokens).sum(axis=1)
 
     def __call__(self, tokens: Array, train: bool = False, keep_paths: Array | None = None) -> Array:
         """Tokens to logits; `keep_paths` as for CCT."""
-        return self.classify(self.encode(self.embed(tokens, train), train, keep_paths))
+        return self.mlp_head(self.pool(self.encode(self.embed(tokens, train), train, keep_paths)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
@@ -377,7 +377,7 @@ class CCT(Module, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """Pooled tokens to logits, `[b n d] -> [b num_classes]`."""
-        return self.classifier.classify(tokens)
+        return self.classifier.mlp_head(self.tap('to_latent', self.classifier.pool(tokens)))
 
     def __call__(self, images: Array, train: bool = False, keep_paths: Array | None = None) -> Array:
         """Images to logits.

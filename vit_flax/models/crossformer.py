@@ -250,7 +250,7 @@ class CrossFormer(Module, kw_only=True):
 
     def classify(self, x: Array) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
-        return self.to_logits(x.mean(axis=(1, 2)))
+        return self.to_logits(self.tap('to_latent', x).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(images, train))

@@ -92,7 +92,7 @@ class JumboViT(SimpleViTBase, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """The embedding to logits, `[b d] -> [b num_classes]`."""
-        return self.linear_head(tokens)
+        return self.linear_head(self.tap('to_latent', tokens))
 
     torch_names = {'transformer': ''}
 

@@ -241,7 +241,7 @@ class LeViT(Module, kw_only=True):
 
     def classify(self, x: Array) -> Array | tuple[Array, Array]:
         """Feature map to logits, `[b h w d] -> [b num_classes]`, and those of the distillation head if there is one."""
-        x = x.mean(axis=(1, 2))
+        x = self.tap('to_latent', x.mean(axis=(1, 2)))
         logits = self.mlp_head(x)
         return logits if self.num_distill_classes is None else (logits, self.distill_head(x))
 

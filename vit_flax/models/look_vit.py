@@ -236,7 +236,7 @@ class LookViT(Module, kw_only=True):
 
     def classify(self, tokens: Array, patches: Array) -> Array:
         """Logits of the average token plus the average patch, `[b n d], [b m d] -> [b num_classes]`."""
-        return self.to_logits(tokens.mean(axis=1) + patches.mean(axis=1))
+        return self.to_logits(self.tap('to_latent', tokens.mean(axis=1) + patches.mean(axis=1)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(*self.encode(*self.embed(images, train), train))

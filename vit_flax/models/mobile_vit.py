@@ -250,7 +250,7 @@ class MobileViT(Module, kw_only=True):
 
     def classify(self, x: Array, train: bool = False) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
-        return self.to_logits(self.head_conv(x, train).mean(axis=(1, 2)))
+        return self.to_logits(self.head_conv(self.tap('to_latent', x), train).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(self.embed(images, train), train), train)

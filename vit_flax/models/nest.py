@@ -214,7 +214,7 @@ class NesT(Module, kw_only=True):
 
     def classify(self, x: Array) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
-        return self.mlp_head(self.head_norm(x).mean(axis=(1, 2)))
+        return self.mlp_head(self.head_norm(self.tap('to_latent', x)).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(self.embed(images), train))

@@ -196,7 +196,7 @@ class nViT(Module, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
-        logits, scale = self.promote(self.to_pred(tokens.mean(axis=1)), self.logit_scale)
+        logits, scale = self.promote(self.to_pred(self.tap('to_latent', tokens.mean(axis=1))), self.logit_scale)
         return logits * scale * self.dim**0.5
 
     def __call__(self, images: Array, train: bool = False) -> Array:

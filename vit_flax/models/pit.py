@@ -146,7 +146,7 @@ class PiT(Module, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """The class token's logits, `[b n d] -> [b num_classes]`."""
-        return self.mlp_head(self.head_norm(tokens[:, 0]))
+        return self.mlp_head(self.head_norm(self.tap('to_latent', tokens[:, 0])))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.embed(images, train)

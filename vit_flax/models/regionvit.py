@@ -237,7 +237,7 @@ class RegionViT(Module, kw_only=True):
 
     def classify(self, regions: Array) -> Array:
         """Regions to logits, `[b h w d] -> [b num_classes]`."""
-        return self.to_logits(self.head_norm(regions.mean(axis=(1, 2))))
+        return self.to_logits(self.head_norm(self.tap('to_latent', regions).mean(axis=(1, 2))))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(*self.embed(images), train))

@@ -110,7 +110,7 @@ class SimpleViT(simple_vit.SimpleViT, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """Encoded tokens to logits, `[b h w d] -> [b num_classes]`."""
-        return self.linear_head(tokens.mean(axis=(1, 2)))
+        return self.linear_head(self.tap('to_latent', tokens.mean(axis=(1, 2))))
 
 
 MODEL = Model(

@@ -120,7 +120,7 @@ class SimpleViT(SimpleViTBase, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """The encoded class token to logits, `[b 1+n d] -> [b num_classes]`."""
-        return self.linear_head(tokens[:, 0])
+        return self.linear_head(self.tap('to_latent', tokens[:, 0]))
 
 
 MODEL = Model(

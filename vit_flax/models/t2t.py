@@ -146,7 +146,8 @@ class T2TViT(Module, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
-        return self.mlp_head(tokens[:, 0] if self.pool == 'cls' else tokens.mean(axis=1))
+        x = tokens[:, 0] if self.pool == 'cls' else tokens.mean(axis=1)
+        return self.mlp_head(self.tap('to_latent', x))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(self.embed(images, train), train))

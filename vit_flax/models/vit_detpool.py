@@ -101,9 +101,11 @@ class ViTDetPool(ViTBase, kw_only=True):
         """The average of the patches in `mask` bool `[b n]`, or of all, to logits, `[b n d] -> [b num_classes]`."""
         patches = tokens[:, int(self.use_cls_token) :]
         if mask is None:
-            return self.mlp_head(patches.mean(axis=1))
-        total = jnp.where(mask[..., None], patches, 0).sum(axis=1)
-        return self.mlp_head(total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1e-5).astype(total.dtype))
+            mean = patches.mean(axis=1)
+        else:
+            total = jnp.where(mask[..., None], patches, 0).sum(axis=1)
+            mean = total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1e-5).astype(total.dtype)
+        return self.mlp_head(self.tap('to_latent', mean))
 
     def __call__(self, images: Array, train: bool = False, object_mask: Array | None = None) -> Array:
         """Images to logits.

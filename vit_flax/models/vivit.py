@@ -215,7 +215,7 @@ class ViViT(ViViTBase, kw_only=True):
     def classify(self, tokens: Array) -> Array:
         """Pooled tokens to logits, `[b ... d] -> [b num_classes]`."""
         x = rearrange(tokens, 'b ... d -> b (...) d')
-        return self.mlp_head(x[:, 0] if self.pool == 'cls' else x.mean(axis=1))
+        return self.mlp_head(self.tap('to_latent', x[:, 0] if self.pool == 'cls' else x.mean(axis=1)))
 
 
 # upstream: its README imports `ViT` from `vivit`, which has no class of that name; here it is another name of ViViT.

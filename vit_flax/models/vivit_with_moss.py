@@ -345,9 +345,8 @@ class ViViT(ViViTBase, kw_only=True):
 
     def classify(self, tokens: Array) -> Array:
         """Pooled steps to logits, `[b t d] -> [b num_classes]`."""
-        if self.pool == 'mean':
-            return self.mlp_head(tokens.mean(axis=1))
-        return self.mlp_head(tokens[:, -1 if self.temporal_cls_last else 0])
+        x = tokens.mean(axis=1) if self.pool == 'mean' else tokens[:, -1 if self.temporal_cls_last else 0]
+        return self.mlp_head(self.tap('to_latent', x))
 
 
 MODEL = Model(

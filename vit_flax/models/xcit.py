@@ -233,7 +233,7 @@ class XCiT(Module, kw_only=True):
         cls = repeat(self.cls_token, 'd -> b 1 d', b=len(x))
         context = rearrange(x, 'b h w d -> b (h w) d')
         cls = self._run(self.cls_transformer, *self.promote(cls, context), keep=keep_cls_layers, train=train)
-        return self.mlp_head(self.head_norm(cls[:, 0]))
+        return self.mlp_head(self.head_norm(self.tap('to_latent', cls[:, 0])))
 
     def _run(self, transformer: Transformer, *inputs: Array, keep: Array | None, train: bool) -> Array:
         # upstream: layer dropout also strikes in evaluation; here it does not.

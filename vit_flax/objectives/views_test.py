@@ -48,6 +48,19 @@ def test_grey_has_no_colour_and_other_channels_stay():
     assert (views.grey(IMAGES[..., :1]) == IMAGES[..., :1]).all()
 
 
+@pytest.mark.parametrize('colour', ['brightness', 'contrast', 'saturation'])
+def test_jitter_multiplies_the_distance_from_black_from_the_mean_and_from_grey(colour):
+    images = jnp.tile(0.45 + 0.1 * IMAGES[:1], (200, 1, 1, 1))  # nothing is cut off at 0 or 1
+    grey = views.grey(images)
+    origin = {'brightness': 0 * images, 'contrast': grey.mean((1, 2, 3), keepdims=True), 'saturation': grey}[colour]
+    spreads = {'brightness': 0.0, 'contrast': 0.0, 'saturation': 0.0, 'hue': 0.0, colour: 0.4}
+    got = np.asarray(views.jitter(jax.random.key(0), images, **spreads) - origin)
+    distance = np.asarray(images - origin)
+    factors = (got * distance).sum((1, 2, 3)) / (distance**2).sum((1, 2, 3))
+    np.testing.assert_allclose(got, distance * factors[:, None, None, None], atol=1e-6)
+    assert 0.6 <= factors.min() < 0.62 and 1.38 < factors.max() <= 1.4
+
+
 def test_blur_is_a_gaussian_of_the_window():
     point = np.zeros((1, 9, 9, 1), np.float32)
     point[0, 4, 4] = 1
