@@ -68,7 +68,7 @@ def test_every_attention_of_every_model(first_case: Case):
         return jax.jit(run)(variables)
 
     plain = maps_of(pair.flax, pair.variables)
-    heads = sum(bool(TAPPING & called_names(module)) for module in calls(pair))
+    heads = sum(bool(TAPPING & called_names(module)) for module in calls(pair)[0])
     assert len(plain) == heads > 0
     for attention in plain.values():
         # windows of an image count as a batch of their own
@@ -87,14 +87,6 @@ def called_names(module):
     return set(inspect.unwrap(type(module).__call__).__code__.co_names)
 
 
-def test_embeddings_of_every_model(first_case: Case):
-    """What the first part of the model gives, by shape alone."""
-    pair = make_pair(first_case)
-    part = next('/'.join(module.path) for module in calls(pair) if len(module.path) == 1)
-    _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)
-    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(embeddings)), part
-
-
 # Several heads, one head for several loops, several images in a row, or no head.
 WITHOUT_LATENT = {
     'cross_vit',
@@ -111,18 +103,20 @@ WITHOUT_LATENT = {
 }
 
 
-def test_what_the_head_takes_is_shown_by_every_model_with_one(first_case: Case):
-    """What DINO, EsViT and LeJEPA train: a vector or a feature map for each image."""
+def test_embeddings_of_every_model(first_case: Case):
+    """What the first part of the model gives, and what its head takes, by shape alone."""
     pair = make_pair(first_case)
-    _, state = jax.eval_shape(partial(pair.flax.apply, mutable=['intermediates']), pair.variables, *pair.inputs)
-    shown = state['intermediates'].get('to_latent')
-    assert (shown is None) == (first_case.stem in WITHOUT_LATENT)
-    if shown is not None:
-        assert len(shown) == 1 and shown[0].shape[0] == 2 and shown[0].ndim in (2, 4)
+    modules, shown = calls(pair)
+    part = next('/'.join(module.path) for module in modules if len(module.path) == 1)
+    _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)
+    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(embeddings)), part
+    latents = shown.get('to_latent', ())
+    assert len(latents) == (first_case.stem not in WITHOUT_LATENT)
+    assert all(latent.shape[0] == 2 and latent.ndim in (2, 4) for latent in latents)
 
 
 def calls(pair):
-    """The modules of a model, one for each call."""
+    """The modules of a model, one for each call, and what it shows."""
     found = []
 
     def remember(next_fun, args, kwargs, context):
@@ -131,8 +125,8 @@ def calls(pair):
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(remember):
-        jax.eval_shape(pair.flax.apply, pair.variables, *pair.inputs)
-    return found
+        _, state = jax.eval_shape(partial(pair.flax.apply, mutable=['intermediates']), pair.variables, *pair.inputs)
+    return found, state.get('intermediates', {})
 
 
 def test_extractor_takes_taps_gradients_and_other_collections(vit):
