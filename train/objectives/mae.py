@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flax import linen as nn
+from jax import Array
 
 from train.errors import UserError
-from train.objectives.objective import Scaled
+from train.objectives.objective import Batch, Scaled, Variables
 from train.objectives.pretraining import MaskedImages
 from vit_flax.objectives.mae import MAE
 
@@ -35,6 +36,11 @@ class Mae(MaskedImages):
         for name in ('decoder_dim', 'decoder_depth', 'decoder_heads', 'decoder_dim_head'):
             if getattr(self, name) < 1:
                 raise UserError(f'objective.{name}={getattr(self, name)} must be at least 1')
+
+    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
+        if self.masking == 'tube' and batch['image'].ndim < 5:
+            raise UserError("objective.masking='tube' hides the same places at all times of a video: take 'random'")
+        return super().init(model, rng, batch)
 
     def module(self, model: nn.Module, scale: Scaled | None) -> Any:
         return MAE.paper(

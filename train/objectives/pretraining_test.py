@@ -301,6 +301,7 @@ def test_the_teacher_is_spread_over_the_mesh_and_no_constant_of_the_step(finishe
         ('distill', ['--objective.alpha', '2'], 'objective.alpha=2.0 must lie between 0 and 1'),
         ('mae', ['--objective.masking-ratio', '1'], 'masking_ratio=1.0 must be between 0 and 1'),
         ('mae', ['--model.name', 'cct'], 'cannot be trained on its patches'),
+        ('mae', ['--objective.masking', 'tube'], 'hides the same places at all times of a video'),
         ('mae', ['--objective.probe-images', '-1'], 'objective.probe_images=-1 must be at least 0'),
         ('simmim', ['--objective.mask-patch-size', '6'], 'mask_patch_size=6 must be made of whole patches'),
         ('dino', ['--objective.teacher-temp', '0'], 'objective.teacher_temp=0.0 must be above 0'),

@@ -31,7 +31,7 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
         else:
             _both(middle, rows, 'accuracy', '{:.1%}')
             middle.set(title='Accuracy', xlabel='step', xlim=(0, None), ylim=(None, 1.005))
-        middle.yaxis.set_major_formatter(lambda value, _: f'{value:.0%}')
+        middle.yaxis.set_major_formatter(lambda value, _: f'{round(100 * value, 6):g}%')
         drawn.legend(*left.get_legend_handles_labels(), loc='upper right', ncols=2)
         right.plot(*series(rows, 'learning_rate'), color=GREEN, linewidth=1.6)
         right.set(title='Learning rate', xlabel='step', xlim=(0, None), ylim=(0, None))
