@@ -14,10 +14,10 @@ from train.objectives.esvit import EsVit
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=1000,
+    steps=600,
     batch_size=64,
-    eval_every=250,
-    save_every=250,
+    eval_every=200,
+    save_every=200,
     log_every=20,
     data=Cifar10(),
     model=Model(
