@@ -1,7 +1,7 @@
 """EsViT on CIFAR-10: DINO for networks that end in a feature map, whose places are compared too.
 
 What: beside the whole view, each place of the student's feature map tells what the teacher sees at the place most like
-it (EsViT, arXiv:2106.09785); two large crops and four small ones of half the size, 1,024 prototypes; a small CvT
+it (EsViT, arXiv:2106.09785); two large crops and four small ones of half the size, 512 prototypes; a small CvT
 (arXiv:2103.15808) with a map of 4x4 places. At each look k-NN and a linear probe on the teacher's features.
 Command: python -m train esvit --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.

@@ -2,8 +2,9 @@
 
 What: two large crops and four small ones of half the size, each with its own colours, are to have the same embedding,
 and the embeddings of a batch to be distributed normally along random directions (LeJEPA, arXiv:2511.08544): no teacher,
-no centres, no schedules; SimpleViT of width 128 and depth 4 with 4x4 patches. At each look k-NN and a linear probe.
-Command: python -m train lejepa --data.path DIR, on others --data.name NAME --data.path DIR
+no centres, no schedules; SimpleViT of width 128 and depth 4 with 8x8 patches. At each look k-NN and a linear probe.
+Command: python -m train lejepa --data.path DIR, on others --data.name NAME --data.path DIR, of sizes that 8 divides
+(Fashion-MNIST: --augment.image-size 32)
 Hardware: any CPU.
 Time: not measured yet
 Expect: not measured yet
