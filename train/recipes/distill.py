@@ -16,17 +16,17 @@ from train.objectives.distill import Distill
 from train.sources.cifar10 import Cifar10
 
 CONFIG = Config(
-    steps=1000,
+    steps=3000,
     batch_size=128,
-    eval_every=250,
-    save_every=250,
+    eval_every=500,
+    save_every=500,
     log_every=20,
     data=Cifar10(),
     augment=Augment(pad_crop=4, flip=0.5),
     model=Model(
         'distill',
-        dict(patch_size=4, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
+        dict(patch_size=8, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=256),
     ),
-    objective=Distill(label_smoothing=0.1),
+    objective=Distill(alpha=0.8, hard=False, temperature=1.0, label_smoothing=0.1),
     optim=Optim(learning_rate=1e-3, warmup=0.1, weight_decay=0.05),
 )  # fmt: skip
