@@ -103,7 +103,9 @@ def test_what_was_learned_begins_a_run_with_labels(recipe, pretrained):
         expected = run.variables['teacher']['teacher']['net']
     assert all((learned[name] == leaf).all() for name, leaf in flat(expected).items())
 
-    args = ['--init', str(run.folder), '--model.patch-size=4', '--model.name', run.config.model.name, *VIT]
+    model = run.config.model
+    size = f'--model.patch-size={model.args["patch_size"]}'
+    args = ['--init', str(run.folder), '--model.name', model.name, size, *VIT]
     if recipe == 'mae':
         args.append('--model.pool=mean')
     config = parse('digits', [*SHORT, *args])[0]
