@@ -48,7 +48,8 @@ class LeJEPA(Module, kw_only=True):
       num_local_views: small crops of each image.
       local_size: height and width of the small crops, for networks that take several sizes; None is `image_size`.
       predict_mean: all views, large ones too, predict the mean of the large ones, through which gradients flow, and
-        SIGReg sees all, as in the paper; else each small crop predicts the large one of another number.
+        SIGReg sees all and grows with the batch, as in the paper; else each small crop predicts the large one of
+        another number.
       average_places: project the mean of a network's feature map; upstream projects all of it.
     """
 
@@ -184,9 +185,13 @@ class LeJEPA(Module, kw_only=True):
             raise ValueError('projections=None must be the directions of SIGReg [s d]: take them from `draw`')
         settings = {name: value for name, value in self.sigreg.items() if name != 'num_slices'}
         if self.predict_mean:
-            # each view by itself, as the paper's algorithm 1
+            # each view by itself, as the paper's algorithm 1; what is weighed there is a test statistic, which grows
+            # with the number of vectors
             apart = jnp.stack([sigreg.sigreg_loss(view, projections, **settings) for view in views]).mean()
+            apart = apart * views.shape[1]
         else:
+            # upstream: not multiplied by the number of vectors, as the paper's statistic is: with the paper's weight of
+            # 0.05 the embeddings collapse.
             apart = sigreg.sigreg_loss(views, projections, **settings)
         return loss + apart * self.sigreg_loss_weight
 

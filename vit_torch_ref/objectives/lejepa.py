@@ -59,7 +59,7 @@ class LeJEPA(nn.Module):
             views = torch.cat([seen, local])
             loss = ((views - seen.mean(dim=0)) ** 2).mean()
             apart = [sigreg_loss(view, projections, **self.settings) for view in views]
-            return loss * self.weights[0] + torch.stack(apart).mean() * self.weights[1]
+            return loss * self.weights[0] + torch.stack(apart).mean() * views.shape[1] * self.weights[1]
         loss = (mse_loss(local[0], seen[1]) + mse_loss(local[1], seen[0])) * self.weights[0]
         if not self.use_sigreg:
             return loss
