@@ -6,8 +6,9 @@ no centres, no schedules; SimpleViT of width 128 and depth 4 with 8x8 patches. A
 Command: python -m train lejepa --data.path DIR, on others --data.name NAME --data.path DIR, of sizes that 8 divides
 (Fashion-MNIST: --augment.image-size 32)
 Hardware: any CPU.
-Time: not measured yet
-Expect: not measured yet
+Time: 7 minutes on two CPU cores, at 730 to 770 images a second
+Expect: k-NN 29.9 %, linear probe 35.0 % with --seed 0; before any step (as of dino, whose network is the same) 27.3 and
+33.4 %. They are below that until step 1,000 and still rise at the end
 """
 
 from train.config import Config, Model, Optim
