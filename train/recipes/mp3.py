@@ -5,7 +5,7 @@ stands (MP3, arXiv:2207.07611); ViT of width 128 and depth 4; random resized cro
 k-NN and a linear probe on the features, with positions.
 Command: python -m train mp3 --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
-Time: 4 minutes on two CPU cores, at 700 to 740 images a second
+Time: 4 minutes on two CPU cores, at 580 to 860 images a second
 Expect: k-NN 31.8 %, linear probe 44.7 % with --seed 0; before any step (--steps 1 --optim.learning-rate 0) 27.1 and
 41.4 %
 """
