@@ -6,8 +6,9 @@ patches; each channel's mean is told in 3 bits, as one of 512 colours (appendix 
 tokens.
 Command: python -m train mpp --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
-Time: not measured yet
-Expect: not measured yet
+Time: 5 minutes on two CPU cores that had other work to do for part of it; alone 600 to 660 images a second
+Expect: k-NN 29.7 %, linear probe 43.1 % with --seed 0; before any step (as of mae, whose network is the same) 25.7 and
+38.5 %
 """
 
 from train.config import Config, Model, Optim
