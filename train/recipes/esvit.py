@@ -5,8 +5,9 @@ it (EsViT, arXiv:2106.09785); two large crops and four small ones of half the si
 (arXiv:2103.15808) with a map of 4x4 places. At each look k-NN and a linear probe on the teacher's features.
 Command: python -m train esvit --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
-Time: not measured yet
-Expect: not measured yet
+Time: 7 minutes on two CPU cores, at 105 to 115 images a second
+Expect: k-NN 33.7 %, linear probe 40.6 % with --seed 0; before any step (--steps 1 --optim.learning-rate 0) 31.9 and
+36.4 %
 """
 
 from train.config import Config, Model, Optim
