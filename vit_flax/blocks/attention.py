@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import einsum_float32, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 
 
@@ -49,28 +51,36 @@ def attend(
         out = _fused(q, k, v, scale, bias, mask)
         if out is not None:
             return out
-    scores = jnp.einsum('b e n k, b e m k -> b e n m', q * scale, k)
+    scores = attention_scores(q, k, scale)
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     if module.tapped:
         module.tap('attention', jax.nn.softmax(scores, axis=-1).astype(v.dtype))
-    if train and dropout > 0:
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        weights = nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=False)
-        return _apply_weights(weights, v)
-    return _softmax_average(scores, v)
+    if v.dtype.itemsize > 2 and not (train and dropout > 0):
+        return _softmax_average(scores, v)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    weights = nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=not train)
+    return _apply_weights(weights, v)
 
 
-def attention_map(module: Module, scores: Array, *, dropout: float = 0.0, train: bool = False) -> Array:
-    """softmax(scores) tapped as `attention`, then dropout, `[b e n m] -> [b e n m]`.
+def attention_scores(q: Array, k: Array, scale: float) -> Array:
+    """scale * q k^T in float32 at least, `[b e n k], [b e m k] -> [b e n m]`.
+
+    Rounded to 16 bits, a score of 18 would change its weight by up to 8 %, and float16 would overflow.
+    """
+    return scale * einsum_float32('b e n k, b e m k -> b e n m', q, k)
+
+
+def attention_map(
+    module: Module, scores: Array, dtype: DTypeLike, *, dropout: float = 0.0, train: bool = False
+) -> Array:
+    """softmax(scores) in `dtype`, tapped as `attention`, then dropout, `[b e n m] -> [b e n m]`.
 
     For attentions that change the map before they apply it; all others call `attend`.
     """
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    weights = module.tap('attention', jax.nn.softmax(wide, axis=-1).astype(scores.dtype))
+    weights = module.tap('attention', jax.nn.softmax(to_float32(scores), axis=-1).astype(dtype))
     return nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=not train)
 
 
@@ -81,7 +91,7 @@ def mix_heads(maps: Array, mixture: Array) -> Array:
     XLA four times as long on a CPU.
     """
     batch, _, n, m = maps.shape
-    mixture = jnp.broadcast_to(mixture.T, (batch, *mixture.T.shape))
+    mixture = jnp.broadcast_to(to_float32(mixture.T), (batch, *mixture.T.shape)).astype(maps.dtype)
     return (mixture @ maps.reshape(batch, -1, n * m)).reshape(batch, -1, n, m)
 
 
@@ -91,22 +101,24 @@ def _apply_weights(weights: Array, v: Array) -> Array:
 
 @jax.custom_jvp
 def _softmax_average(scores: Array, v: Array) -> Array:
-    """softmax(scores) v, `[b e n m] [b e m k] -> [b e n k]`.
+    """softmax(scores) v in float32 or wider, `[b e n m] [b e m k] -> [b e n k]`.
 
     The derivative is written so that its transpose sums over the k channels of the output where
-    that of a plain softmax sums over the m keys (as in FlashAttention, arXiv:2205.14135).
+    that of a plain softmax sums over the m keys (as in FlashAttention, arXiv:2205.14135). The two
+    sums are equal but for rounding. In 16 bits that is too much: where values have a common part,
+    most of a score's gradient cancels, and only the plain sum cancels the rounding of its terms too.
     """
-    return _apply_weights(jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+    return _apply_weights(jax.nn.softmax(scores, axis=-1), v)
 
 
 @_softmax_average.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (scores, v), (scores_dot, v_dot) = primals, tangents
     weights = jax.nn.softmax(scores, axis=-1)
-    out = _apply_weights(weights.astype(v.dtype), v)
+    out = _apply_weights(weights, v)
     raised = weights * scores_dot
-    lowered = raised.sum(axis=-1, keepdims=True).astype(v.dtype) * out
-    return out, _apply_weights(raised.astype(v.dtype), v) - lowered + _apply_weights(weights.astype(v.dtype), v_dot)
+    lowered = raised.sum(axis=-1, keepdims=True) * out
+    return out, _apply_weights(raised, v) - lowered + _apply_weights(weights, v_dot)
 
 
 def _fused_kernel_fits(q: Array, v: Array) -> bool:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from einops import repeat
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.checks import check_room
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import add, repeat
 from vit_flax.weights.ops import UnitAxes
 
 
@@ -32,7 +32,7 @@ class ClassTokenAndPositions(Module):
         table = self.param('pos_embedding', normal(1.0), (1 + self.patches, dim), self.param_dtype)
         check_room(patches, self.patches, f'image_size={self.image_size}')
         x, cls, table = self.promote(x, cls, table)
-        x = jnp.concatenate([repeat(cls, '1 d -> b 1 d', b=batch), x], axis=1) + table[: 1 + patches]
+        x = add(jnp.concatenate([repeat(cls, '1 d -> b 1 d', b=batch), x], axis=1), table[: 1 + patches])
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
 
     torch_names = {'cls_token': ('cls_token', UnitAxes((0,))), 'pos_embedding': ('pos_embedding', UnitAxes((0,)))}

@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import add
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu, uniform_by_fan_in
 from vit_flax.weights.ops import POINTWISE, UnitAxes
 
@@ -75,4 +76,4 @@ class PatchConv(Module):
         h, w = height // p, width // p
         x = rearrange(x[:, : h * p, : w * p], 'b (h p) (w q) c -> (b h w) (p q c)', p=p, q=p)
         x = (x @ kernel.reshape(-1, self.features)).reshape(b, h, w, self.features)
-        return x + bias[0] if bias else x
+        return add(x, bias[0]) if bias else x

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from vit_flax.blocks.precision import to_float32
+
 
 def depthwise_conv(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
     """Convolves each channel with its own kernel.
@@ -59,13 +61,13 @@ def _sum_of_shifts(x: Array, kernel: Array, stride: int) -> Array:
     kh, kw, _, channels = kernel.shape
     b, h, w, _ = x.shape
     rows, columns = (h - kh) // stride + 1, (w - kw) // stride + 1
-    out = jnp.zeros((b, rows, columns, channels), x.dtype)
+    out = jnp.zeros((b, rows, columns, channels), jnp.promote_types(x.dtype, jnp.float32))
     for i in range(kh):
         for j in range(kw):
             end = (b, i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1, channels)
             window = lax.slice(x, (0, i, j, 0), end, (1, stride, stride, 1))
-            out = out + window * kernel[i, j, 0]
-    return out
+            out = out + to_float32(window) * to_float32(kernel[i, j, 0])
+    return out.astype(x.dtype)
 
 
 def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
@@ -97,14 +99,14 @@ def _kernel_gradient(out_bar: Array, padded: Array, stride: int, shape: tuple[in
         of_row = lax.dynamic_index_in_dim(out_bar, row, axis=1, keepdims=False)
         lines = lax.dynamic_slice_in_dim(padded, row * stride, kh, axis=1)
         taps = [
-            (lax.slice(lines[:, i], (0, j, 0), (b, j + end, channels), (1, stride, 1)) * of_row).sum(0)
+            (to_float32(lax.slice(lines[:, i], (0, j, 0), (b, j + end, channels), (1, stride, 1))) * of_row).sum(0)
             for i in range(kh)
             for j in range(kw)
         ]
         return total + jnp.stack(taps)
 
-    total = lax.fori_loop(0, rows, add_row, jnp.zeros((kh * kw, columns, channels), padded.dtype))
-    return total.sum(1).reshape(shape)
+    start = jnp.zeros((kh * kw, columns, channels), jnp.promote_types(padded.dtype, jnp.float32))
+    return lax.fori_loop(0, rows, add_row, start).sum(1).reshape(shape).astype(padded.dtype)
 
 
 _shifted.defvjp(_forward, _backward)

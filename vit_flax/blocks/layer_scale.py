@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import multiply
 
 
 def paper_layer_scale(layer: Array) -> Array:
@@ -29,7 +30,7 @@ class LayerScale(Module):
             return jnp.full(shape, self.start(layer), dtype)
 
         x, scale = self.promote(x, self.param('scale', init, x.shape[-1:], self.param_dtype))
-        return x * scale
+        return multiply(x, scale)
 
     torch_names = {'scale': 'scale'}
 

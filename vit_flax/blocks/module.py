@@ -34,6 +34,10 @@ class Module(nn.Module, kw_only=True):
         """Casts arrays to `dtype`, or to their common dtype when it is None."""
         return tuple(promote_dtype(*arrays, dtype=self.dtype))
 
+    def cast(self, result: Array, *arrays: Array) -> Array:
+        """A result computed in float32, in the dtype that `promote` would give these arrays."""
+        return result.astype(self.dtype or jnp.result_type(*arrays))
+
     def tap(self, name: str, x: Array) -> Array:
         """Shows an intermediate under a name and returns it; free unless `intermediates` is mutable."""
         self.sow('intermediates', name, x)

@@ -9,11 +9,16 @@ from jax import Array
 from jax.nn.initializers import constant, ones, zeros
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import LayerNorm
 
 
 def unit_length(x: Array) -> Array:
-    """Vectors along the last axis scaled to length one; one shorter than 1e-12 is divided by that."""
+    """Vectors along the last axis scaled to length one, in float32 at least.
+
+    A vector shorter than 1e-12 is divided by that.
+    """
+    x = to_float32(x)
     # bounded before the root, whose slope at zero is infinite
     return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-24))
 
@@ -24,9 +29,7 @@ class RMSNorm(Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         scale = self.param('scale', ones, x.shape[-1:], self.param_dtype)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x, scale = self.promote(unit_length(wide) * x.shape[-1] ** 0.5, scale)
-        return x * scale
+        return self.cast(unit_length(x) * x.shape[-1] ** 0.5 * to_float32(scale), x, scale)
 
     torch_names = {'scale': 'g'}
 
@@ -49,8 +52,7 @@ class HeadRMSNorm(Module):
     def __call__(self, x: Array) -> Array:
         heads, width = x.shape[1], x.shape[-1]
         gamma = self.param('gamma', constant(self.start), (heads, 1, width), self.param_dtype)
-        x, gamma = self.promote(unit_length(x), gamma)
-        return x * width**0.5 * gamma
+        return self.cast(unit_length(x) * width**0.5 * to_float32(gamma), x, gamma)
 
 
 class OffsetLayerNorm(Module):
@@ -58,6 +60,6 @@ class OffsetLayerNorm(Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = LayerNorm(use_bias=False, use_scale=False, **self.precision, name='norm')(x)
-        x, gamma = self.promote(x, self.param('gamma', zeros, x.shape[-1:], self.param_dtype))
-        return x * (gamma + 1)
+        gamma = self.param('gamma', zeros, x.shape[-1:], self.param_dtype)
+        normed = LayerNorm(use_bias=False, use_scale=False, name='norm')(to_float32(x))
+        return self.cast(normed * (to_float32(gamma) + 1), x, gamma)

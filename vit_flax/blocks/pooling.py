@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from vit_flax.blocks.precision import to_float32
+
 
 def pooled_length(length: int, size: int, stride: int, padding: int) -> int:
     """What a convolution or pooling window of this size leaves of an axis."""
@@ -63,6 +65,7 @@ def _forward(x, size, stride, padding):
 
 def _backward(size, stride, padding, saved, out_bar):
     winner, space = saved
+    dtype, out_bar = out_bar.dtype, to_float32(out_bar)
     zero = jnp.zeros((), out_bar.dtype)
     total = zero
     for index, place in enumerate(itertools.product(*map(range, size))):
@@ -71,7 +74,7 @@ def _backward(size, stride, padding, saved, out_bar):
             for i, p, length, s, n in zip(place, padding, space, stride, winner.shape[1:-1], strict=True)
         ]
         total = total + lax.pad(jnp.where(winner == index, out_bar, zero), zero, [(0, 0, 0), *edges, (0, 0, 0)])
-    return (total,)
+    return (total.astype(dtype),)
 
 
 _shifted.defvjp(_forward, _backward)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vit_flax.blocks.precision import to_float32
+
 
 def axial_angles(places: Sequence[Array], frequencies: Array) -> Array:
     """Angles of a grid, each axis with channels of its own, `[n, axes * f]`.
@@ -27,11 +29,11 @@ def rotate(x: Array, angles: Array) -> Array:
       angles: `[n a]`; the first 2a channels turn, the others stay. A row of zeros leaves its token alone.
     """
     width = 2 * angles.shape[-1]
-    turning, rest = x[..., :width], x[..., width:]
-    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    turning, rest = to_float32(x[..., :width]), x[..., width:]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = turning[..., 0::2], turning[..., 1::2]
     turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return jnp.concatenate([turned.reshape(turning.shape), rest], axis=-1)
+    return jnp.concatenate([turned.reshape(turning.shape).astype(x.dtype), rest], axis=-1)
 
 
 def golden_gate_directions(count: int, axes: int) -> np.ndarray:
@@ -72,7 +74,7 @@ def golden_gate_frequencies(
 def grid_angles(grid: Sequence[int], frequencies: Array) -> Array:
     """Angles of all places of a grid, the first axis outermost, `[e f axes] -> [e n f]`."""
     places = np.indices(grid).reshape(len(grid), -1, 1)
-    wide = frequencies.astype(jnp.promote_types(frequencies.dtype, jnp.float32))
+    wide = to_float32(frequencies)
     # not a matrix product: an accelerator would round its factors to 16 bits
     turns = [place * wide[:, None, :, axis] for axis, place in enumerate(places)]
     return jnp.stack(turns).sum(axis=0)

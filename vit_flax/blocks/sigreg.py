@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 
 from vit_flax.blocks.norms import unit_length
+from vit_flax.blocks.precision import to_float32
 
 
 def draw_projections(rng: Array, dim: int, num_slices: int = 1024) -> Array:
@@ -31,6 +32,7 @@ def sigreg_loss(
       domain: first and last place at which the functions are compared.
       num_knots: how many places.
     """
+    x = to_float32(x)
     directions = unit_length(jnp.asarray(projections, x.dtype))
     along = (x @ directions.T).reshape(-1, len(directions))
     knots = np.linspace(*domain, num_knots)
@@ -50,6 +52,7 @@ def sigreg_statistic(x: Array, projections: Array | np.ndarray, num_knots: int =
       projections: directions `[s d]`, of any length.
       num_knots: how many places from 0 to 3.
     """
+    x = to_float32(x)
     directions = unit_length(jnp.asarray(projections, x.dtype))
     knots = np.linspace(0, 3, num_knots)
     gaussian = jnp.asarray(np.exp(-(knots**2) / 2), x.dtype)

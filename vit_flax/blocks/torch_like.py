@@ -5,7 +5,8 @@ drawn from LeCun's normal, BatchNorm keeps the biased variance and another momen
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,22 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.nn.initializers import Initializer, ones
 
+from vit_flax.blocks.backend import platform
 from vit_flax.blocks.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import add, einsum_float32, in_float32, repeat, to_float32
 from vit_flax.blocks.volumes import conv_3d
 
 
+@in_float32
 def gelu(x: Array) -> Array:
     """Exact GELU by erf, as torch has it; `jax.nn.gelu` takes erfc, which is slower on a CPU."""
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
+
+
+silu = in_float32(jax.nn.silu)
+hard_swish = in_float32(jax.nn.hard_swish)
+gelu_tanh = in_float32(jax.nn.gelu)
 
 
 def uniform_by_fan_in(fan_in: int) -> Initializer:
@@ -33,26 +42,47 @@ def uniform_by_fan_in(fan_in: int) -> Initializer:
     return init
 
 
-class LayerNorm(nn.LayerNorm):
-    """Normalises the last axis; the variance is computed in two passes, as torch does."""
+class LayerNorm(Module):
+    """Normalises the last axis, `[... d] -> [... d]`; the variance is computed in two passes, as torch does.
+
+    Flax's own casts 16-bit tokens to float32 once for the statistics and once for what they normalise.
+    The two halves of the gradient, which mostly cancel, are then rounded apart.
+    """
 
     epsilon: float = 1e-5
-    use_fast_variance: bool = False
+    use_bias: bool = True
+    use_scale: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        wide, parameters = to_float32(x), []
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        y = centred * lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + self.epsilon)
+        if self.use_scale:
+            parameters.append(self.param('scale', ones, x.shape[-1:], self.param_dtype))
+            y = y * to_float32(parameters[-1])
+        if self.use_bias:
+            parameters.append(self.param('bias', nn.initializers.zeros, x.shape[-1:], self.param_dtype))
+            y = y + to_float32(parameters[-1])
+        return self.cast(y, x, *parameters)
 
 
 class MeanSquareNorm(Module):
     """torch's nn.RMSNorm, `[... d] -> [... d]`: divided by the root of the mean square, times a factor a channel.
 
-    The mean square is raised by the machine epsilon of the dtype that it is computed in.
+    Attributes:
+      epsilon: added to the mean square; None is the machine epsilon of the dtype that it is computed in.
     """
+
+    epsilon: float | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         scale = self.param('scale', ones, x.shape[-1:], self.param_dtype)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean_square = (wide * wide).mean(axis=-1, keepdims=True)
-        x, scale = self.promote(wide * jax.lax.rsqrt(mean_square + jnp.finfo(wide.dtype).eps), scale)
-        return x * scale
+        wide = to_float32(x)
+        epsilon = jnp.finfo(wide.dtype).eps if self.epsilon is None else self.epsilon
+        normed = wide * lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + epsilon)
+        return self.cast(normed * to_float32(scale), x, scale)
 
 
 class Dense(Module):
@@ -75,24 +105,27 @@ class Dense(Module):
             return matmul(*self.promote(x, kernel))
         bias = self.param('bias', self.bias_init or init, (self.features,), self.param_dtype)
         x, kernel, bias = self.promote(x, kernel, bias)
-        return matmul(x, kernel) + bias
+        return affine(x, kernel, bias)
 
 
-def matmul(x: Array, kernel: Array) -> Array:
+def matmul(x: Array, kernel: Array, product: Callable[[Array, Array], Array] = jnp.matmul) -> Array:
     """`[... c] [c d] -> [... d]`.
 
     On a CPU the leading axes are merged first: the gradient of the kernel is then one plain matrix
     product, which shortens a training step by a third. Elsewhere they are left alone, since merging
     axes that are sharded would gather them.
     """
-    if x.ndim == 2:
-        return x @ kernel
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1),
-        default=jnp.matmul,
-    )
+    if x.ndim == 2 or platform() != 'cpu':
+        return product(x, kernel)
+    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+
+
+def affine(x: Array, kernel: Array, bias: Array) -> Array:
+    """`x @ kernel + bias`, rounded to 16 bits once; on a GPU twice, where a product in float32 costs time to write."""
+    if platform() == 'gpu':
+        return add(matmul(x, kernel), bias)
+    product = matmul(x, kernel, partial(einsum_float32, '... c, c d -> ... d'))
+    return (product + to_float32(bias)).astype(x.dtype)
 
 
 class Conv(Module):
@@ -130,7 +163,9 @@ class Conv(Module):
         x, kernel, *bias = self.promote(x, *parameters)
         square = len({*strides}) == len({*padding}) == 1
         if self.groups == channels and rank == 2 and square and (channels > 1 or self.features == 1):
-            x = depthwise_conv(jnp.repeat(x, self.features // channels, axis=-1), kernel, strides[0], padding[0])
+            x = depthwise_conv(
+                repeat(x, '... c -> ... (c m)', m=self.features // channels), kernel, strides[0], padding[0]
+            )
         elif self.groups == 1 and rank == 3:
             x = conv_3d(x, kernel, strides, padding)
         else:
@@ -143,7 +178,7 @@ class Conv(Module):
                 dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
                 feature_group_count=self.groups,
             )
-        return x + bias[0] if bias else x
+        return add(x, bias[0]) if bias else x
 
 
 class BatchNorm(Module):
@@ -171,8 +206,9 @@ class BatchNorm(Module):
         scale = self.param('scale', self.scale_init, features, self.param_dtype)
         bias = self.param('bias', nn.initializers.zeros, features, self.param_dtype)
 
+        # a mean rounded to 16 bits would shift every channel whose mean is large against its deviation
+        wide = to_float32(x)
         if train:
-            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             axes = tuple(range(x.ndim - 1))
             mean, var = wide.mean(axes), wide.var(axes)
             if not self.is_initializing():
@@ -185,5 +221,5 @@ class BatchNorm(Module):
         else:
             mean, var = mean_state.value, var_state.value
 
-        x, mean, var, scale, bias = self.promote(x, mean, var, scale, bias)
-        return (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        factor = lax.rsqrt(var + self.epsilon) * to_float32(scale)
+        return self.cast((wide - mean) * factor + to_float32(bias), x, scale, bias)

@@ -10,6 +10,7 @@ from jax.nn.initializers import normal
 
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 
 
 def check_windows(x: Array, size: int | Sequence[int], name: str = 'window_size') -> tuple[int, int]:
@@ -80,4 +81,4 @@ class RelativePositionBias(Module):
     @nn.compact
     def __call__(self) -> Array:
         table = self.param('embedding', normal(1.0), (self.rows, self.heads), self.param_dtype)
-        return rearrange(table[self.index()], 'n m e -> e n m')
+        return rearrange(to_float32(table)[self.index()], 'n m e -> e n m')

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
@@ -102,7 +102,7 @@ class Attention(Module):
         q, k, v = (split_heads(t, self.heads) for t in jnp.split(qkv, 3, axis=-1))
         keys, stay = (None if mask is None else mask[:, None, None]), None
         if self.max_tokens < tokens - 1:
-            significance = self._significance(q[:, :, :1] * scale, k, v, keys)
+            significance = self._significance(q[:, :, :1], k, v, keys)
             patches = None if mask is None else mask[:, 1:]
             order, in_use = keep_tokens(significance, patches, self.max_tokens, noise)
             # the class token stays, and stands in for what is not there
@@ -115,8 +115,7 @@ class Attention(Module):
 
     def _significance(self, q: Array, k: Array, v: Array, keys: Array | None) -> Array:
         """The class token's attention to each patch times the length of its value, summed over heads, `[b n]`."""
-        scores = jnp.einsum('b e n k, b e m k -> b e n m', q, k)
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = attention_scores(q, k, self.dim_head**-0.5)
         if keys is not None:
             scores = jnp.where(keys, scores, jnp.finfo(scores.dtype).min)
         attention = jax.nn.softmax(scores, axis=-1)[:, :, 0]

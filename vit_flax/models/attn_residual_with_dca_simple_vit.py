@@ -21,7 +21,8 @@ from vit_flax.blocks.feedforward import BareFeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.positions import sincos_2d
-from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu, uniform_by_fan_in
+from vit_flax.blocks.precision import add, einsum_float32, multiply, to_float32
+from vit_flax.blocks.torch_like import Dense, LayerNorm, MeanSquareNorm, gelu, uniform_by_fan_in
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
 from vit_flax.registry import Model
@@ -41,12 +42,12 @@ class DepthMixture(Module):
 
     @nn.compact
     def __call__(self, history: Array) -> Array:
-        keys = nn.RMSNorm(self.epsilon, **self.precision, name='norm')(history)
+        keys = MeanSquareNorm(self.epsilon, **self.precision, name='norm')(history)
         shape = (self.streams, self.heads, history.shape[-1])
         queries = self.param('pseudo_queries', zeros, shape, self.param_dtype)
         keys, queries, history = self.promote(keys, queries, history)
-        scores = jnp.einsum('l b n d, s g d -> s g b n l', keys, queries)
-        weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1)
+        scores = einsum_float32('l b n d, s g d -> s g b n l', keys, queries)
+        weights = jax.nn.softmax(scores, axis=-1)
         return jnp.einsum('s g b n l, l b n d -> s g b n d', weights.astype(history.dtype), history)
 
 
@@ -70,7 +71,7 @@ class GroupedDense(Module):
             return x
         start = zeros if groups > 1 else uniform_by_fan_in(dim)
         x, bias = self.promote(x, self.param('bias', start, (self.features,), self.param_dtype))
-        return x + bias
+        return add(x, bias)
 
 
 class Attention(Module):
@@ -87,7 +88,7 @@ class Attention(Module):
 
     @nn.compact
     def __call__(self, for_q: Array, for_k: Array, for_v: Array) -> Array:
-        norm = partial(nn.RMSNorm, self.epsilon, **self.precision)
+        norm = partial(MeanSquareNorm, self.epsilon, **self.precision)
         project = partial(GroupedDense, self.heads * self.dim_head, use_bias=False, **self.precision)
         for_q, for_k, for_v = norm(name='norm_q')(for_q), norm(name='norm_k')(for_k), norm(name='norm_v')(for_v)
         q, k, v = project(name='to_q')(for_q), project(name='to_k')(for_k), project(name='to_v')(for_v)
@@ -95,7 +96,7 @@ class Attention(Module):
         x = attend(self, q, k, v, scale=self.dim_head**-0.5)
         if self.gate:
             gates = GroupedDense(self.heads, use_bias=False, **self.precision, name='to_gate')(for_q)
-            x = x * rearrange(jax.nn.sigmoid(gates), 'b n e -> b e n 1')
+            x = multiply(x, rearrange(jax.nn.sigmoid(to_float32(gates)), 'b n e -> b e n 1'))
         return Dense(for_q.shape[-1], use_bias=False, **self.precision, name='to_out')(merge_heads(x))
 
     torch_names = {'to_gate': 'to_gate.0'}
@@ -159,7 +160,7 @@ class DepthTransformer(Module):
         for i in range(self.depth):
             x = self.block(name=f'block_{i}')(history)
             history = jnp.concatenate([history, x[None]])
-        return nn.RMSNorm(self.epsilon, **self.precision, name='norm')(history[-1])
+        return MeanSquareNorm(self.epsilon, **self.precision, name='norm')(history[-1])
 
     torch_names = {'block_{i}': 'layers.{i}'}
 

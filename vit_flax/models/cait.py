@@ -10,15 +10,15 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from einops import repeat
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks.attention import attention_map, merge_heads, mix_heads, split_heads
+from vit_flax.blocks.attention import attention_map, attention_scores, merge_heads, mix_heads, split_heads
 from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
@@ -43,8 +43,8 @@ class TalkingHeadsAttention(Module):
         kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(seen)
         q, k, v = (split_heads(t, self.heads) for t in (q, *jnp.split(kv, 2, axis=-1)))
 
-        scores = jnp.einsum('b e n k, b e m k -> b e n m', q * self.dim_head**-0.5, k)
-        weights = attention_map(self, self._talk('mix_heads_pre_attn', scores), dropout=self.dropout, train=train)
+        scores = self._talk('mix_heads_pre_attn', attention_scores(q, k, self.dim_head**-0.5))
+        weights = attention_map(self, scores, v.dtype, dropout=self.dropout, train=train)
         weights = self._talk('mix_heads_post_attn', weights)
         x = merge_heads(jnp.einsum('b e n m, b e m k -> b e n k', weights, v))
 
@@ -53,7 +53,7 @@ class TalkingHeadsAttention(Module):
 
     def _talk(self, name: str, maps: Array) -> Array:
         mixture = self.param(name, normal(1.0), (self.heads, self.heads), self.param_dtype)
-        return mix_heads(*self.promote(maps, mixture))
+        return mix_heads(maps, mixture.astype(maps.dtype))
 
     torch_names = {'to_out': 'to_out.0'}
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal, zeros
@@ -22,6 +22,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_choice, check_divisible, check_images, pair
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.pooling import max_pool, pooled_length
+from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu
 from vit_flax.blocks.torch_like import Dense as TorchDense
 from vit_flax.blocks.transformer import Transformer
@@ -239,7 +240,7 @@ class TransformerClassifier(Module, kw_only=True):
             x = jnp.concatenate([cls, x], axis=1)
         if self.positional_embedding != 'none':
             x, positions = self.promote(x, self.positions)
-            x = x + positions
+            x = add(x, positions)
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
     def encode(self, tokens: Array, train: bool = False, keep_paths: Array | None = None) -> Array:
@@ -256,8 +257,8 @@ class TransformerClassifier(Module, kw_only=True):
         """What the head takes, `[b n d] -> [b d]`."""
         if not self.seq_pool:
             return tokens[:, 0]
-        weights = self.tap('pooling', jax.nn.softmax(self.attention_pool(tokens), axis=1))
-        return (weights * tokens).sum(axis=1)
+        weights = self.tap('pooling', jax.nn.softmax(to_float32(self.attention_pool(tokens)), axis=1))
+        return (weights * to_float32(tokens)).sum(axis=1).astype(tokens.dtype)
 
     def __call__(self, tokens: Array, train: bool = False, keep_paths: Array | None = None) -> Array:
         """Tokens to logits; `keep_paths` as for CCT."""

@@ -19,6 +19,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_images
 from vit_flax.blocks.conv import ChannelLayerNorm, PointwiseConv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import take_rows
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
@@ -85,8 +86,8 @@ class DynamicPositionBias(Module):
         # upstream: the table has 2 * window_size + 1 columns and is read as if it had two less, so that a way gets the
         # bias of another one; `paper_bias_index=True` reads it as it is.
         if self.paper_bias_index:
-            return table[(down + size) * (2 * size + 1) + right + size]
-        return table[(down + size - 1) * (2 * size - 1) + right + size - 1]
+            return take_rows(table, (down + size) * (2 * size + 1) + right + size)
+        return take_rows(table, (down + size - 1) * (2 * size - 1) + right + size - 1)
 
     torch_names = {
         'dense_0': '0',

@@ -13,8 +13,9 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal, ones, zeros
 
-from vit_flax.blocks.attention import attention_map, merge_heads, mix_heads, split_qkv
+from vit_flax.blocks.attention import attention_map, attention_scores, merge_heads, mix_heads, split_qkv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.vit import HeadNormViT, published_size
 from vit_flax.registry import Model
@@ -30,12 +31,12 @@ class HeadNorm(Module):
         heads = maps.shape[1]
         scale = self.param('scale', ones, (heads,), self.param_dtype)
         bias = self.param('bias', zeros, (heads,), self.param_dtype)
-        wide = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+        wide = to_float32(maps)
         mean = jnp.full((heads, 1), 1 / heads, wide.dtype)
         centred = mix_heads(wide, jnp.eye(heads, dtype=wide.dtype) - mean)
         normed = centred * jax.lax.rsqrt(mix_heads(centred * centred, mean) + self.epsilon)
-        normed, scale, bias = self.promote(normed.astype(maps.dtype), scale, bias)
-        return normed * scale[:, None, None] + bias[:, None, None]
+        normed = normed * to_float32(scale)[:, None, None] + to_float32(bias)[:, None, None]
+        return self.cast(normed, maps, scale, bias)
 
 
 class ReAttention(Module):
@@ -50,8 +51,8 @@ class ReAttention(Module):
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = LayerNorm(**self.precision, name='norm')(x)
         q, k, v = split_qkv(Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x), self.heads)
-        scores = jnp.einsum('b e n k, b e m k -> b e n m', q * self.dim_head**-0.5, k)
-        weights = attention_map(self, scores, dropout=self.dropout, train=train)
+        scores = attention_scores(q, k, self.dim_head**-0.5)
+        weights = attention_map(self, scores, v.dtype, dropout=self.dropout, train=train)
 
         mixture = self.param('reattn_weights', normal(1.0), (self.heads, self.heads), self.param_dtype)
         weights = mix_heads(*self.promote(weights, mixture))

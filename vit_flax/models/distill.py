@@ -9,11 +9,11 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from einops import repeat
 from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.models import efficient, t2t, vit
 from vit_flax.models.vit import published_size
 from vit_flax.registry import Model

@@ -19,7 +19,8 @@ from jax import Array
 from vit_flax.blocks.attention import Attention, attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_choice, check_divisible, pair, patch_grid
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.precision import einsum_float32, to_float32
+from vit_flax.blocks.torch_like import Dense, LayerNorm, silu
 from vit_flax.blocks.windows import RelativePositionBias, from_windows, to_windows
 from vit_flax.models.vit import ViTBase
 from vit_flax.registry import Model
@@ -80,14 +81,15 @@ class DynamicConv(Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _, height, width, channels = x.shape
-        hidden = jax.nn.silu(Dense(channels // 4, **self.precision, name='squeeze')(x.mean(axis=(1, 2))))
+        hidden = silu(Dense(channels // 4, **self.precision, name='squeeze')(x.mean(axis=(1, 2))))
         kernels = Dense(9 * channels, **self.precision, name='expand')(hidden)
         kernels = rearrange(kernels, 'b (c p q) -> p q b 1 1 c', p=3, q=3)
         # each image has its own kernel: shifted multiply-adds, which fuse
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         shifts = [(i, j) for i in range(3) for j in range(3)]
+        padded, kernels = to_float32(padded), to_float32(kernels)
         parts = (padded[:, i : i + height, j : j + width] * kernels[i, j] for i, j in shifts)
-        return sum(parts, start=jnp.zeros((), x.dtype))
+        return sum(parts, start=jnp.zeros((), padded.dtype)).astype(x.dtype)
 
     torch_names = {'squeeze': 'mlp.0', 'expand': 'mlp.2'}
 
@@ -107,9 +109,10 @@ class LinearAttention(Module):
         q, k, v = split_qkv(qkv, self.heads)
         q, k = jax.nn.relu(q), jax.nn.relu(k)
         # summed over the tokens first, so that no map is formed
-        totals = jnp.einsum('b e n j, b e n k -> b e j k', k, v)
-        weights = jnp.einsum('b e n k, b e k -> b e n', q, k.sum(axis=2))
-        y = q @ totals / jnp.maximum(weights, 1e-6)[..., None]
+        totals = einsum_float32('b e n j, b e n k -> b e j k', k, v)
+        q, lengths = to_float32(q), to_float32(k).sum(axis=2)
+        weights = (q * lengths[:, :, None]).sum(axis=-1, keepdims=True)
+        y = (q @ totals / jnp.maximum(weights, 1e-6)).astype(v.dtype)
         x = rearrange(merge_heads(y), 'b (h w) c -> b h w c', h=rows)
         values = rearrange(merge_heads(v), 'b (h w) c -> b h w c', h=rows)
         x = x + DynamicConv(**self.precision, name='dynamic_conv')(values)

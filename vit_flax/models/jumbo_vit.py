@@ -6,7 +6,7 @@ blocks share. The class token is what is classified.
 """
 
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import zeros
@@ -14,6 +14,7 @@ from jax.nn.initializers import zeros
 from vit_flax.blocks.attention import SimpleAttention
 from vit_flax.blocks.feedforward import BareFeedForward
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import LayerNorm
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.registry import Model

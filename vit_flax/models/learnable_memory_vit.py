@@ -11,13 +11,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.vit import HeadNormViT, NormedHead, published_size
 from vit_flax.registry import Model

@@ -20,8 +20,9 @@ from vit_flax.blocks.attention import attend
 from vit_flax.blocks.checks import check_images, pair
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, gelu
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, gelu, hard_swish
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.registry import Model
 
@@ -75,7 +76,7 @@ class Attention(Module):
         v = project(x, self.dim_value, 'to_v')
         table = self.param('pos_bias', normal(1.0), (self.grid[0] * self.grid[1], self.heads), self.param_dtype)
         scale = self.dim_key**-0.5
-        bias = rearrange(table[distances(self.grid, self.stride)], 'n m e -> e n m')
+        bias = rearrange(to_float32(table)[distances(self.grid, self.stride)], 'n m e -> e n m')
         # upstream: the position bias is divided by the scale of the scores, so that it weighs sqrt(dim_key) times
         # as much as in the paper; `paper_bias=True` adds it as it is.
         bias = bias if self.paper_bias else bias / scale
@@ -98,7 +99,7 @@ class FeedForward(Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         dim = x.shape[-1]
-        x = jax.nn.hard_swish(PointwiseConv(dim * self.mult, **self.precision, name='expand')(x))
+        x = hard_swish(PointwiseConv(dim * self.mult, **self.precision, name='expand')(x))
         x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
         x = PointwiseConv(dim, **self.precision, name='contract')(x)
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)

@@ -24,6 +24,7 @@ from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.grids import Grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding, patchify
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.rotary import rotate
 from vit_flax.blocks.torch_like import Dense, LayerNorm, MeanSquareNorm
 from vit_flax.blocks.transformer import Block, Transformer
@@ -164,7 +165,7 @@ class PlacedTransformerBase(Grid, kw_only=True):
         tokens = patches.reshape(len(x), -1, self.dim)
         tokens = self.embedding_dropout(tokens, deterministic=not train)
         cls_token, tokens = self.promote(self.cls_token, tokens)
-        tokens = jnp.concatenate([jnp.broadcast_to(cls_token, (len(x), 1, self.dim)), tokens], axis=1)
+        tokens = jnp.concatenate([repeat(cls_token, 'd -> b 1 d', b=len(x)), tokens], axis=1)
         places = jnp.asarray(self.places(grid, len(x)))
         if kept_patches is None and train and drop_ratio:
             kept_patches = draw_patches(self.make_rng('mask'), len(x), tokens.shape[1] - 1, drop_ratio)

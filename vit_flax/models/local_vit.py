@@ -7,7 +7,6 @@ neighbouring patches speak. The class token passes them by.
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -17,7 +16,7 @@ from vit_flax.blocks.attention import ProjectedAttention
 from vit_flax.blocks.checks import patch_grid
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Conv, LayerNorm
+from vit_flax.blocks.torch_like import Conv, LayerNorm, hard_swish
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
 from vit_flax.registry import Model
@@ -35,11 +34,11 @@ class LocalFeedForward(Module):
         # upstream: the LayerNorm stands behind the rearrangement to [b c h w] and so normalises over the width,
         # which fails unless there are as many columns as channels; here it normalises the channels.
         x = LayerNorm(**self.precision, name='norm')(x)
-        x = jax.nn.hard_swish(PointwiseConv(hidden, **self.precision, name='expand')(x))
+        x = hard_swish(PointwiseConv(hidden, **self.precision, name='expand')(x))
         x = Conv(hidden, (3, 3), padding=1, groups=hidden, **self.precision, name='depthwise')(x)
         # upstream: the depthwise convolution ends in a 1x1 convolution of the hidden channels, which the paper does not
         # have: it doubles the parameters of the network.
-        x = jax.nn.hard_swish(PointwiseConv(hidden, **self.precision, name='pointwise')(x))
+        x = hard_swish(PointwiseConv(hidden, **self.precision, name='pointwise')(x))
         x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
         x = PointwiseConv(dim, **self.precision, name='contract')(x)
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)

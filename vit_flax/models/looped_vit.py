@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array, lax
 from jax.nn.initializers import normal
@@ -25,6 +25,7 @@ from vit_flax.blocks.class_token import ClassTokenAndPositions
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
+from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.registry import Model
@@ -60,7 +61,7 @@ def deep_supervision_weights(num_loops: int, weighting: Weighting = 'final_mean'
 
 def loss_of_each_loop(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """Cross entropy with torch's label smoothing, `[l b c], [b] -> [l b]`."""
-    log_shares = jax.nn.log_softmax(logits, axis=-1)
+    log_shares = jax.nn.log_softmax(to_float32(logits), axis=-1)
     wanted = jnp.broadcast_to(labels[None, :, None], (len(logits), len(labels), 1))
     right = jnp.take_along_axis(log_shares, wanted, axis=-1)[..., 0]
     return -(1 - label_smoothing) * right - label_smoothing * log_shares.mean(axis=-1)
@@ -114,13 +115,13 @@ class Attention(Module):
         dim = x.shape[-1]
         x = LayerNorm(**self.precision, name='norm')(x)
         qkv = Dense(3 * self.heads * self.dim_head, use_bias=False, **self.precision, name='to_qkv')(x)
-        gate = jax.nn.sigmoid(Dense(self.heads, use_bias=False, **self.precision, name='to_gate')(x))
+        gate = jax.nn.sigmoid(to_float32(Dense(self.heads, use_bias=False, **self.precision, name='to_gate')(x)))
         q, k, v = split_qkv(qkv, self.heads)
         x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
         # what points along the token's own value is taken out
-        own = unit_length(v)
-        x = x - (x * own).sum(axis=-1, keepdims=True) * own
-        x = x * rearrange(gate, 'b n e -> b e n 1')
+        own, wide = unit_length(v), to_float32(x)
+        x = (wide - (wide * own).sum(axis=-1, keepdims=True) * own).astype(x.dtype)
+        x = multiply(x, rearrange(gate, 'b n e -> b e n 1'))
         x = Dense(dim, use_bias=False, **self.precision, name='to_out')(merge_heads(x))
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
 
@@ -367,7 +368,7 @@ class LoopedViT(Module, kw_only=True):
             all_logits.append(logits)
             if gate:
                 benefits.append(benefit)
-                exited = exited | (benefit.max() <= threshold)
+                exited = exited | (lax.stop_gradient(benefit).max() <= threshold)
         if self.adaptive_loop and self.is_initializing():
             self.exit_gate(self.decode(x, train), train)
         logits = jnp.stack(all_logits) if return_all_logits else all_logits[-1]

@@ -19,7 +19,8 @@ from vit_flax.blocks.checks import check_divisible, check_images
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.precision import multiply, to_float32
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu, silu
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
 from vit_flax.registry import Model
 
@@ -35,8 +36,8 @@ class SqueezeExcitation(Module):
         gate = Dense(int(dim * self.shrinkage_rate), use_bias=False, **self.precision, name='squeeze')(
             x.mean(axis=(1, 2))
         )
-        gate = Dense(dim, use_bias=False, **self.precision, name='excite')(jax.nn.silu(gate))
-        return x * jax.nn.sigmoid(gate)[:, None, None]
+        gate = Dense(dim, use_bias=False, **self.precision, name='excite')(silu(gate))
+        return multiply(x, jax.nn.sigmoid(to_float32(gate))[:, None, None])
 
     torch_names = {'squeeze': 'gate.1', 'excite': 'gate.3'}
 

@@ -9,13 +9,14 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
-from einops import reduce, repeat
+from einops import reduce
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
 from vit_flax.models import max_vit
 from vit_flax.registry import Model

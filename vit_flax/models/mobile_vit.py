@@ -17,7 +17,7 @@ from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, silu
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, to_grids
 from vit_flax.registry import Model
@@ -44,7 +44,7 @@ class ConvNorm(Module):
                 **self.precision,
                 name='conv',
             )(x)
-        return jax.nn.silu(BatchNorm(**self.precision, name='norm')(x, train))
+        return silu(BatchNorm(**self.precision, name='norm')(x, train))
 
     torch_names = {'conv': '0', 'norm': '1'}
 
@@ -64,7 +64,7 @@ class MV2Block(Module):
     def expand(self, x: Array, hidden: int, train: bool) -> Array:
         """1x1 convolution, BatchNorm, SiLU."""
         x = PointwiseConv(hidden, use_bias=False, **self.precision, name='expand')(x)
-        return jax.nn.silu(BatchNorm(**self.precision, name='expand_norm')(x, train))
+        return silu(BatchNorm(**self.precision, name='expand_norm')(x, train))
 
     def narrow(self, x: Array, train: bool) -> Array:
         """Depthwise convolution, BatchNorm, SiLU, 1x1 convolution, BatchNorm."""
@@ -78,7 +78,7 @@ class MV2Block(Module):
             **self.precision,
             name='depthwise',
         )(x)
-        x = jax.nn.silu(BatchNorm(**self.precision, name='depthwise_norm')(x, train))
+        x = silu(BatchNorm(**self.precision, name='depthwise_norm')(x, train))
         x = PointwiseConv(self.features, use_bias=False, **self.precision, name='contract')(x)
         return BatchNorm(**self.precision, name='norm')(x, train)
 
@@ -114,7 +114,7 @@ class FeedForward(Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         dim = x.shape[-1]
         x = LayerNorm(**self.precision, name='norm')(x)
-        x = jax.nn.silu(Dense(self.hidden_dim, **self.precision, name='expand')(x))
+        x = silu(Dense(self.hidden_dim, **self.precision, name='expand')(x))
         return Dense(dim, **self.precision, name='contract')(x)
 
     torch_names = {'norm': 'net.0', 'expand': 'net.1', 'contract': 'net.4'}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import Initializer, normal
@@ -24,6 +24,7 @@ from vit_flax.blocks.grids import Grid, ImageGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import HeadRMSNorm
 from vit_flax.blocks.patches import patchify
+from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.models.vit import published_size
@@ -299,7 +300,7 @@ class PackedViTBase(Grid, kw_only=True):
         for axis, table in enumerate(self.pos_embeds):
             x, table = self.promote(x, table)
             # a position that is not in the table must not pass for the last one
-            x = x + table.at[positions[..., axis]].get(mode='fill', fill_value=jnp.nan)
+            x = x + to_float32(table).at[positions[..., axis]].get(mode='fill', fill_value=jnp.nan).astype(x.dtype)
         return x
 
     def add_prefix(self, x: Array, slots: int) -> Array:

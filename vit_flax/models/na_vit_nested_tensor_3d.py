@@ -8,11 +8,11 @@ frames, frames have positions of their own too, and each volume gets a few learn
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from einops import repeat
 from jax import Array
 from jax.nn.initializers import Initializer, normal
 
 from vit_flax.blocks.checks import check_divisible, pair, patch_grid
+from vit_flax.blocks.precision import repeat
 from vit_flax.models.na_vit_nested_tensor import NestedViTBase
 from vit_flax.registry import Model
 

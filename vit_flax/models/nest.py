@@ -21,6 +21,7 @@ from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseCon
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.pooling import max_pool
+from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense
 from vit_flax.blocks.transformer import Block, Transformer
@@ -91,13 +92,13 @@ class Hierarchy(Module):
             positions = self.param('pos_emb', normal(0.02), shape, self.param_dtype)[:, :n]
             x = rearrange(x, '(b blocks) n d -> b blocks n d', b=batch)
             x, positions = self.promote(x, positions)
-            x = rearrange(x + positions, 'b blocks n d -> (b blocks) n d')
+            x = rearrange(add(x, positions), 'b blocks n d -> (b blocks) n d')
         else:
             # upstream: a position is one number for all channels, which every LayerNorm takes away again: only the
             # convolution to the next hierarchy sees it, and in the last hierarchy nothing does.
             # `paper_positions=True` has a vector for each place of each block.
             x, positions = self.promote(x, self.param('pos_emb', normal(1.0), (self.length,), self.param_dtype))
-            x = x + positions[:n, None]
+            x = add(x, positions[:n, None])
         x = Transformer(
             self.depth,
             partial(

@@ -22,7 +22,8 @@ from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.checks import check_images, check_room, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
-from vit_flax.blocks.torch_like import matmul, uniform_by_fan_in
+from vit_flax.blocks.precision import multiply, to_float32
+from vit_flax.blocks.torch_like import matmul, silu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.registry import Model
 from vit_flax.weights.ops import Permute
@@ -46,7 +47,7 @@ class NormDense(Module):
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         kernel = self.param('kernel', uniform_by_fan_in(width), (width, self.features), self.param_dtype)
-        x, kernel = self.promote(x, unit_kernel(kernel, str(self.name)))
+        x, kernel = self.promote(x, unit_kernel(kernel, str(self.name)).astype(kernel.dtype))
         return matmul(x, kernel)
 
     torch_names = {'kernel': (STORED, Permute((1, 0)))}
@@ -81,8 +82,8 @@ class Attention(Module):
         init, shape = constant(self.dim_head**0.25), (self.heads, 1, self.dim_head)
         q_scale = self.param('q_scale', init, shape, self.param_dtype)
         k_scale = self.param('k_scale', init, shape, self.param_dtype)
-        q, k, v, q_scale, k_scale = self.promote(unit_length(q), unit_length(k), v, q_scale, k_scale)
-        x = attend(self, q * q_scale, k * k_scale, v, scale=1.0, dropout=self.dropout, train=train)
+        q, k = (self.cast(unit_length(t) * to_float32(factor), t, factor) for t, factor in ((q, q_scale), (k, k_scale)))
+        x = attend(self, q, k, v, scale=1.0, dropout=self.dropout, train=train)
         return NormDense(dim, **self.precision, name='to_out')(merge_heads(x))
 
 
@@ -100,7 +101,7 @@ class FeedForward(Module):
         hidden_scale = self.param('hidden_scale', ones, (inner,), self.param_dtype)
         gate_scale = self.param('gate_scale', ones, (inner,), self.param_dtype)
         hidden, gate, hidden_scale, gate_scale = self.promote(hidden, gate, hidden_scale, gate_scale)
-        x = jax.nn.silu(gate * gate_scale * dim**0.5) * (hidden * hidden_scale)
+        x = silu(multiply(gate, gate_scale) * dim**0.5) * multiply(hidden, hidden_scale)
         x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
         return NormDense(dim, **self.precision, name='to_out')(x)
 
@@ -118,8 +119,9 @@ class TurningBlock(Module):
         for name, branch in (('attention', self.attention), ('feedforward', self.feedforward)):
             # stored small, so that the optimizer changes it in the measure of the other weights
             rate = self.param(f'{name}_rate', constant(self.rate / dim**0.5), (dim,), self.param_dtype)
-            x, y, rate = self.promote(x, unit_length(branch(name=name)(x, train=train)), rate * dim**0.5)
-            x = unit_length(x + rate * (y - x))
+            before = to_float32(x)
+            step = unit_length(branch(name=name)(x, train=train)) - before
+            x = self.cast(unit_length(before + to_float32(rate) * dim**0.5 * step), x, rate)
         return self.tap('block', x)
 
     torch_names = {'attention': '0', 'feedforward': '1'}
@@ -187,8 +189,8 @@ class nViT(Module, kw_only=True):
         x = self.to_patch_embedding(rearrange(images, 'b (h p) (w q) c -> b (h w) (c p q)', p=p, q=q))
         positions = self.abs_pos_emb()
         check_room(x.shape[1], len(positions), f'image_size={self.image_size}')
-        x, positions = self.promote(x, positions[: x.shape[1]])
-        return self.tap('embedding', unit_length(x + positions))
+        x = self.cast(unit_length(to_float32(x) + positions[: x.shape[1]]), x)
+        return self.tap('embedding', x)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""
@@ -197,7 +199,7 @@ class nViT(Module, kw_only=True):
     def classify(self, tokens: Array) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
         logits, scale = self.promote(self.to_pred(self.tap('to_latent', tokens.mean(axis=1))), self.logit_scale)
-        return logits * scale * self.dim**0.5
+        return multiply(logits, scale) * self.dim**0.5
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(self.encode(self.embed(images, train), train))
@@ -210,9 +212,9 @@ class nViT(Module, kw_only=True):
         leaves = flatten_dict(variables['params'])
         for path, leaf in leaves.items():
             if path[-1] == 'kernel':
-                leaves[path] = unit_kernel(leaf, path[-2])
+                leaves[path] = unit_kernel(leaf, path[-2]).astype(leaf.dtype)
             elif path[-1] == 'embedding':
-                leaves[path] = unit_length(leaf)
+                leaves[path] = unit_length(leaf).astype(leaf.dtype)
         return {**variables, 'params': unflatten_dict(leaves)}
 
     def example_input(self) -> jax.ShapeDtypeStruct:

@@ -12,7 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
@@ -21,6 +21,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_images
 from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PointwiseConv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Block, Transformer

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
@@ -18,6 +18,7 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, attention_map, merge_heads, split_heads
 from vit_flax.blocks.feedforward import SimpleFeedForward
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import einsum_float32, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -54,9 +55,10 @@ class DepthAttention(Module):
         history = LayerNorm(**self.precision, name='norm_context')(history)
         q = Dense(inner, use_bias=False, **self.precision, name='to_q')(query)
         kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(history)
-        q = rearrange(q, 'b n (e k) -> b n e k', e=self.heads) * self.dim_head**-0.5
+        q = rearrange(q, 'b n (e k) -> b n e k', e=self.heads)
         k, v = (rearrange(t, 'b n l (e k) -> b n l e k', e=self.heads) for t in jnp.split(kv, 2, axis=-1))
-        weights = attention_map(self, jnp.einsum('b n e k, b n l e k -> b e n l', q, k)).astype(v.dtype)
+        scores = self.dim_head**-0.5 * einsum_float32('b n e k, b n l e k -> b e n l', q, k)
+        weights = attention_map(self, scores, v.dtype)
         x = jnp.einsum('b e n l, b n l e k -> b n e k', weights, v)
         return Dense(dim, use_bias=False, **self.precision, name='to_out')(rearrange(x, 'b n e k -> b n (e k)'))
 

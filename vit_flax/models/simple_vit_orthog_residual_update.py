@@ -43,11 +43,11 @@ class OrthogonalUpdate(Module):
         wide = jnp.promote_types(update.dtype, wide)
         direction, exact = unit_length(x.astype(wide)), update.astype(wide)
         parallel = (exact * direction).sum(axis=-1, keepdims=True) * direction
-        orthogonal = (exact - parallel).astype(update.dtype)
+        orthogonal = exact - parallel
         if not self.learned:
-            return orthogonal
-        shares = jax.nn.sigmoid(Dense(2, **self.precision, name='to_modulation')(update))
-        return parallel.astype(update.dtype) * shares[..., :1] + orthogonal * shares[..., 1:]
+            return orthogonal.astype(update.dtype)
+        shares = jax.nn.sigmoid(Dense(2, **self.precision, name='to_modulation')(update).astype(wide))
+        return (parallel * shares[..., :1] + orthogonal * shares[..., 1:]).astype(update.dtype)
 
     torch_names = {'branch': 'block'}
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
-from einops import repeat
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import constant, ones, zeros
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import einsum_float32, repeat, to_float32
 from vit_flax.blocks.torch_like import LayerNorm
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.models import simple_vit
@@ -42,14 +42,18 @@ class HyperConnection(Module):
         beta_fn = self.param('dynamic_beta_fn', zeros, (dim,), self.param_dtype)
         beta_scale = self.param('dynamic_beta_scale', constant(1e-2), (), self.param_dtype)
         normed = LayerNorm(use_bias=False, **self.precision, name='norm')(streams)
-        streams, normed, static_alpha, static_beta, alpha_fn, alpha_scale, beta_fn, beta_scale = self.promote(
-            streams, normed, static_alpha, static_beta, alpha_fn, alpha_scale, beta_fn, beta_scale
-        )
-        alpha = jnp.tanh(normed @ alpha_fn) * alpha_scale + static_alpha
-        beta = jnp.tanh(normed @ beta_fn) * beta_scale + static_beta
-        mixed = jnp.einsum('b n s m, b n s d -> b n m d', alpha, streams)
-        update = branch(mixed[:, :, 0])
-        return mixed[:, :, 1:] + update[:, :, None] * beta[..., None]
+        streams, normed, alpha_fn, beta_fn = self.promote(streams, normed, alpha_fn, beta_fn)
+
+        def dynamic(factors, scale, static):
+            said = jnp.tanh(einsum_float32('b n s d, d m -> b n s m', normed, factors))
+            return said * to_float32(scale) + to_float32(static)
+
+        alpha = dynamic(alpha_fn, alpha_scale, static_alpha)
+        beta = dynamic(beta_fn[:, None], beta_scale, static_beta[:, None])
+        # a handful of streams: no matrix product that would want 16-bit factors
+        mixed = jnp.einsum('b n s m, b n s d -> b n m d', alpha, to_float32(streams))
+        update = branch(mixed[:, :, 0].astype(streams.dtype))
+        return (mixed[:, :, 1:] + to_float32(update)[:, :, None] * beta).astype(streams.dtype)
 
 
 class HyperBlock(Module):

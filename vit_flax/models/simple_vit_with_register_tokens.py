@@ -5,10 +5,10 @@ tokens that belong to no patch and are thrown away before pooling.
 """
 
 import jax.numpy as jnp
-from einops import repeat
 from jax import Array
 from jax.nn.initializers import normal
 
+from vit_flax.blocks.precision import repeat
 from vit_flax.models import simple_vit
 from vit_flax.models.vit import published_size
 from vit_flax.registry import Model

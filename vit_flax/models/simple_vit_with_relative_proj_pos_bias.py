@@ -18,6 +18,7 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import einsum_float32, take_rows
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models import simple_vit
 from vit_flax.models.vit import published_size
@@ -58,8 +59,8 @@ class RelativeProjPositionalBias(Module):
         near: np.ndarray | bool = True
         for axis, size in enumerate(grid):
             distance = places[axis][:, None] - np.arange(size)
-            bank = banks[axis][:, np.clip(distance + self.max_dist - 1, 0, 2 * self.max_dist - 2)]
-            along = jnp.einsum('b e n r, r n m -> b e n m', weights[axis], bank)
+            bank = take_rows(banks[axis].T, np.clip(distance + self.max_dist - 1, 0, 2 * self.max_dist - 2))
+            along = einsum_float32('b e n r, n m r -> b e n m', weights[axis], bank)
             bias = bias + along[..., places[axis]]
             near = near & (np.abs(distance) < self.max_dist)[:, places[axis]]
         return jnp.where(near, bias, 0)

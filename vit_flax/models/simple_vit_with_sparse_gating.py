@@ -13,7 +13,7 @@ from einops import rearrange
 from flax import linen as nn
 from jax import Array
 
-from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.feedforward import SimpleFeedForward
 from vit_flax.blocks.module import Module
@@ -39,7 +39,7 @@ class Attention(Module):
         ends = [inner, 2 * inner, 3 * inner, 3 * inner + narrow]
         q, k, v, q_mask, k_mask = (split_heads(t, self.heads) for t in jnp.split(projected, ends, axis=-1))
         k_mask = k_mask[:, :, self.num_register_tokens :]
-        gates = jax.nn.sigmoid(jnp.einsum('b e n k, b e m k -> b e n m', q_mask, k_mask) * self.dim_mask**-0.5)
+        gates = jax.nn.sigmoid(attention_scores(q_mask, k_mask, self.dim_mask**-0.5))
         bias = jnp.pad(jnp.log(jnp.maximum(gates, 1e-20)), ((0, 0), (0, 0), (0, 0), (self.num_register_tokens, 0)))
         x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5, bias=bias))
         return Dense(dim, use_bias=False, **self.precision, name='to_out')(x), gates

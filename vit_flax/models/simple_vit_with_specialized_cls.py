@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
-from einops import repeat
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size

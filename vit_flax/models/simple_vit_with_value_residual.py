@@ -12,6 +12,7 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.feedforward import BareFeedForward
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -31,9 +32,9 @@ class Attention(Module):
         qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
         q, k, v = split_qkv(qkv, self.heads)
         if first_values is not None:
-            mix = jax.nn.sigmoid(Dense(self.heads, **self.precision, name='to_residual_mix')(x))
+            mix = jax.nn.sigmoid(to_float32(Dense(self.heads, **self.precision, name='to_residual_mix')(x)))
             mix = rearrange(mix, 'b n e -> b e n 1')
-            v = v * mix + first_values * (1 - mix)
+            v = multiply(v, mix) + multiply(first_values, 1 - mix)
         x = merge_heads(attend(self, q, k, v, scale=self.dim_head**-0.5))
         return Dense(dim, use_bias=False, **self.precision, name='to_out')(x), v
 

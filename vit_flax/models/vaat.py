@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 
@@ -22,6 +22,7 @@ from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module, example_inputs
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.positions import sincos_2d
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.spectrogram import hann_window, spectrogram
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer

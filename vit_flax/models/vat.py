@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal, zeros
@@ -20,6 +20,7 @@ from jax.nn.initializers import normal, zeros
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module, example_inputs
+from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.models.vit import PooledViT
@@ -51,7 +52,8 @@ class Attention(Module):
         kv = self.project(2 * inner, 'to_kv')(seen)
         q, k, v = (split_heads(t, self.heads) for t in (self.project(inner, 'to_q')(x), *jnp.split(kv, 2, axis=-1)))
         scale = self.dim_head**-0.5
-        read = merge_heads(attend(self, q, k, v, scale=scale, dropout=self.map_dropout, train=train) * self.gates(x))
+        read = attend(self, q, k, v, scale=scale, dropout=self.map_dropout, train=train)
+        read = merge_heads(multiply(read, self.gates(x)))
         if not self.projects(dim):
             return read
         out = Dense(dim, **self.precision, name='to_out')(read)
@@ -63,7 +65,7 @@ class Attention(Module):
 
     def gates(self, x: Array) -> Array | float:
         """What multiplies each head, `[b n d] -> [b e n 1]`."""
-        gates = jax.nn.sigmoid(Dense(self.heads, **self.precision, name='to_gates')(x))
+        gates = jax.nn.sigmoid(to_float32(Dense(self.heads, **self.precision, name='to_gates')(x)))
         return rearrange(gates, 'b n e -> b e n 1')
 
     @property
@@ -317,7 +319,8 @@ class ActionTransformer(Module, kw_only=True):
     def trajectory(self, model: Any, layers: np.ndarray, x: Array, train: bool, freeze: bool) -> Array:
         """The layers of a model that the blocks attend to, `[l b n d]`, from its input with views as further batch."""
         tokens, hiddens = model(x, train=train, return_hiddens=True)
-        wanted = jnp.concatenate([hiddens, tokens[None]])[layers]
+        every = [*hiddens, tokens]
+        wanted = jnp.stack([every[layer] for layer in layers])
         return jax.lax.stop_gradient(wanted) if freeze else wanted
 
     def with_all_axes(self, video: Array) -> Array:
@@ -426,7 +429,8 @@ class ActionTransformer(Module, kw_only=True):
 
 def look_up(table: Array, rows: Array, from_end: bool = True) -> Array:
     """Rows of a table, negative ones from its end, `[n d], [b] -> [b d]`; where torch raises a row is NaN."""
-    return table.at[rows].get(mode='fill', fill_value=jnp.nan, wrap_negative_indices=from_end)
+    found = to_float32(table).at[rows].get(mode='fill', fill_value=jnp.nan, wrap_negative_indices=from_end)
+    return found.astype(table.dtype)
 
 
 class ImageActionTransformer(ActionTransformer, kw_only=True):

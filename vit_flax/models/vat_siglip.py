@@ -21,7 +21,8 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.checks import check_images, check_room, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
-from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.precision import add
+from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu_tanh
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.models import vat
 from vit_flax.models.vat import ImageActionTransformer
@@ -63,7 +64,7 @@ class FeedForward(Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         hidden = Dense(self.hidden_dim, **self.precision, name='expand')(self.norm(**self.precision, name='norm')(x))
-        return Dense(x.shape[-1], **self.precision, name='contract')(jax.nn.gelu(hidden, approximate=True))
+        return Dense(x.shape[-1], **self.precision, name='contract')(gelu_tanh(hidden))
 
     torch_names = {'norm': '0', 'expand': '1', 'contract': '3'}
 
@@ -118,7 +119,7 @@ class SigLIP(Module):
         x = rearrange(self.to_patch_embed(images), 'b h w d -> b (h w) d')
         check_room(x.shape[1], len(self.pos_embed), f'image_size={self.image_size}')
         x, positions = self.promote(x, self.pos_embed)
-        return self.tap('embedding', x + positions[: x.shape[1]])
+        return self.tap('embedding', add(x, positions[: x.shape[1]]))
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import Initializer, normal
@@ -25,6 +25,7 @@ from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.grids import Grid, ImageGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.registry import Model
@@ -155,7 +156,7 @@ class GridViTBase(Grid, kw_only=True):
         prefix = self.num_prefix_positions
         self.check_room(x.shape[1] - prefix, self.num_positions - prefix)
         x, positions = self.promote(x, self.pos_embedding)
-        return x + positions[: x.shape[1]]
+        return add(x, positions[: x.shape[1]])
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`; a class token comes first."""

@@ -19,6 +19,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_images, pair
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
+from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.vit import HeadNormViT
 from vit_flax.registry import Model
@@ -39,9 +40,9 @@ class LSA(Module):
         x = LayerNorm(**self.precision, name='norm')(x)
         qkv = Dense(3 * self.heads * self.dim_head, use_bias=False, **self.precision, name='to_qkv')(x)
         q, k, v = split_qkv(qkv, self.heads)
-        q, temperature = self.promote(q, temperature)
+        q = self.cast(to_float32(q) * jnp.exp(to_float32(temperature)), q, temperature)
         others = ~jnp.eye(tokens, dtype=bool)
-        x = attend(self, q * jnp.exp(temperature), k, v, scale=1.0, mask=others, dropout=self.dropout, train=train)
+        x = attend(self, q, k, v, scale=1.0, mask=others, dropout=self.dropout, train=train)
         x = Dense(dim, **self.precision, name='to_out')(merge_heads(x))
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
 

@@ -8,13 +8,14 @@ is classified.
 from collections.abc import Callable
 from functools import partial
 
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import LayerNorm
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 from vit_flax.registry import Model

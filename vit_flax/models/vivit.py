@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
@@ -20,6 +20,7 @@ from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.grids import VideoGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.registry import Model
@@ -39,7 +40,7 @@ class FactorizedBlock(Module):
         x = rearrange(x, 'b t n d -> (b t) n d')
         x = x + self.attention(name='spatial_attention')(x, train=train)
         x = rearrange(x, '(b t) n d -> (b n) t d', t=steps)
-        keys = None if mask is None else key_mask(repeat(mask, 'b t -> (b n) t', n=places))
+        keys = None if mask is None else key_mask(jnp.repeat(mask, places, axis=0))
         x = x + self.attention(name='temporal_attention')(x, keys, train=train)
         x = x + self.feedforward(name='feedforward')(x, train=train)
         return self.tap('block', rearrange(x, '(b n) t d -> b t n d', b=batch))
@@ -126,7 +127,7 @@ class ViViTBase(VideoGrid, kw_only=True):
         self.check_room(steps, self.grid[0])
         self.check_room(places, self.grid[1] * self.grid[2])
         x, positions = self.promote(x, self.pos_embedding[:steps, :places])
-        x = x + positions
+        x = add(x, positions)
         if self.pool == 'cls':
             cls, x = self.promote(repeat(self.spatial_cls_token, 'd -> b t 1 d', b=batch, t=steps), x)
             x = jnp.concatenate([cls, x], axis=2)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array, lax
 from jax.nn.initializers import normal
@@ -21,6 +21,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
+from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Block
 from vit_flax.models.vit import NormedHead
@@ -84,7 +85,7 @@ class MOSS(Module, kw_only=True):
         future = self.local_time - 1 - past
         rows, columns = self.local_height // 2, self.local_width // 2
         batch, steps, height, width, dim = x.shape
-        x = unit_length(x)
+        x = unit_length(x).astype(x.dtype)
         if cache is None:
             cache = jnp.zeros((batch, past, height, width, dim), x.dtype)
         series = jnp.concatenate([cache.astype(x.dtype), x], axis=1)
@@ -93,7 +94,7 @@ class MOSS(Module, kw_only=True):
         def compare(*place: int) -> Array:
             starts = 0, *place, 0
             neighbour = lax.slice(padded, starts, [start + size for start, size in zip(starts, x.shape, strict=True)])
-            return (x * neighbour).sum(axis=-1)
+            return (to_float32(x) * to_float32(neighbour)).sum(axis=-1).astype(x.dtype)
 
         around = self.local_time, self.local_height, self.local_width
         similarities = jnp.stack([compare(*map(int, place)) for place in np.ndindex(*around)], axis=-1)

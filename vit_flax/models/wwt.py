@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
@@ -24,6 +24,7 @@ from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
 from vit_flax.blocks.sigreg import draw_projections, fixed_projections, sigreg_loss
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
@@ -154,27 +155,27 @@ class MutualAttention(Module):
         k, v_slots = jnp.split(of_slots, 2, axis=-1)
         q = jnp.stack([split_heads(t, self.heads) for t in queries], axis=1)
         k, v_slots, v_tokens = (split_heads(t, self.heads) for t in (k, v_slots, v_tokens))
-        mask, scores = self.promote(mask, q * self.dim_head**-0.5 @ k[:, None].mT)
-        mask = mask + scores
+        mask = to_float32(mask) + self.dim_head**-0.5 * einsum_float32('b g e n k, b e m k -> b g e n m', q, k)
 
-        to_slots = attention_map(self, mask[:, 0])
+        to_slots = attention_map(self, mask[:, 0], mask.dtype)
         to_tokens = jax.nn.softmax(mask[:, -1], axis=-1 if self.token_softmax_over_slots else -2)
         if self.l1norm_after_tokens_softmax:
             to_slots = to_slots / jnp.maximum(to_slots.sum(axis=-2, keepdims=True), 1e-8)
-        for_tokens, for_slots = to_tokens @ v_slots, to_slots.mT @ v_tokens
+        for_tokens = to_tokens.astype(v_slots.dtype) @ v_slots
+        for_slots = to_slots.astype(v_tokens.dtype).mT @ v_tokens
         if self.gate_attention:
-            for_tokens = for_tokens * self._gate(tokens, 'tokens_gate')
-            for_slots = for_slots * self._gate(slots, 'slots_gate')
+            for_tokens = multiply(for_tokens, self._gate(tokens, 'tokens_gate'))
+            for_slots = multiply(for_slots, self._gate(slots, 'slots_gate'))
         for_tokens, for_slots = (
             nn.Dropout(self.dropout, name=f'{name}_dropout')(
                 Dense(dim, **self.precision, name=name)(merge_heads(x)), deterministic=not train
             )
             for name, x in (('to_out_tokens', for_tokens), ('to_out_slots', for_slots))
         )
-        return for_tokens, for_slots, self._next_mask(mask, tokens + for_tokens, train)
+        return for_tokens, for_slots, self._next_mask(mask.astype(k.dtype), tokens + for_tokens, train)
 
     def _gate(self, x: Array, name: str) -> Array:
-        gate = jax.nn.sigmoid(Dense(self.heads, use_bias=False, **self.precision, name=name)(x))
+        gate = jax.nn.sigmoid(to_float32(Dense(self.heads, use_bias=False, **self.precision, name=name)(x)))
         return rearrange(gate, 'b n e -> b e n 1')
 
     def _next_mask(self, mask: Array, tokens: Array, train: bool) -> Array:
@@ -396,7 +397,7 @@ class WWT(Module, kw_only=True):
             raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
         tokens = rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
         tokens, positions = self.promote(tokens, self.pos_embedding)
-        levels = [tokens + positions, *(repeat(module(), 'm d -> b m d', b=len(images)) for module in self.slots)]
+        levels = [add(tokens, positions), *(repeat(module(), 'm d -> b m d', b=len(images)) for module in self.slots)]
         joined = []
         for registers, level in zip((self.register_tokens, *self.register_slots), levels, strict=True):
             # in the dtype of the patches, as the blocks give them back

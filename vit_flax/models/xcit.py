@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal, ones
@@ -24,6 +24,7 @@ from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_sca
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.registry import Model
@@ -51,8 +52,9 @@ class XCAttention(Module):
         qkv = Dense(3 * self.heads * self.dim_head, use_bias=False, **self.precision, name='to_qkv')(x)
         q, k, v = (rearrange(t, 'b n (e k) -> b e k n', e=self.heads) for t in jnp.split(qkv, 3, axis=-1))
         temperature = self.param('temperature', ones, (self.heads, 1, 1), self.param_dtype)
-        temperature, q, k = self.promote(temperature, unit_length(q), unit_length(k))
-        x = attend(self, q * jnp.exp(temperature), k, v, scale=1.0, dropout=self.dropout, train=train)
+        sharpness = jnp.exp(to_float32(temperature))
+        q, k = (self.cast(t, v) for t in (unit_length(q) * sharpness, unit_length(k)))
+        x = attend(self, q, k, v, scale=1.0, dropout=self.dropout, train=train)
         x = rearrange(x, 'b e k (h w) -> b h w (e k)', h=height)
         x = Dense(dim, **self.precision, name='to_out')(x)
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
@@ -221,7 +223,7 @@ class XCiT(Module, kw_only=True):
                 'table with vit_flax.resize_position_embedding'
             )
         x, positions = self.promote(x, self.pos_embedding[: rows * columns])
-        x = x + rearrange(positions, '(h w) d -> h w d', h=rows)
+        x = add(x, rearrange(positions, '(h w) d -> h w d', h=rows))
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
     def encode(self, x: Array, train: bool = False, keep_layers: Array | None = None) -> Array:

@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from einops import repeat
 from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.checks import patch_counts
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import add, repeat
 from vit_flax.weights.table import LEAVES
 
 METHODS = ('patchify', 'unpatchify', 'embed_tokens', 'patch_positions', 'prefix_tokens', 'encode', 'example_input')
@@ -99,7 +99,7 @@ class EncoderObjective(Module, kw_only=True):
 
     def place(self, tokens: Array, grid: Sequence[int]) -> Array:
         """Tokens plus the positions of their patches, `[b n d] -> [b n d]`."""
-        return tokens + self.encoder.patch_positions(grid).astype(tokens.dtype)
+        return add(tokens, self.encoder.patch_positions(grid).astype(tokens.dtype))
 
     def encode(self, tokens: Array, class_token: bool = False, train: bool = False) -> Array:
         """The encoder's transformer, `[b n d] -> [b n d]`.

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from einops import repeat
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
@@ -19,6 +18,7 @@ from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.positions import sincos_grid
+from vit_flax.blocks.precision import repeat, take_rows
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.objectives.encoder import EncoderObjective, patch_embedding_ties, put, take, wide
@@ -137,7 +137,7 @@ class MAE(EncoderObjective, kw_only=True):
             places = jnp.concatenate([first, places], axis=1)
         hidden = repeat(mask_token, 'd -> b m d', b=len(masked), m=masked.shape[1])
         # the decoder does not know the order of its tokens but by their positions: they may stay where they are
-        decoded = self.decoder(jnp.concatenate([encoded, hidden], axis=1) + table[places], train=train)
+        decoded = self.decoder(jnp.concatenate([encoded, hidden], axis=1) + take_rows(table, places), train=train)
         return self.to_pixels(decoded[:, -masked.shape[1] :])
 
     def draws(self, images: Array, masked: Array | None, visible: Array | None) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.checks import pair
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense
 from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take, wide
 from vit_flax.weights.ops import UnitAxes
@@ -170,11 +171,13 @@ class MPP(EncoderObjective, kw_only=True):
         learned = (asked & replaced)[..., None]
         if not self.mask_embedding:
             patches, mask_token = self.promote(patches, self.mask_token)
-            patches = jnp.where(learned, mask_token, patches)
+            patches = jnp.where(
+                learned, repeat(mask_token, 'd -> b n d', b=patches.shape[0], n=patches.shape[1]), patches
+            )
         tokens = self.encoder.embed_tokens(patches)
         if self.mask_embedding:
             tokens, mask_token = self.promote(tokens, self.mask_token)
-            tokens = jnp.where(learned, mask_token, tokens)
+            tokens = jnp.where(learned, repeat(mask_token, 'd -> b n d', b=tokens.shape[0], n=tokens.shape[1]), tokens)
         # upstream: with its own ViT MPP raises an error, since class token and positions of that have no batch axis any
         # more; here it runs, and an encoder may do without a class token.
         tokens = self.place(tokens, self.grid_of(images))

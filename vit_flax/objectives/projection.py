@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, gelu, uniform_by_fan_in
 
 # Upstream counts the children of a network from its end: the output, and what its head takes.
@@ -116,8 +117,9 @@ class UnitDense(Module):
 
 def scaled(x: Array, axis: int) -> Array:
     """Of length one along an axis; what is shorter than 1e-6 is divided by that."""
+    wide = to_float32(x)
     # bounded before the root, whose slope at zero is infinite
-    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=axis, keepdims=True), 1e-12))
+    return (wide / jnp.sqrt(jnp.maximum((wide * wide).sum(axis=axis, keepdims=True), 1e-12))).astype(x.dtype)
 
 
 class ProjectedNet(Module):
@@ -183,5 +185,5 @@ def in_collection(name: str, network: Any) -> Any:
 
 
 def moved(old: Any, new: Any, decay: float | Array) -> Any:
-    """Exponential moving average of two trees."""
-    return jax.tree.map(lambda a, b: a * decay + b * (1 - decay), old, new)
+    """Exponential moving average of two trees, in float32 at least: in 16 bits a decay of 0.996 would move nothing."""
+    return jax.tree.map(lambda a, b: to_float32(a) * decay + to_float32(b) * (1 - decay), old, new)

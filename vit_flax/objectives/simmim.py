@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
+from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense
 from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take, wide
 from vit_flax.objectives.masking import block_split, check_masking, masked_count, random_split, tube_split
@@ -104,7 +105,8 @@ class SimMIM(EncoderObjective, kw_only=True):
         tokens, mask_token = self.promote(tokens, self.mask_token)
         # upstream: with its own ViT SimMIM raises an error, since the positions of that have no batch axis any more.
         # Where there is no class token it still takes the first of them for one's; here each patch has its own.
-        tokens = self.place(jnp.where(hidden[..., None], mask_token, tokens), self.grid_of(images))
+        mask_tokens = repeat(mask_token, 'd -> b n d', b=tokens.shape[0], n=tokens.shape[1])
+        tokens = self.place(jnp.where(hidden[..., None], mask_tokens, tokens), self.grid_of(images))
         encoded = self.encode(tokens, self.class_token, train)
         return self.to_pixels(take(encoded[:, -tokens.shape[1] :], masked))
 

@@ -13,7 +13,7 @@ from einops import reduce
 from flax import linen as nn
 from jax import Array
 
-from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
 from vit_flax.blocks.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu, uniform_by_fan_in
@@ -100,8 +100,7 @@ class NystromAttention(Module):
         q = q * self.dim_head**-0.5
         q_landmarks, k_landmarks = (reduce(t, 'b e (m l) k -> b e m k', 'sum', l=length) / counts for t in (q, k))
 
-        scores = jnp.einsum('b e n k, b e m k -> b e n m', q_landmarks, k_landmarks)
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = attention_scores(q_landmarks, k_landmarks, 1.0)
         if among_landmarks is not None:
             scores = jnp.where(among_landmarks, scores, jnp.finfo(scores.dtype).min)
         inverse = iterative_inverse(nn.softmax(scores, axis=-1), self.pinv_iterations, self.scale_each_map)

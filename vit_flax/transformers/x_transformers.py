@@ -15,10 +15,11 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import zeros
 
-from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import OffsetLayerNorm, unit_length
-from vit_flax.blocks.torch_like import Dense, gelu
+from vit_flax.blocks.precision import in_float32, to_float32
+from vit_flax.blocks.torch_like import Dense, gelu, silu
 from vit_flax.blocks.transformer import Transformer
 
 
@@ -34,12 +35,11 @@ class OffsetRMSNorm(Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        x = unit_length(x) * width**0.5
+        normed = unit_length(x) * width**0.5
         if self.factors == 'none':
-            return x
-        shape = (width,) if self.factors == 'each' else (1,)
-        x, gamma = self.promote(x, self.param('g', zeros, shape, self.param_dtype))
-        return x * (gamma + 1)
+            return self.cast(normed, x)
+        gamma = self.param('g', zeros, (width,) if self.factors == 'each' else (1,), self.param_dtype)
+        return self.cast(normed * (to_float32(gamma) + 1), x, gamma)
 
 
 class Attention(Module):
@@ -64,14 +64,14 @@ class Attention(Module):
         q, k, v = (split_heads(project(name=name)(x), self.heads) for name in ('to_q', 'to_k', 'to_v'))
         scale = self.dim_head**-0.5
         if self.qk_norm:
-            q, k, scale = unit_length(q), unit_length(k), self.qk_norm_scale
+            q, k, scale = self.cast(unit_length(q), q), self.cast(unit_length(k), k), self.qk_norm_scale
         keys = None if mask is None else mask[:, None, None, :]
         x = attend(self, q, k, v, scale=scale, bias=earlier, mask=keys, dropout=self.dropout, train=train)
         scores = None
         if self.residual:
             # written as in `attend`, so that the compiler computes it once
-            scores = jnp.einsum('b e n k, b e m k -> b e n m', q * scale, k)
-            scores = scores if earlier is None else scores + earlier.astype(scores.dtype)
+            scores = attention_scores(q, k, scale)
+            scores = scores if earlier is None else scores + earlier
         x = merge_heads(x)
         if self.heads > 1:
             x = Dense(dim, use_bias=False, **self.precision, name='to_out')(x)
@@ -216,7 +216,7 @@ class Encoder(Module, kw_only=True):
         return self._one_of(kinds, partial(OffsetLayerNorm, **self.precision))
 
     def _activation(self) -> Callable[[Array], Array]:
-        kinds: dict[str, Callable] = {'ff_swish': jax.nn.silu, 'ff_relu_squared': lambda x: jax.nn.relu(x) ** 2}
+        kinds: dict[str, Callable] = {'ff_swish': silu, 'ff_relu_squared': in_float32(lambda x: jax.nn.relu(x) ** 2)}
         return self._one_of(kinds, gelu)
 
     def _one_of(self, kinds: dict[str, Callable], otherwise: Callable) -> Callable:
