@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vit_flax.objectives.encoder import wide
+from vit_flax.blocks.precision import to_float32
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Mean over the batch, `[b c]` with classes int `[b]` or shares of them `[b c]`, as mixup makes them."""
-    shares = jax.nn.log_softmax(wide(logits))
+    shares = jax.nn.log_softmax(to_float32(logits))
     if labels.ndim == 2:
         return -(labels * shares).sum(axis=-1).mean()
     return -jnp.take_along_axis(shares, labels[:, None], axis=-1).mean()

@@ -16,7 +16,7 @@ from jax import Array
 
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
-from vit_flax.objectives.encoder import wide
+from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.monitors import entropy, spread, watch
 from vit_flax.objectives.projection import ProjectedNet, in_collection, moved, of_views
 from vit_flax.objectives.views import Augmentation, byol_augment, dino_augment, draw_crops
@@ -90,10 +90,12 @@ class SelfDistillation(Module, kw_only=True):
             )
         self.encoder = self.net.clone(_deep_clone=True)
         self.student = self.wrapped(self.network, self.encoder)
-        teacher = in_collection('teacher', self.network)
+        teacher = in_collection('teacher', self.network, self.param_dtype)
         self.teacher = self.wrapped(teacher, self.net.clone(_deep_clone=True))
         self.centers = {
-            name: self.variable('centers', name, jnp.zeros, (1, self.num_classes_K), self.param_dtype)
+            name: self.variable(
+                'centers', name, jnp.zeros, (1, self.num_classes_K), jnp.promote_types(self.param_dtype, jnp.float32)
+            )
             for one in self.centred
             for name in (f'teacher_{one}', f'last_teacher_{one}')
         }
@@ -130,18 +132,18 @@ class SelfDistillation(Module, kw_only=True):
             for i in range(len(views))
         ]
         teacher = jax.lax.stop_gradient(of_views(self.teacher, global_views, train, statistics))
-        watch(self, 'projection_std', jnp.stack([spread(wide(said[0])) for said in student]).mean())
+        watch(self, 'projection_std', jnp.stack([spread(to_float32(said[0])) for said in student]).mean())
         if self.is_initializing():
             self.put_variable('teacher', 'teacher', self.as_teacher(self.variables['params']))
         return student, teacher
 
     def as_teacher(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The student's parameters as the teacher's copy has them."""
-        return {'net': params['encoder'], **params['student']}
+        return jax.tree.map(to_float32, {'net': params['encoder'], **params['student']})
 
     def answers(self, name: str, logits: Array, temperature: float | Array | None) -> Array:
         """The teacher's probabilities, `[v b ... k]`, centred and sharpened; their mean is kept for the next centre."""
-        logits = wide(logits)
+        logits = to_float32(logits)
         if self.is_mutable_collection('centers'):
             last = self.centers[f'last_teacher_{name}']
             last.value = logits.reshape(-1, logits.shape[-1]).mean(axis=0, keepdims=True).astype(last.value.dtype)
@@ -272,5 +274,5 @@ class Dino(SelfDistillation, kw_only=True):
         student, (teacher, _) = self.outputs(global_views, local_views, train)
         answers = self.answers('centers', teacher, teacher_temp)
         temperature = self.student_temp if student_temp is None else student_temp
-        guesses = [jax.nn.log_softmax(wide(logits) / temperature) for logits, _ in student]
+        guesses = [jax.nn.log_softmax(to_float32(logits) / temperature) for logits, _ in student]
         return mean_over_pairs(cross_entropy, answers, guesses)

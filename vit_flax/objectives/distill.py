@@ -13,10 +13,10 @@ from jax import Array, lax
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.models.distill import Distillable, DistillableEfficientViT, DistillableT2TViT, DistillableViT
 from vit_flax.objectives.classify import cross_entropy
-from vit_flax.objectives.encoder import wide
 from vit_flax.objectives.monitors import watch
 from vit_flax.objectives.teacher import apply_frozen
 
@@ -126,11 +126,11 @@ class DistillWrapper(Module, kw_only=True):
         of_class, of_token = self.logits(images, train)
         watch(self, 'said', of_class.argmax(axis=-1))
         watch(self, 'token_said', of_token.argmax(axis=-1))
-        teacher_logits = wide(lax.stop_gradient(teacher_logits))
+        teacher_logits = to_float32(lax.stop_gradient(teacher_logits))
         if self.hard:
             distill_loss = cross_entropy(of_token, teacher_logits.argmax(axis=-1))
         else:
-            learned = jax.nn.log_softmax(wide(of_token) / temperature)
+            learned = jax.nn.log_softmax(to_float32(of_token) / temperature)
             taught = jax.nn.log_softmax(teacher_logits / temperature)
             divergence = (jnp.exp(taught) * (taught - learned)).sum(axis=-1)
             distill_loss = divergence.mean() * temperature**2

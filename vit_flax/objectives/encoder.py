@@ -22,7 +22,7 @@ from jax import Array
 
 from vit_flax.blocks.checks import patch_counts
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.precision import add, repeat
+from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.weights.table import LEAVES
 
 METHODS = ('patchify', 'unpatchify', 'embed_tokens', 'patch_positions', 'prefix_tokens', 'encode', 'example_input')
@@ -135,18 +135,14 @@ def take(x: Array, indices: Array) -> Array:
 
 
 def put(x: Array, indices: Array, values: Array) -> Array:
-    """Those rows replaced, `[b n d], int [b m], [b m d] -> [b n d]`."""
-    return jnp.asarray(x).at[jnp.arange(len(x))[:, None], indices].set(values.astype(x.dtype))
+    """Those rows replaced, `[b n d], int [b m], [b m d] -> [b n d]`; x of integers becomes float32 first."""
+    x = jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.floating) else to_float32(x)
+    return x.at[jnp.arange(x.shape[0])[:, None], indices].set(values.astype(x.dtype))
 
 
 def chosen(indices: Array, patches: int) -> Array:
     """Which patches those are, int `[b m]` to bool `[b n]`."""
     return jnp.zeros((len(indices), patches), bool).at[jnp.arange(len(indices))[:, None], indices].set(True)
-
-
-def wide(x: Array) -> Array:
-    """In float32 at least, for a loss."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def patch_embedding_ties(encoder: str, sequence: str, first: int = 0) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.dino import SelfDistillation, cross_entropy, mean_over_pairs
-from vit_flax.objectives.encoder import wide
 from vit_flax.objectives.projection import Projector, layer_output, scaled
 
 
@@ -122,8 +122,10 @@ class EsViTTrainer(SelfDistillation, kw_only=True):
         """
         student, (view, region, seen) = self.outputs(global_views, local_views, train)
         temperature = self.student_temp if student_temp is None else student_temp
-        student_view = [log_probabilities(wide(view) / temperature) for view, _, _ in student]
-        student_region = [(log_probabilities(wide(places) / temperature), latent) for _, places, latent in student]
+        student_view = [log_probabilities(to_float32(view) / temperature) for view, _, _ in student]
+        student_region = [
+            (log_probabilities(to_float32(places) / temperature), latent) for _, places, latent in student
+        ]
         views = self.answers('view_centers', view, teacher_temp)
         regions = self.answers('region_centers', region, teacher_temp)
         of_views = mean_over_pairs(cross_entropy, views, student_view)

@@ -18,7 +18,7 @@ from jax import Array
 from vit_flax.blocks import sigreg
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
-from vit_flax.objectives.encoder import wide
+from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.monitors import spread, watch
 from vit_flax.objectives.projection import ProjectedNet, in_collection, moved, of_views
 from vit_flax.objectives.views import Augmentation, byol_augment, dino_augment, draw_crops
@@ -127,7 +127,7 @@ class LeJEPA(Module, kw_only=True):
         if self.averages:
             if self.predict_mean:
                 raise ValueError('predict_mean=True has no target encoder: leave use_ema and moving_average_decay away')
-            target = in_collection('target', ProjectedNet)
+            target = in_collection('target', ProjectedNet, self.param_dtype)
             self.target = target(self.net.clone(_deep_clone=True), self.hidden_layer, *sizes, **settings)
 
     def draw(self, rng: Array, images: Array) -> dict[str, Array]:
@@ -168,7 +168,7 @@ class LeJEPA(Module, kw_only=True):
         large, _ = of_views(target, global_views, train, False)
         if self.averages and self.is_initializing():
             self.put_variable('target', 'target', self.as_target(self.variables['params']))
-        local, large = wide(local), wide(large)
+        local, large = to_float32(local), to_float32(large)
         watch(self, 'projection_std', spread(large))
         if self.predict_mean:
             views = jnp.concatenate([large, local])
@@ -197,7 +197,7 @@ class LeJEPA(Module, kw_only=True):
 
     def as_target(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The encoder's parameters as the target's copy has them."""
-        return {'net': params['encoder'], **params['online']}
+        return jax.tree.map(to_float32, {'net': params['encoder'], **params['online']})
 
     def post_update(self, variables: Mapping[str, Any], decay: float | Array | None = None) -> dict[str, Any]:
         """After a step of the optimizer: moves the target encoder, if there is one, towards the encoder.

@@ -19,9 +19,9 @@ from vit_flax.blocks import sigreg
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.dropping import draw_patches
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import BatchNorm, Dense, MeanSquareNorm, gelu
 from vit_flax.models.levjepa import VideoTransformer as VideoTransformer
-from vit_flax.objectives.encoder import wide
 from vit_flax.objectives.views import Augmentation, crop, draw_boxes, photometric_augment
 
 SIGREG = {'num_proj': 1024, 'knots': 17}
@@ -164,7 +164,7 @@ class VideoPredictionBase(Module, kw_only=True):
         local = jnp.swapaxes(local_views, 0, 1).reshape(-1, *local_views.shape[2:])
         every = jnp.concatenate([global_views[0], local])
         tokens = self.encoder(every, train=train, kept_patches=kept_patches)
-        projected = wide(self.projector(tokens[:, 0], train))
+        projected = to_float32(self.projector(tokens[:, 0], train))
         if self.views_in_order:
             local = projected[batch:].reshape(batch, views - 1, -1)
             projected = jnp.concatenate([projected[:batch, None], local], axis=1)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.precision import to_float32
 from vit_flax.models.looped_vit import Weighting, adaptive_exit_targets, deep_supervision_loss
-from vit_flax.objectives.encoder import wide
 
 
 class LoopedClassification(Module, kw_only=True):
@@ -42,10 +42,10 @@ class LoopedClassification(Module, kw_only=True):
         weighting = self.encoder.deep_supervision_weighting if self.weighting is None else self.weighting
         gated = self.encoder.adaptive_loop
         result = self.encoder(images, train=train, return_all_logits=True, return_exit_benefits=gated)
-        logits = wide(result[0] if gated else result)
+        logits = to_float32(result[0] if gated else result)
         loss = deep_supervision_loss(logits, labels, weighting, self.label_smoothing)
         if not gated:
             return loss, jnp.zeros_like(loss)
         targets = adaptive_exit_targets(logits, labels, self.label_smoothing)
-        of_gate = jnp.square(wide(result[1]) - targets).mean()
+        of_gate = jnp.square(to_float32(result[1]) - targets).mean()
         return loss + self.gate_weight * of_gate, of_gate

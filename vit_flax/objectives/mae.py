@@ -18,10 +18,10 @@ from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.positions import sincos_grid
-from vit_flax.blocks.precision import repeat, take_rows
+from vit_flax.blocks.precision import repeat, take_rows, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.objectives.encoder import EncoderObjective, patch_embedding_ties, put, take, wide
+from vit_flax.objectives.encoder import EncoderObjective, patch_embedding_ties, put, take
 from vit_flax.objectives.masking import check_masking, masked_count, random_split, tube_split
 
 
@@ -161,25 +161,26 @@ class MAE(EncoderObjective, kw_only=True):
         """
         self.initialise_encoder(images)
         masked, visible = self.draws(images, masked, visible)
-        target = wide(take(self.encoder.patchify(images), masked))
+        target = to_float32(take(self.encoder.patchify(images), masked))
         if self.norm_pixels:
             mean, deviation = patch_statistics(target)
             target = (target - mean) / deviation
-        return jnp.square(wide(self.predict(images, masked, visible, train)) - target).mean()
+        return jnp.square(to_float32(self.predict(images, masked, visible, train)) - target).mean()
 
     def reconstruct(
         self, images: Array, masked: Array | None = None, visible: Array | None = None, train: bool = False
     ) -> Array:
         """The images with their hidden patches as predicted, `[b h w c] -> [b h w c]`; arguments as for the loss.
 
-        With `norm_pixels` a patch has the mean and the deviation of the original.
+        With `norm_pixels` a patch has the mean and the deviation of the original. Images of integers become float32,
+        in which what is predicted may be less than 0 or more than 255.
         """
         masked, visible = self.draws(images, masked, visible)
         patches = self.encoder.patchify(images)
         predicted = self.predict(images, masked, visible, train)
         if self.norm_pixels:
-            mean, deviation = patch_statistics(take(patches, masked))
-            predicted = predicted * deviation + mean
+            mean, deviation = patch_statistics(to_float32(take(patches, masked)))
+            predicted = to_float32(predicted) * deviation + mean
         return self.encoder.unpatchify(put(patches, masked, predicted), self.grid_of(images))
 
     torch_names = {'decoder_pos_emb': 'decoder_pos_emb.weight'}

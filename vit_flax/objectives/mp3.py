@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from jax import Array
 
+from vit_flax.blocks.precision import to_float32
 from vit_flax.models.mp3 import ViT as ViT
 from vit_flax.models.vit import NormedHead
-from vit_flax.objectives.encoder import EncoderObjective, take, wide
+from vit_flax.objectives.encoder import EncoderObjective, take
 from vit_flax.objectives.masking import masked_count, random_split
 
 
@@ -69,7 +70,7 @@ class MP3(EncoderObjective, kw_only=True):
           train: dropout.
         """
         self.initialise_encoder(images)
-        shares = jax.nn.log_softmax(wide(self.predict(images, visible, train)))
+        shares = jax.nn.log_softmax(to_float32(self.predict(images, visible, train)))
         places = np.arange(shares.shape[1])
         return -shares[:, places, places].mean()
 

@@ -17,9 +17,9 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.checks import pair
-from vit_flax.blocks.precision import repeat
+from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense
-from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take, wide
+from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take
 from vit_flax.weights.ops import UnitAxes
 
 Colours = Sequence[float]
@@ -139,7 +139,7 @@ class MPP(EncoderObjective, kw_only=True):
 
     def bins(self, images: Array) -> Array:
         """Which of the bins the mean of each patch and channel falls in, int `[b h w c] -> [b n c]`."""
-        images = wide(images)
+        images = to_float32(images)
         if self.mean is not None and self.std is not None:
             images = images * jnp.asarray(self.std, images.dtype) + jnp.asarray(self.mean, images.dtype)
         # upstream: values above the largest are brought down to it, those below zero are left as they are.
@@ -211,7 +211,7 @@ class MPP(EncoderObjective, kw_only=True):
         self.initialise_encoder(images)
         draws = self.draws(images, masked, replaced, randomised, sources)
         labels = jnp.take_along_axis(self.labels(images), draws[0], axis=1)
-        shares = jax.nn.log_softmax(wide(self.predict(images, *draws, train=train)))
+        shares = jax.nn.log_softmax(to_float32(self.predict(images, *draws, train=train)))
         return -jnp.take_along_axis(shares, labels[..., None], axis=-1).mean()
 
     def reconstruct(

@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
@@ -174,14 +176,22 @@ def of_views(module: nn.Module, views: Array, train: bool, keeps_statistics: boo
     return jax.tree.map(lambda array: array.reshape(*views.shape[:2], *array.shape[1:]), outputs)
 
 
-def in_collection(name: str, network: Any) -> Any:
-    """A class of modules that keeps its parameters in this collection, where no optimizer sees them."""
+def in_collection(name: str, network: Any, dtype: DTypeLike) -> Any:
+    """A class of modules that keeps its parameters in this collection, where no optimizer sees them.
 
-    def exchange(collections: Mapping[str, Any]) -> dict[str, Any]:
+    They are stored in float32 at least, as running averages must be, and read in `dtype`.
+    """
+
+    def exchange(collections: Mapping[str, Any], cast: Callable[[Array], Array]) -> dict[str, Any]:
         others = {key: value for key, value in collections.items() if key not in ('params', name)}
-        return {**others, 'params': collections.get(name, {}), name: collections.get('params', {})}
+        held = {'params': collections.get(name, {}), name: collections.get('params', {})}
+        return {**others, **jax.tree.map(cast, held)}
 
-    return nn.map_variables(network, ('params', name), exchange, exchange, mutable=True)
+    def read(stored: Array) -> Array:
+        return stored.astype(dtype) if jnp.finfo(dtype).bits < 32 else stored
+
+    inward, outward = partial(exchange, cast=read), partial(exchange, cast=to_float32)
+    return nn.map_variables(network, ('params', name), inward, outward, mutable=True)
 
 
 def moved(old: Any, new: Any, decay: float | Array) -> Any:

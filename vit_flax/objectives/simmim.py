@@ -13,9 +13,9 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks.precision import repeat
+from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense
-from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take, wide
+from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take
 from vit_flax.objectives.masking import block_split, check_masking, masked_count, random_split, tube_split
 
 
@@ -124,14 +124,17 @@ class SimMIM(EncoderObjective, kw_only=True):
         """
         self.initialise_encoder(images)
         masked = self.masks(images, masked)
-        target = wide(take(self.encoder.patchify(images), masked))
-        loss = jnp.abs(wide(self.predict(images, masked, train)) - target).mean()
+        target = to_float32(take(self.encoder.patchify(images), masked))
+        loss = jnp.abs(to_float32(self.predict(images, masked, train)) - target).mean()
         # upstream: the loss, a mean already, is divided by the number of hidden patches once more: its scale
         # depends on the size of the image and on the masking ratio.
         return loss if self.mean_loss else loss / masked.shape[1]
 
     def reconstruct(self, images: Array, masked: Array | None = None, train: bool = False) -> Array:
-        """The images with their hidden patches as predicted, `[b h w c] -> [b h w c]`; arguments as for the loss."""
+        """The images with their hidden patches as predicted, `[b h w c] -> [b h w c]`; arguments as for the loss.
+
+        Images of integers become float32.
+        """
         masked = self.masks(images, masked)
         patches = self.encoder.patchify(images)
         patches = put(patches, masked, self.predict(images, masked, train))
