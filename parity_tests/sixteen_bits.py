@@ -1,4 +1,4 @@
-"""How exact a model is in 16 bits, beside PyTorch in the same dtype; `python -m parity_tests.sixteen_bits` writes a table.
+"""How exact a model is in 16 bits, beside PyTorch in the same dtype: `python -m parity_tests.sixteen_bits`.
 
 Parity is proved in float64, where no rounding shows. Here both sides run in bfloat16 or float16 with weights and
 inputs that are exact in that dtype and look like those of a trained network: channels with means, tokens with a
@@ -7,18 +7,31 @@ to the exact result, as geometric mean over several draws: a token that happens 
 divides by, makes one draw a hundred times worse than all others on either side.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax._src import source_info_util
 
-from parity_tests.bridge import Pair, apply_flax, channels_back, channels_last, channels_second, make_pair, rng_of
-from parity_tests.case import Case
-from parity_tests.objective_case import ObjectiveCase, loss_and_rest, make_objective_pair
+from parity_tests.bridge import (
+    Pair,
+    apply_flax,
+    channels_back,
+    channels_last,
+    channels_second,
+    example_inputs,
+    make_pair,
+    rng_of,
+)
+from parity_tests.case import Case, first_cases
+from parity_tests.objective_case import ObjectiveCase, first_objective_cases, loss_and_rest, make_objective_pair
 
 DTYPES = {'bfloat16': (jnp.bfloat16, torch.bfloat16), 'float16': (jnp.float16, torch.float16)}
 # relative error of one correctly rounded number: nobody is asked for less
@@ -149,10 +162,17 @@ def torch_run(
     return outputs, {'/'.join(entry.path[1:]): entry.to_flax(arrays) for entry in entries}, seeds
 
 
+def forward(pair: Pair, variables: Any, inputs: Sequence[Any], draws: Mapping[str, Any]) -> list[jax.Array]:
+    """What is compared of the outputs of the Flax model: the loss of an objective, all that are floats of a model."""
+    if isinstance(pair.case, ObjectiveCase):
+        return [loss_and_rest(pair.flax, variables, [*inputs], pair.case, draws)[0]]
+    output, _ = apply_flax(pair, variables, inputs, draws)
+    return [leaf for leaf in jax.tree.leaves(output) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
 def flax_run(pair: Pair, dtype: str, half_parameters: bool) -> Callable[..., Any]:
     """A compiled function of inputs and cotangents to outputs and gradients; parameters in float32 or in `dtype`."""
     low = DTYPES[dtype][0]
-    objective = isinstance(pair.case, ObjectiveCase)
 
     def floats(tree, dtype):
         return jax.tree.map(
@@ -163,17 +183,9 @@ def flax_run(pair: Pair, dtype: str, half_parameters: bool) -> Callable[..., Any
     others = floats({name: tree for name, tree in pair.variables.items() if name != 'params'}, jnp.float32)
     draws = floats(dict(pair.case.call), low)
 
-    def forward(params, others, inputs, draws):
-        variables = {'params': params, **others}
-        if objective:
-            loss, _ = loss_and_rest(pair.flax, variables, inputs, pair.case, draws)
-            return [loss]
-        output, _ = apply_flax(pair, variables, inputs, draws)
-        return [leaf for leaf in jax.tree.leaves(output) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-
     @jax.jit
     def run(params, others, inputs, draws, seeds):
-        outputs, pull_back = jax.vjp(lambda params: forward(params, others, inputs, draws), params)
+        outputs, pull_back = jax.vjp(lambda params: forward(pair, {'params': params, **others}, inputs, draws), params)
         (grads,) = pull_back([jnp.asarray(s, leaf.dtype) for s, leaf in zip(seeds, outputs, strict=True)])
         return outputs, grads
 
@@ -187,7 +199,7 @@ def flax_run(pair: Pair, dtype: str, half_parameters: bool) -> Callable[..., Any
     return call
 
 
-def measure(case: Case, dtype: str, half_parameters: bool = False, draws: int = 16) -> Measured:
+def measure(case: Case, dtype: str, half_parameters: bool = False, draws: int = 32) -> Measured:
     """Errors of each output and gradient by name; those that are zero but for rounding are left out."""
     low, extra = DTYPES[dtype][1], {'dtype': DTYPES[dtype][0]}
     pair = make_objective_pair(case, **extra) if isinstance(case, ObjectiveCase) else make_pair(case, **extra)
@@ -204,9 +216,11 @@ def measure(case: Case, dtype: str, half_parameters: bool = False, draws: int = 
 
     autocast = False
     logs: dict[str, list[np.ndarray]] = {}
+    seeds: list[np.ndarray] | None = None
     for draw in range(draws):
         inputs = inputs_as_trained(pair, draw, dtype)
-        seeds = [rounded(seed, dtype) for seed in theirs(inputs, None, torch.float64)[2]]
+        if seeds is None:
+            seeds = [rounded(seed, dtype) for seed in theirs(inputs, None, torch.float64)[2]]
         outputs, gradients, _ = theirs(inputs, seeds, torch.float64)
         try:
             reference = theirs(inputs, seeds, low, autocast)
@@ -236,3 +250,132 @@ def variables_of(pair: Pair, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
             node = node.setdefault(part, {})
         node[entry.path[-1]] = entry.to_flax(arrays)
     return variables
+
+
+# What adds up many elements. A product of matrices is not among them: it adds in float32 whatever its factors are.
+SUMS = ('reduce_sum', 'reduce_window_sum', 'cumsum', 'scatter-add')
+
+
+def narrow_sums(case: Case, dtype: str = 'bfloat16') -> list[str]:
+    """Sums over 16-bit elements in outputs and gradients, as `operation of shape at file:line`; there must be none.
+
+    Added up in 16 bits, 150,000 ones are 40,960. A test with a batch of two cannot see it, the traced program shows it.
+    """
+    low = DTYPES[dtype][0]
+    case = case.at(0) if isinstance(case, ObjectiveCase) else case
+    model = case.flax_model(dtype=low, param_dtype=low)
+    call = {**case.call, **case.options} if isinstance(case, ObjectiveCase) else {}
+
+    def narrow(tree):
+        def shape(x):
+            floats = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+            return jax.ShapeDtypeStruct(np.shape(x), low if floats else jnp.result_type(x))
+
+        return jax.tree.map(shape, tree)
+
+    keys = {name: jax.random.key(0) for name in ('params', 'mask', 'dropout', 'drop_path', 'tokens')}
+    variables = jax.eval_shape(lambda inputs: model.init(keys, *inputs, **call), narrow(example_inputs(case)))
+    params, others = variables['params'], {name: tree for name, tree in variables.items() if name != 'params'}
+    pair = Pair(case, model, None, variables, None, [])
+
+    def loss(params, inputs, draws):
+        outputs = forward(pair, {'params': params, **others_in}, inputs, draws)
+        return sum((leaf.astype(jnp.float32) ** 2).mean() for leaf in outputs)
+
+    others_in = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), others)
+    inputs = [jax.ShapeDtypeStruct(spec.shape, low) for spec in case.inputs]
+    traced = jax.make_jaxpr(jax.grad(loss))(params, inputs, narrow(dict(case.call)))
+    return sorted(set(_narrow_sums(traced.jaxpr)))
+
+
+def _narrow_sums(jaxpr: Any) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in SUMS and _adds_up(equation):
+            shape, place = equation.invars[0].aval.str_short(), source_info_util.summarize(equation.source_info)
+            yield f'{equation.primitive.name} of {shape} at {place}'
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+            if hasattr(inner, 'eqns') or hasattr(inner, 'jaxpr'):
+                yield from _narrow_sums(getattr(inner, 'jaxpr', inner))
+
+
+def _adds_up(equation: Any) -> bool:
+    """Whether this sum is of 16-bit elements, and of more than one."""
+    operand, result = equation.invars[0].aval, equation.outvars[0].aval
+    if operand.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    if equation.primitive.name == 'scatter-add':
+        # rows of a sequence by `take_along_axis` are taken once each
+        return not equation.params['dimension_numbers'].operand_batching_dims
+    return equation.primitive.name != 'reduce_sum' or math.prod(operand.shape) > math.prod(result.shape)
+
+
+HEADER = f"""# Sixteen bits
+
+How far outputs and gradients in bfloat16 and float16 are from PyTorch in float64, beside PyTorch in the same dtype:
+typical errors relative to the exact result, over {{draws}} draws of inputs and cotangents, with weights and inputs as a
+trained network has them (means, common parts; parameters in float32, all numbers exact in 16 bits). A ratio below 1 is
+better than PyTorch; at most {BOUND} is asked of every output and gradient. Gradients of which PyTorch has no digit
+right are left out. *autocast*: PyTorch has no complex numbers or Fourier transforms of the dtype and is run by
+autocasting, which keeps the residual stream in float32: a stricter measure.
+
+Written by `python -m parity_tests.sixteen_bits`{{processor}}. The tests run one model of each family, and read from the
+traced program of every model and objective that nothing is added up in 16 bits.
+
+| model | dtype | output: ours | PyTorch | gradients: median ratio | largest ratio, of | |
+|---|---|--:|--:|--:|---|---|
+"""
+
+
+def row(case: Case, dtype: str, measured: Measured) -> str:
+    """A line of the table."""
+    ratios = measured.ratios
+    worst = max(ratios, key=lambda name: ratios[name])
+    gradients = [ratio for name, ratio in ratios.items() if not name.startswith('output ')]
+    kind = '' if case.folder == 'models' else ' (objective)'
+    cells = [
+        f'`{case.stem}`{kind}',
+        dtype,
+        f'{measured.outputs.ours:.1e}',
+        f'{measured.outputs.torch:.1e}',
+        f'{np.median(gradients):.2f}' if gradients else '',
+        f'{ratios[worst]:.2f}, `{worst}`',
+        'autocast' if measured.autocast else '',
+    ]
+    return f'| {" | ".join(cells)} |'
+
+
+def main() -> None:
+    """Measures all models and objectives, or those named, and writes `docs/sixteen_bits.md` if it was all of them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('stems', nargs='*', help='such as cait; all if none is named')
+    parser.add_argument('--draws', type=int, default=32, help='of inputs and cotangents')
+    options = parser.parse_args()
+    jax.config.update('jax_enable_x64', True)
+    rows, bad = [], 0
+    for case in (*first_cases(), *first_objective_cases()):
+        if options.stems and case.stem not in options.stems:
+            continue
+        for dtype in DTYPES:
+            measured = measure(case, dtype, draws=options.draws)
+            rows.append(row(case, dtype, measured))
+            print(rows[-1], flush=True)
+            for name, ratio in measured.too_inexact.items():
+                bad += 1
+                print(f'    beyond {BOUND}: {name} {ratio:.2f}', flush=True)
+    print(f'{bad} beyond {BOUND}')
+    if not options.stems:
+        page = HEADER.format(draws=options.draws, processor=f' on {processor()}' if processor() else '')
+        (Path(__file__).parents[1] / 'docs' / 'sixteen_bits.md').write_text(page + '\n'.join(rows) + '\n')
+
+
+def processor() -> str:
+    """The name of the CPU, where Linux tells it."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return ''
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), '')
+
+
+if __name__ == '__main__':
+    main()
