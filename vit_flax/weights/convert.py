@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.module import example_inputs as of_model
+from vit_flax.weights.formats.pytorch import from_tensor
 from vit_flax.weights.table import Table, build_table
 
 SOURCES = ('vit_pytorch',)
@@ -100,13 +100,7 @@ def _inputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, ...
 
 
 def _to_numpy(value: Any) -> np.ndarray:
-    if hasattr(value, 'detach'):
-        value = value.detach().cpu()
-        if str(value.dtype) == 'torch.bfloat16':
-            # numpy has no bfloat16 of its own; float32 holds every one of them exactly
-            return value.float().numpy().astype(jnp.bfloat16)
-        return value.numpy()
-    return np.asarray(value)
+    return from_tensor(value) if hasattr(value, 'detach') else np.asarray(value)
 
 
 def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from vit_flax.weights import files
 from vit_flax.weights.files import FileError, file_kind, read_arrays, read_contents, write_arrays
+from vit_flax.weights.formats import common
 
 KINDS = ('weights.pth', 'weights.safetensors', 'weights.npz', 'weights')
 
@@ -153,7 +154,7 @@ def test_paths_that_climb_out(tmp_path, member):
 
 def test_zip_bombs(tmp_path, monkeypatch):
     """A real one has terabytes; here the bound is lower."""
-    monkeypatch.setattr(files, 'MAX_INFLATED', 2**20)
+    monkeypatch.setattr(common, 'MAX_INFLATED', 2**20)
     np.savez_compressed(tmp_path / 'a.npz', a=np.zeros(2**20, np.uint8), b=np.zeros(100))
     with zipfile.ZipFile(tmp_path / 'a.pth', 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('a/data.pkl', b'')

@@ -1,0 +1,95 @@
+"""Directories of orbax: a tree of arrays, each cut into chunks."""
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_flax.weights.formats.common import (
+    DTYPES,
+    FileError,
+    Listing,
+    Spec,
+    check_array,
+    check_inflation,
+    need,
+    shown,
+    told,
+)
+from vit_flax.weights.formats.names import flatten, nested
+
+
+def listing(path: Path) -> Listing:
+    """Names, shapes and dtypes; no numbers are read."""
+    return Listing(_with(path, lambda checkpointer: _specs(path, checkpointer)[0]))
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """All arrays."""
+    ocp = need('orbax.checkpoint', 'weights', 'an orbax folder')
+
+    def restore(checkpointer: Any) -> dict[str, np.ndarray]:
+        specs, tree = _specs(path, checkpointer)
+        # as numpy arrays, on whatever devices they were written
+        as_numpy = importlib.import_module('jax').tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        leaves = flatten(path, checkpointer.restore(path.absolute(), restore_args=as_numpy))
+        arrays = {name: np.asarray(leaves[name]) for name in specs}
+        for name, array in arrays.items():
+            if Spec(array.shape, array.dtype.name) != specs[name]:
+                raise FileError(f'{shown(path)} is damaged: {shown(name)} is not as it should be')
+        return arrays
+
+    return _with(path, restore)
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    ocp = need('orbax.checkpoint', 'weights', 'an orbax folder')
+    for name, array in arrays.items():
+        if not array.size:
+            raise FileError(f'{shown(name)} has no elements, which an orbax folder cannot hold: write .npz')
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), nested(arrays))
+
+
+def _with(path: Path, do: Callable[[Any], Any]) -> Any:
+    ocp = need('orbax.checkpoint', 'weights', 'an orbax folder')
+    with told(path), ocp.PyTreeCheckpointer() as checkpointer:
+        return do(checkpointer)
+
+
+def _specs(path: Path, checkpointer: Any) -> tuple[dict[str, Spec], Any]:
+    """Names to shapes, and the tree they are in.
+
+    Raises:
+      FileError: the folder holds what is no file, no checkpoint, or arrays or chunks far larger than its files.
+    """
+    size = _size(path)
+    metadata = checkpointer.metadata(path.absolute()).item_metadata
+    if metadata is None:
+        raise FileError(f'{shown(path)} is damaged or no checkpoint of one tree: its _METADATA cannot be read')
+    leaves = {
+        name: leaf for name, leaf in flatten(path, metadata.tree).items() if getattr(leaf, 'shape', None) is not None
+    }
+    specs = {name: check_array(path, name, leaf.shape, np.dtype(leaf.dtype).name) for name, leaf in leaves.items()}
+    # a chunk is made whole, however little of it the array needs
+    chunks = [math.prod(getattr(leaf.storage, 'chunk_shape', None) or ()) for leaf in leaves.values()]
+    inflated = sum(
+        max(spec.size, chunk) * DTYPES[spec.dtype].itemsize for spec, chunk in zip(specs.values(), chunks, strict=True)
+    )
+    check_inflation(path, inflated, size)
+    return specs, metadata.tree
+
+
+def _size(path: Path) -> int:
+    """Bytes of all files in a folder."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for file in (Path(folder, name) for name in names):
+            if not file.is_file():  # a pipe would be waited for, for ever
+                raise FileError(f'{shown(path)}: refused: {shown(file)} in it is no file')
+            total += file.stat().st_size
+    return total
