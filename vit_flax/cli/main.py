@@ -2,10 +2,13 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+
+from vit_flax.printing import shown
 
 COMMANDS = ('models', 'describe', 'inspect', 'convert', 'compare')
 DESCRIPTION = """Vision transformers in JAX/Flax: what there is, and weights between PyTorch and Flax.
@@ -22,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     from vit_flax.cli.errors import UserError
     from vit_flax.weights.files import FileError  # imports JAX, which --help need not wait for
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of fewer characters than names have
+        sys.stdout.reconfigure(errors='backslashreplace')
     # orbax warns of what it does not find in older checkpoints, which are read all the same
     logging.getLogger('absl').setLevel(logging.ERROR)
     try:
@@ -29,14 +34,21 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except (UserError, FileError) as error:
-        sys.stdout.flush()
-        sys.stderr.write(f'error: {error}\n')
-        return 2
+        return _refused(str(error))
+    except MemoryError:
+        return _refused('too little memory for this')
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+
+
+def _refused(message: str) -> int:
+    """Says so, in lines of the message's own alone: what comes out of a file moves no cursor."""
+    sys.stdout.flush()
+    sys.stderr.write('error: ' + '\n'.join(shown(line, 10_000) for line in message.split('\n')) + '\n')
+    return 2
 
 
 def parser() -> argparse.ArgumentParser:

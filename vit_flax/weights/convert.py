@@ -11,10 +11,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.module import example_inputs as of_model
+from vit_flax.printing import shown
 from vit_flax.weights.formats.pytorch import from_tensor
 from vit_flax.weights.table import Table, build_table
 
 SOURCES = ('vit_pytorch',)
+
+# Of names whose likeness is looked at, to say which is the nearest.
+MAX_PAIRS = 10**6
 
 
 def from_torch(
@@ -110,9 +114,12 @@ def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:
     unexpected = sorted(arrays.keys() - expected.keys())
     problems = []
     for kind, names, others in (('missing', missing, unexpected), ('unexpected', unexpected, missing)):
+        others = others or [*expected]
+        # each pair takes some ten microseconds
+        some = others if len(names) * len(others) < MAX_PAIRS else []
         for name in names:
-            near = difflib.get_close_matches(name, others or [*expected], n=1)
-            problems.append(f'{kind}: {name}' + (f' (nearest: {near[0]})' if near else ''))
+            near = difflib.get_close_matches(name, some, n=1)
+            problems.append(f'{kind}: {shown(name)}' + (f' (nearest: {shown(near[0])})' if near else ''))
     for name in sorted(expected.keys() & arrays.keys()):
         if arrays[name].shape != expected[name]:
             problems.append(f'shape of {name}: the model has {expected[name]}, the state dict {arrays[name].shape}')

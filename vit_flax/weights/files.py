@@ -16,8 +16,9 @@ from types import ModuleType
 
 import numpy as np
 
+from vit_flax.printing import shown
 from vit_flax.weights.formats import npz, orbax, pytorch, safetensors, zips
-from vit_flax.weights.formats.common import FileError, Spec, shown, told
+from vit_flax.weights.formats.common import FileError, Spec, told
 from vit_flax.weights.formats.names import below
 
 __all__ = [

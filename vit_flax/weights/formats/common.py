@@ -12,6 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from vit_flax.printing import shown
+
 # More than both is taken for a bomb: weights hardly compress, and a GiB fits into any machine.
 MAX_INFLATED = 2**30
 MAX_RATIO = 100
@@ -57,12 +59,6 @@ class Listing:
     others: Mapping[str, str] = field(default_factory=dict)
 
 
-def shown(text: object, limit: int = 200) -> str:
-    """A name or message on one line for a terminal: escapes for what is not printable, `...` for what is too long."""
-    line = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: limit + 1])
-    return line if len(line) <= limit else f'{line[: limit - 3]}...'
-
-
 def with_unit(size: float) -> str:
     """A number of bytes for people."""
     for unit in ('bytes', 'KiB', 'MiB', 'GiB'):
@@ -85,7 +81,7 @@ def told(path: Path, doing: str = 'read') -> Iterator[None]:
     except MemoryError as error:
         raise FileError(f'{shown(path)} cannot be {doing}: too little memory') from error
     except Exception as error:
-        text = shown(' '.join(str(error).split()) or type(error).__name__)
+        text = shown(' '.join(str(error).split()) or type(error).__name__, 300)
         if isinstance(error, OSError) and error.strerror:
             raise FileError(f'{shown(path)} cannot be {doing}: {error.strerror}') from error
         state = 'is damaged' if doing == 'read' else f'is not {doing}'

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_flax.weights.formats.common import MAX_NAME, FileError, shown
+from vit_flax.printing import shown
+from vit_flax.weights.formats.common import MAX_NAME, FileError
 
 # A hundred bytes of shared containers can name more leaves than there are atoms.
 MAX_DEPTH = 64
@@ -65,6 +66,21 @@ def below(path: Path, leaves: Mapping[str, Any], key: str) -> dict[str, Any]:
         tops = sorted({name.partition('/')[0] for name in leaves if '/' in name})
         there = f'there are {shown(", ".join(tops))}' if tops else 'its names are not nested'
         raise FileError(f'{shown(path)} has nothing under {shown(key)!r}: {there}')
+    return found
+
+
+def without_prefix(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The same under shorter names, where they begin with the prefix.
+
+    Raises:
+      FileError: two names become one.
+    """
+    found: dict[str, Any] = {}
+    for name, array in arrays.items():
+        short = name.removeprefix(prefix)
+        if short in found:
+            raise FileError(f'the name {shown(short)!r} is there twice, with and without {prefix!r}')
+        found[short] = array
     return found
 
 

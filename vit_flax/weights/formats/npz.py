@@ -11,8 +11,9 @@ from typing import IO
 
 import numpy as np
 
+from vit_flax.printing import shown
 from vit_flax.weights.formats import zips
-from vit_flax.weights.formats.common import DTYPES, NARROW, FileError, Listing, Spec, check_array, shown
+from vit_flax.weights.formats.common import DTYPES, NARROW, FileError, Listing, Spec, check_array
 
 BFLOAT16 = NARROW['bfloat16']
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_flax.printing import shown
 from vit_flax.weights.formats.common import (
     DTYPES,
     FileError,
@@ -17,7 +18,6 @@ from vit_flax.weights.formats.common import (
     check_array,
     check_inflation,
     need,
-    shown,
     told,
 )
 from vit_flax.weights.formats.names import flatten, nested
@@ -37,10 +37,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
         # as numpy arrays, on whatever devices they were written
         as_numpy = importlib.import_module('jax').tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         leaves = flatten(path, checkpointer.restore(path.absolute(), restore_args=as_numpy))
-        arrays = {name: np.asarray(leaves[name]) for name in specs}
-        for name, array in arrays.items():
-            if Spec(array.shape, array.dtype.name) != specs[name]:
-                raise FileError(f'{shown(path)} is damaged: {shown(name)} is not as it should be')
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if name in specs or hasattr(leaf, 'shape')}
+        for name in arrays.keys() | specs.keys():
+            array = arrays.get(name)
+            if array is None or Spec(array.shape, array.dtype.name) != specs.get(name):
+                raise FileError(f'{shown(path)} is damaged: {shown(name)} is not what its metadata say')
         return arrays
 
     return _with(path, restore)

@@ -13,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from vit_flax.weights.formats.common import DTYPES, FileError, Spec, check_array, shown
+from vit_flax.printing import shown
+from vit_flax.weights.formats.common import DTYPES, FileError, Spec, check_array
 from vit_flax.weights.formats.names import Pairs
 
 # A hundred thousand tensors; the names of a million.
@@ -186,7 +187,7 @@ class Reader:
             return Global(name)
         raise FileError(
             f'{shown(self.path)}: refused: its pickle asks for {shown(name)}, which could run code or is no dense '
-            'tensor; only dense tensors, numbers, strings and containers of them are read. Save model.state_dict() instead'
+            'tensor; only those, numbers, strings and containers of them are read. Save model.state_dict() instead'
         )
 
     def _called(self, function: Any, args: Any) -> Any:

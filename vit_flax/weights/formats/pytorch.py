@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from vit_flax.printing import shown
 from vit_flax.weights.formats import zips
 from vit_flax.weights.formats.common import (
     NARROW,
@@ -21,7 +22,6 @@ from vit_flax.weights.formats.common import (
     Listing,
     check_inflation,
     need,
-    shown,
     told,
 )
 from vit_flax.weights.formats.names import flatten
@@ -183,4 +183,6 @@ def _describe(value: Any) -> str:
         return value.kind
     if isinstance(value, Global):
         return value.name
+    if isinstance(value, Storage):
+        return 'storage'
     return shown(json.dumps(value[:100] if isinstance(value, str) else value), 60)

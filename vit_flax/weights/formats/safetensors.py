@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_flax.weights.formats.common import DTYPES, FileError, Listing, Spec, check_array, need, shown, told
+from vit_flax.printing import shown
+from vit_flax.weights.formats.common import DTYPES, FileError, Listing, Spec, check_array, need, told
 
 # The format's own limit is 100 MB, which would be a million arrays.
 MAX_HEADER = 2**25
@@ -83,7 +84,7 @@ def _header(path: Path) -> tuple[dict[str, _Entry], int]:
         meta = header.pop('__metadata__', None) or {}
         if not isinstance(meta, dict) or not all(isinstance(text, str) for text in meta.values()):
             raise FileError(f'{shown(path)} is damaged: its __metadata__ is no table of strings')
-        entries = {name: _entry(path, name, fields) for name, fields in header.items()}
+        entries = {name: _entry(path, name, fields) for name, fields in sorted(header.items())}
         end = 0
         for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
             if entry.begin != end or entry.end - entry.begin != entry.spec.nbytes:

@@ -10,7 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from vit_flax.weights.formats.common import FileError, check_inflation, shown, told
+from vit_flax.printing import shown
+from vit_flax.weights.formats.common import FileError, check_inflation, told
 
 # What PyTorch and numpy write. Others may ask for gigabytes of dictionary in a few bytes.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
