@@ -6,8 +6,8 @@ File number `n` of a format follows from `n` alone, so that `--seed` continues w
 makes one file again, which `--keep` leaves for a look. Files are sound ones of random arrays, and such with other zip
 layouts, changed bytes, pickles, headers, records and metadata, and some that are hostile by design. A child process
 reads them, with a limit of time and memory for each. What it reads is right if every bit is as PyTorch, safetensors,
-numpy or orbax read it, or as it was written; to refuse a sound file is wrong. `inspect` must agree, and print no control
-characters.
+numpy or orbax read it, or as it was written; to refuse a sound file is wrong. "Only here" counts damaged files that
+these refuse for the sake of something else in them. `inspect` must agree, and print no control characters.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import json
 import math
 import os
 import pickletools
+import re
 import resource
 import select
 import shutil
@@ -48,11 +49,12 @@ from vit_flax.weights.formats.pytorch import from_tensor, to_tensor
 
 Rng = np.random.Generator
 Arrays = dict[str, np.ndarray]
-# What was written, and whether the file is sound, so that it must be read.
-Made = tuple[Arrays, bool]
+# What was written, None if that was no arrays at all, and whether the file is sound, so that it must be read.
+Made = tuple[Arrays | None, bool]
 
-OUTCOMES = ('read right', 'refused', 'wrong', 'traceback', 'crash', 'memory', 'timeout')
-BAD = OUTCOMES[2:]
+OUTCOMES = ('read right', 'refused', 'only here', 'wrong', 'traceback', 'crash', 'memory', 'timeout')
+# All but the first two are told of one by one, and from the fourth on they are faults.
+LISTED, BAD = OUTCOMES[2:], OUTCOMES[3:]
 # For one file of a few kB: what it may add to the memory, and take.
 MEMORY, SECONDS = 2**30 + 2**28, 10.0
 
@@ -220,9 +222,15 @@ def make_torch(rng: Rng, path: Path) -> Made:
     more = {'epoch': 3, 'loss': float('nan'), 'size': torch.Size([2]), 'set': {1}, 'bytes': b'x', 'none': None, 'c': 1j}
     more |= {'dtype': torch.float32, 'device': torch.device('cpu'), 'groups': [{'lr': 0.1, 'params': [0, 1]}], 'e': {}}
     wrapped, tree = pick(rng, ('', state), ('', tensors), ('model/', {'model': state, **more}))
-    legacy = rng.random() < 0.3
+    # PyTorch reads no float8 that it wrote in the old way
+    legacy = rng.random() < 0.3 and not any('float8' in str(tensor.dtype) for tensor in tensors.values())
     torch.serialization.set_crc32_options(bool(rng.random() < 0.9))
     torch.save(tree, path, _use_new_zipfile_serialization=not legacy)
+    if legacy:  # storages are named by their addresses
+        data = path.read_bytes()
+        for index, key in enumerate(dict.fromkeys(re.findall(rb'[0-9]{13,}', data))):
+            data = data.replace(key, b'%0*d' % (len(key), index))
+        path.write_bytes(data)
     arrays = {wrapped + name: from_tensor(tensor) for name, tensor in tensors.items()}
     match rng.integers(8):
         case 0:
@@ -240,6 +248,7 @@ def make_torch(rng: Rng, path: Path) -> Made:
             else:
                 start = b''.join(map(pickle_of, (0x1950A86A20F9469CFC6C, 1001)))
                 path.write_bytes(start + b'\x80\x02}.' + data + b'\x80\x02].')
+            return None, False
         case _ if legacy:
             start = int(rng.integers(200))
             data = path.read_bytes()
@@ -499,10 +508,10 @@ def make_orbax(rng: Rng, path: Path) -> Made:
             file.unlink()
             pick(rng, os.mkfifo, os.mkdir, Path.touch, lambda file: os.symlink('/dev/zero', file))(file)
         case 3:
-            shutil.copy(pick(rng, *files), file)
+            file.write_bytes(pick(rng, *files).read_bytes())
         case 4:
-            file.write_bytes(changed_json_text(rng, (path / '_METADATA').read_text()).encode())
-            shutil.copy(file, path / '_METADATA')
+            metadata = path / '_METADATA'
+            metadata.write_text(changed_json_text(rng, metadata.read_text()))
         case _:
             file.write_bytes(changed_bytes(rng, file.read_bytes()))
     return names, False
@@ -576,7 +585,7 @@ def equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def attempt(kind: str, seed: int, folder: Path) -> tuple[str, str]:
     """Makes a file, reads it and judges: one of `OUTCOMES`, and what there is to say."""
     rng = np.random.default_rng([seed, *kind.encode()])
-    path = folder / f'{seed}'
+    path = folder / f'{kind}-{seed}'
     written, sound = MAKE[kind](rng, path)
     try:
         try:
@@ -594,11 +603,14 @@ def attempt(kind: str, seed: int, folder: Path) -> tuple[str, str]:
         code, out, err = inspected(path)
         if code or err or not all(c.isprintable() or c == '\n' for c in out):
             return 'traceback', f'inspect: {code} {err!r} {out!r}'
-        if equal(arrays, written):
+        if not arrays if written is None else equal(arrays, written):
             return 'read right', ''
-        with warnings.catch_warnings(action='ignore'), contextlib.redirect_stderr(io.StringIO()):
-            right = equal(arrays, reference(kind, path))
-        return ('read right', '') if right else ('wrong', 'not as its own library reads it')
+        try:
+            with warnings.catch_warnings(action='ignore'), contextlib.redirect_stderr(io.StringIO()):
+                theirs = reference(kind, path)
+        except Exception as error:
+            return 'only here', f'{type(error).__name__}: {error}'
+        return ('read right', '') if equal(arrays, theirs) else ('wrong', 'not as its own library reads it')
     except Exception:
         return 'traceback', traceback.format_exc()
     finally:
@@ -679,7 +691,7 @@ def run(kind: str, first: int, files: int, seconds: float) -> tuple[Counter[str]
     while seed < first + files and time.monotonic() < end:
         outcome, text = child.outcome(seed)
         counts[outcome] += 1
-        if outcome in BAD:
+        if outcome in LISTED:
             bad.append(f'{kind} --seed {seed}: {outcome}: {text.strip()}')
         if child.process.poll() is not None:
             child = Child(kind)
@@ -710,14 +722,16 @@ def main() -> int:
                 MAKE[kind](np.random.default_rng([seed, *kind.encode()]), args.keep / f'{kind}-{seed}')
         return 0
     lines = [f'| format | files | {" | ".join(OUTCOMES)} |', f'|---|{"--:|" * (len(OUTCOMES) + 1)}']
-    failed: list[str] = []
+    listed: list[str] = []
+    faults = 0
     for kind in kinds:
         counts, bad, following = run(kind, args.seed, args.files, args.seconds)
         lines.append(f'| {kind} | {counts.total():,} | {" | ".join(f"{counts[outcome]:,}" for outcome in OUTCOMES)} |')
-        failed += bad
+        listed += bad
+        faults += sum(counts[outcome] for outcome in BAD)
         sys.stderr.write(f'{kind}: --seed {following} goes on\n')
-    print('\n'.join([*failed, *lines]))
-    return 1 if failed else 0
+    print('\n'.join([*listed, *lines]))
+    return 1 if faults else 0
 
 
 if __name__ == '__main__':

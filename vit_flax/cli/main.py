@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -27,8 +26,6 @@ def main(argv: Sequence[str]) -> int:
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of fewer characters than names have
         sys.stdout.reconfigure(errors='backslashreplace')
-    # orbax warns of what it does not find in older checkpoints, which are read all the same
-    logging.getLogger('absl').setLevel(logging.ERROR)
     try:
         code: int = args.run(args)
         sys.stdout.flush()

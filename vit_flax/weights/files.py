@@ -18,7 +18,7 @@ import numpy as np
 
 from vit_flax.printing import shown
 from vit_flax.weights.formats import npz, orbax, pytorch, safetensors, zips
-from vit_flax.weights.formats.common import FileError, Spec, told
+from vit_flax.weights.formats.common import DTYPES, FileError, Spec, check_array, told
 from vit_flax.weights.formats.names import below
 
 __all__ = [
@@ -132,15 +132,16 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, force: b
     """
     path = Path(path)
     kind = kind_to_write(path, force=force)
+    arrays = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
+    wanted = {name: check_array(path, name, array.shape, array.dtype.name) for name, array in arrays.items()}
+    arrays = {name: array.astype(DTYPES[wanted[name].dtype], copy=False) for name, array in arrays.items()}
     with told(path, 'written'):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the last step is a rename and no half a file is ever seen.
         with tempfile.TemporaryDirectory(prefix='.weights.', dir=path.parent) as folder:
             new = Path(folder, 'new')
-            FORMATS[kind].write(
-                new, {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}
-            )
-            _check_written(new, path, kind, arrays)
+            FORMATS[kind].write(new, arrays)
+            _check_written(new, path, kind, wanted)
             if path.is_dir() and not path.is_symlink():
                 _swap(new, path)
             else:
@@ -170,17 +171,17 @@ def kind_to_write(path: str | Path, *, force: bool = False) -> str:
     return SUFFIXES[path.suffix]
 
 
-def _check_written(new: Path, path: Path, kind: str, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_written(new: Path, path: Path, kind: str, wanted: Mapping[str, Spec]) -> None:
     """What was written must be what is read: a name may mean something to an archive or a folder."""
-    wanted = {name: Spec(np.shape(array), np.asarray(array).dtype.name) for name, array in arrays.items()}
     try:
         found = FORMATS[kind].listing(new).specs
     except FileError as error:
-        raise FileError(f'{shown(path)}: a {kind} file cannot hold these arrays: {error}') from error
+        why = str(error).replace(shown(new), 'it')
+        raise FileError(f'{shown(path)}: {kind} cannot hold these arrays: {why}') from error
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise FileError(
-                f'{shown(path)}: a {kind} file cannot hold {shown(name)!r}: {wanted.get(name)} would be read as '
+                f'{shown(path)}: {kind} cannot hold {shown(name)!r}: {wanted.get(name)} would be read as '
                 f'{found.get(name)}'
             )
 

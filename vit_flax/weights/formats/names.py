@@ -42,7 +42,7 @@ def flatten(path: Path, tree: Any, limit: int = MAX_LEAVES) -> dict[str, Any]:
         elif name in leaves:
             raise FileError(f'{shown(path)}: refused: the name {shown(name)!r} is there twice')
         else:
-            leaves[name or 'value'] = value
+            leaves[name if depth else 'value'] = value
             return
         for key, item in items:
             if not isinstance(key, str | int | float | None):

@@ -1,9 +1,13 @@
 """Directories of orbax: a tree of arrays, each cut into chunks."""
 
+import contextlib
+import functools
 import importlib
+import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +56,33 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if not array.size:
             raise FileError(f'{shown(name)} has no elements, which an orbax folder cannot hold: write .npz')
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), nested(arrays))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """orbax logs what it raises, from each of its threads, and warns of what it does not find in older folders."""
+    _ignore_late_reports()
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@functools.cache
+def _ignore_late_reports() -> None:
+    """Where one array cannot be read, the others still report, at any time later, to an event loop that is closed."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda args: None if 'Event loop is closed' in str(args.exc_value) else hook(args)
 
 
 def _with(path: Path, do: Callable[[Any], Any]) -> Any:
     ocp = need('orbax.checkpoint', 'weights', 'an orbax folder')
-    with told(path), ocp.PyTreeCheckpointer() as checkpointer:
+    with told(path), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
         return do(checkpointer)
 
 

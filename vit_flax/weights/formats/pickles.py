@@ -17,8 +17,8 @@ from vit_flax.printing import shown
 from vit_flax.weights.formats.common import DTYPES, FileError, Spec, check_array
 from vit_flax.weights.formats.names import Pairs
 
-# A hundred thousand tensors; the names of a million.
-MAX_OPERATIONS = 2**22
+# Some sixty thousand tensors, and their names.
+MAX_OPERATIONS = 2**21
 MAX_BYTES = 2**26
 
 STORAGES = {
@@ -120,8 +120,8 @@ class Reader:
         stack: list[Any] = []
         outer: list[list[Any]] = []
         memo: dict[int, Any] = {}
-        begin = file.tell()
         arg: Any
+        begin = file.tell()
         for op, arg, _ in pickletools.genops(file):
             self.operations += 1
             if self.operations > MAX_OPERATIONS or file.tell() - begin > MAX_BYTES:

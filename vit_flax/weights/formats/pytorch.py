@@ -17,6 +17,7 @@ import numpy as np
 from vit_flax.printing import shown
 from vit_flax.weights.formats import zips
 from vit_flax.weights.formats.common import (
+    MAX_RATIO,
     NARROW,
     FileError,
     Listing,
@@ -116,7 +117,8 @@ def _load_zip(path: Path, read_numbers: bool) -> dict[str, Any]:
         if swapped and content('byteorder', 100) != b'big':
             raise FileError(f'{shown(path)} is damaged: its byteorder is neither little nor big')
         reader = Reader(path)
-        leaves = flatten(path, reader.load(io.BytesIO(content('data.pkl', MAX_BYTES))), 16 * reader.operations)
+        limit = min(MAX_BYTES, 2**20 + MAX_RATIO * path.stat().st_size)
+        leaves = flatten(path, reader.load(io.BytesIO(content('data.pkl', limit))), 16 * reader.operations)
         for storage in reader.storages.values():
             name = f'{folder}data/{storage.key}'
             there = members[name].file_size if name in members else 'no'
