@@ -485,8 +485,8 @@ def changed_json(rng: Rng, header: dict[str, Any]) -> bytes:
 
 
 def make_orbax(rng: Rng, path: Path) -> Made:
-    """A folder is slow to write: there are eight, copied."""
-    which = int(rng.integers(8))
+    """A folder is slow to write: there are twelve, copied; with and without ocdbt, of zarr's second and third version."""
+    which = int(rng.integers(len(ORBAX)))
     base = path.parent / f'orbax{which}'
     names = {f'params/{index}' if index % 2 else f'{index}': value for index, value in enumerate(ORBAX[which])}
     if not base.exists():
@@ -494,7 +494,8 @@ def make_orbax(rng: Rng, path: Path) -> Made:
         for name, value in names.items():
             *folder, leaf = name.split('/')
             (tree.setdefault(folder[0], {}) if folder else tree)[leaf] = value
-        with ocp.StandardCheckpointer() as checkpointer:
+        layout = ocp.PyTreeCheckpointHandler(use_ocdbt=which % 3 > 0, use_zarr3=which % 2 > 0)
+        with ocp.Checkpointer(layout) as checkpointer:
             checkpointer.save(base.absolute(), tree)
     shutil.copytree(base, path)
     files = sorted(file for file in path.rglob('*') if file.is_file())
@@ -510,14 +511,14 @@ def make_orbax(rng: Rng, path: Path) -> Made:
         case 3:
             file.write_bytes(pick(rng, *files).read_bytes())
         case 4:
-            metadata = path / '_METADATA'
+            metadata = pick(rng, *(file for file in files if file.name in ('_METADATA', '.zarray', 'zarr.json')))
             metadata.write_text(changed_json_text(rng, metadata.read_text()))
         case _:
             file.write_bytes(changed_bytes(rng, file.read_bytes()))
     return names, False
 
 
-ORBAX = [list(random_arrays(np.random.default_rng(n), 1).values()) for n in range(8)]
+ORBAX = [list(random_arrays(np.random.default_rng(n), 1).values()) for n in range(12)]
 
 
 def changed_json_text(rng: Rng, text: str) -> str:
@@ -525,6 +526,7 @@ def changed_json_text(rng: Rng, text: str) -> str:
         rng, ('true', 'false'), ('2', '3'), ('2', '99999999999999999999'), ('params', 'x'), ('{', '[' * 5000),
         ('"', ''),
         ('np.ndarray', 'jax.Array'), ('np.ndarray', 'string'), ('false', 'true'), ('tree_metadata', 'tree'), ('}', ''),
+        ('[', '[2147483648, '), ('[', '[0, '), ('1', '1099511627776'), ('3', '-3'), ('<f4', '<f8'), ('zstd', 'blosc'),
         ('key_metadata', 'value_metadata'), (': ', ': null, "x": '), ('params', 'params\\u001b'),
     )  # fmt: skip
     return text.replace(old, new, int(pick(rng, 1, -1)))

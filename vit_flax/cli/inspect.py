@@ -100,13 +100,16 @@ def hint(specs: Mapping[str, 'Spec']) -> str:
 
 
 def _missing_words(specs: Mapping[str, 'Spec']) -> dict[str, int]:
-    """Models by how many words of the names their sources lack, a quarter at most: tracing all would take a minute."""
+    """Models by how many words of the names their sources lack, a quarter at most: tracing all would take a minute.
+
+    Names without a word, such as `0.weight`, fit none.
+    """
     from vit_flax.registry import stems
 
     words = {word for name in specs for word in re.findall(r'[a-z_]{3,}', re.sub(r'\d+', '', name))}
     # PyTorch's own words stand in no source of ours
     words -= {'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked', 'params', 'batch_stats'}
-    if len(words) > MAX_WORDS:
+    if not 0 < len(words) <= MAX_WORDS:
         return {}
     package = Path(__file__).parents[1]
     shared = ''.join(path.read_text() for path in (package / 'blocks').glob('*.py'))

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 def _refused(message: str) -> int:
     """Says so, in lines of the message's own alone: what comes out of a file moves no cursor."""
     sys.stdout.flush()
-    sys.stderr.write('error: ' + '\n'.join(shown(line, 10_000) for line in message.split('\n')) + '\n')
+    sys.stderr.write('error: ' + '\n'.join(shown(line, 10_000) for line in message.expandtabs(4).split('\n')) + '\n')
     return 2
 
 

@@ -158,7 +158,8 @@ def kind_to_write(path: str | Path, *, force: bool = False) -> str:
     if path.suffix not in SUFFIXES:
         known = ', '.join(filter(None, SUFFIXES))
         raise FileError(
-            f'{shown(path)}: what kind of file is {shown(path.suffix)!r}? Use {known}, or no suffix for an orbax folder'
+            f'{shown(path)}: what kind of file is {shown(repr(path.suffix))}? Use {known}, or no suffix for an '
+            'orbax folder'
         )
     with told(path, 'written'):
         if path.exists() or path.is_symlink():
@@ -181,7 +182,7 @@ def _check_written(new: Path, path: Path, kind: str, wanted: Mapping[str, Spec])
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise FileError(
-                f'{shown(path)}: {kind} cannot hold {shown(name)!r}: {wanted.get(name)} would be read as '
+                f'{shown(path)}: {kind} cannot hold {shown(repr(name))}: {wanted.get(name)} would be read as '
                 f'{found.get(name)}'
             )
 

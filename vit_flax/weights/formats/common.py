@@ -82,8 +82,11 @@ def told(path: Path, doing: str = 'read') -> Iterator[None]:
         raise FileError(f'{shown(path)} cannot be {doing}: too little memory') from error
     except Exception as error:
         text = shown(' '.join(str(error).split()) or type(error).__name__, 300)
-        if isinstance(error, OSError) and error.strerror:
-            raise FileError(f'{shown(path)} cannot be {doing}: {error.strerror}') from error
+        cause: BaseException | None = error
+        while cause:  # what a library says of a full disk hides what the system said
+            if isinstance(cause, OSError) and cause.strerror:
+                raise FileError(f'{shown(path)} cannot be {doing}: {cause.strerror}') from error
+            cause = cause.__context__
         state = 'is damaged' if doing == 'read' else f'is not {doing}'
         raise FileError(f'{shown(path)} {state}: {text}') from error
 
@@ -96,7 +99,7 @@ def check_array(path: Path, name: str, shape: Iterable[Any], dtype: str) -> Spec
     """
     shape = tuple(shape)
     if len(name) > MAX_NAME:
-        raise FileError(f'{shown(path)}: refused: a name of {len(name)} characters, {shown(name, 40)!r}')
+        raise FileError(f'{shown(path)}: refused: a name of {len(name)} characters, {shown(repr(name), 40)}')
     if dtype not in DTYPES:
         raise FileError(f'{shown(path)}: {shown(name)} has dtype {shown(dtype)}, which numpy and JAX have no arrays of')
     sizes = all(type(size) is int and size >= 0 for size in shape)

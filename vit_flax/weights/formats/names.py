@@ -40,13 +40,13 @@ def flatten(path: Path, tree: Any, limit: int = MAX_LEAVES) -> dict[str, Any]:
         elif isinstance(value, list | tuple) and value:
             items = enumerate(value)
         elif name in leaves:
-            raise FileError(f'{shown(path)}: refused: the name {shown(name)!r} is there twice')
+            raise FileError(f'{shown(path)}: refused: the name {shown(repr(name))} is there twice')
         else:
             leaves[name if depth else 'value'] = value
             return
         for key, item in items:
             if not isinstance(key, str | int | float | None):
-                raise FileError(f'{shown(path)}: refused: a key under {shown(name)!r} is no string and no number')
+                raise FileError(f'{shown(path)}: refused: a key under {shown(repr(name))} is no string and no number')
             visit(item, f'{name}/{key}' if depth else str(key), depth + 1)
 
     visit(tree, '', 0)
@@ -65,7 +65,7 @@ def below(path: Path, leaves: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not found:
         tops = sorted({name.partition('/')[0] for name in leaves if '/' in name})
         there = f'there are {shown(", ".join(tops))}' if tops else 'its names are not nested'
-        raise FileError(f'{shown(path)} has nothing under {shown(key)!r}: {there}')
+        raise FileError(f'{shown(path)} has nothing under {shown(repr(key))}: {there}')
     return found
 
 
@@ -79,7 +79,7 @@ def without_prefix(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     for name, array in arrays.items():
         short = name.removeprefix(prefix)
         if short in found:
-            raise FileError(f'the name {shown(short)!r} is there twice, with and without {prefix!r}')
+            raise FileError(f'the name {shown(repr(short))} is there twice, with and without {prefix!r}')
         found[short] = array
     return found
 
@@ -97,8 +97,8 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
         for folder in folders:
             node = node.setdefault(folder, {})
             if not isinstance(node, dict):
-                raise FileError(f'{shown(name)!r} stands below another array, which no folder can hold')
+                raise FileError(f'{shown(repr(name))} stands below another array, which no folder can hold')
         if leaf in node:
-            raise FileError(f'{shown(name)!r} is an array and has others below it, which no folder can hold')
+            raise FileError(f'{shown(repr(name))} is an array and has others below it, which no folder can hold')
         node[leaf] = array
     return tree

@@ -16,6 +16,12 @@ from vit_flax.weights.formats import zips
 from vit_flax.weights.formats.common import DTYPES, NARROW, FileError, Listing, Spec, check_array
 
 BFLOAT16 = NARROW['bfloat16']
+# The third version differs from the second in the names of fields alone.
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def listing(path: Path) -> Listing:
@@ -58,8 +64,7 @@ def _header(path: Path, member: zipfile.ZipInfo, file: IO[bytes]) -> tuple[str, 
     """Name, shape and dtype of an array, and the order and dtype of its bytes, which follow in the open member."""
     name = member.filename.removesuffix('.npy')
     version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(file)
+    shape, fortran, dtype = HEADERS[version](file)
     if dtype.hasobject:
         raise FileError(f'{shown(path)}: refused: {shown(name)} is a pickle, which could run code')
     spec = check_array(path, name, shape, _dtype_name(dtype))

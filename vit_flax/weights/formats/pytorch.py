@@ -50,7 +50,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     torch = need('torch', 'torch', 'a file of PyTorch')
-    torch.save({name: to_tensor(array) for name, array in arrays.items()}, path)
+    with path.open('wb') as file:  # which says what is wrong with a disk
+        torch.save({name: to_tensor(array) for name, array in arrays.items()}, file)
 
 
 def to_tensor(array: np.ndarray) -> Any:

@@ -110,7 +110,7 @@ def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise FileError(f'{shown(path)}: refused: the name {shown(name)!r} is there twice')
+            raise FileError(f'{shown(path)}: refused: the name {shown(repr(name))} is there twice')
         found[name] = value
     return found
 

@@ -32,12 +32,12 @@ def opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipI
             name = member.orig_filename
             parts = re.split(r'[/\\]', name)
             if '..' in parts or not parts[0] or PureWindowsPath(name).drive or '\0' in name:
-                raise FileError(f'{shown(path)}: refused: its member {shown(name)!r} climbs out of the folder')
+                raise FileError(f'{shown(path)}: refused: its member {shown(repr(name))} climbs out of the folder')
             if name in members:
-                raise FileError(f'{shown(path)}: refused: its member {shown(name)!r} is there twice')
+                raise FileError(f'{shown(path)}: refused: its member {shown(repr(name))} is there twice')
             if member.compress_type not in METHODS or member.flag_bits & 1:
                 how = 'encrypted' if member.flag_bits & 1 else f'compressed by method {member.compress_type}'
-                raise FileError(f'{shown(path)}: refused: its member {shown(name)!r} is {how}')
+                raise FileError(f'{shown(path)}: refused: its member {shown(repr(name))} is {how}')
             members[name] = member
         check_inflation(path, sum(member.file_size for member in members.values()))
         yield archive, members
