@@ -324,11 +324,8 @@ def hostile_pickle(rng: Rng) -> bytes:
     numbers = [integer(int(pick(rng, *ODD_NUMBERS, 1, 2, 4))) for _ in range(5)]
     tensor = b'ctorch._utils\n_rebuild_tensor_v2\n(' + storage + numbers[0] + b'(' + b''.join(numbers[1:3]) + b't('
     tensor += b''.join(numbers[3:]) + b't\x89ccollections\nOrderedDict\n)RtR'
-    shared_lists = b'](' + b'K\0' * width + b'eq\0'
-    shared_tuples = b')q\0'
-    for _ in range(min(depth, 200)):
-        shared_lists += b'](' + b'h\0' * width + b'eq\0'
-        shared_tuples += b'h\0h\0\x86q\0'
+    shared_lists = b'](](' + b'K\0' * width + b'eq\0' + (b'](' + b'h\0' * width + b'eq\0') * min(depth, 200) + b'e'
+    shared_tuples = b')' + b'q\0h\0\x86' * min(depth, 200)
     bodies = (
         lambda: b'cbuiltins\nbytearray\n' + integer(6 * 10**9) + b'\x85R',
         lambda: b'c__builtin__\nset\n(]' + integer(2**62) + b'a' + b'tR',
@@ -485,7 +482,7 @@ def changed_json(rng: Rng, header: dict[str, Any]) -> bytes:
 
 
 def make_orbax(rng: Rng, path: Path) -> Made:
-    """A folder is slow to write: there are twelve, copied; with and without ocdbt, of zarr's second and third version."""
+    """A folder is slow to write: there are twelve, copied; with and without ocdbt, of zarr 2 and 3."""
     which = int(rng.integers(len(ORBAX)))
     base = path.parent / f'orbax{which}'
     names = {f'params/{index}' if index % 2 else f'{index}': value for index, value in enumerate(ORBAX[which])}

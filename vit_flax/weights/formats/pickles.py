@@ -130,7 +130,8 @@ class Reader:
                 case 'PROTO':
                     pass
                 case 'STOP':
-                    return stack.pop()
+                    (whole,) = stack if not outer else []  # all that was made is part of it
+                    return whole
                 case 'NONE' | 'NEWTRUE' | 'NEWFALSE' | 'EMPTY_TUPLE':
                     stack.append(CONSTANTS[op.name])
                 case 'EMPTY_LIST':
