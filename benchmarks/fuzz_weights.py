@@ -347,6 +347,8 @@ def hostile_pickle(rng: Rng) -> bytes:
         lambda: b'cos\nsystem\n(X\4\0\0\0truetR',
         lambda: b'c' + pick(rng, *GLOBALS).encode() + b'(' + b''.join(numbers) + b'tR',
         lambda: tensor,
+        lambda: tensor.replace(pick(rng, *numbers), shared_tuples),
+        lambda: tensor.replace(b'(' + b''.join(numbers[1:3]) + b't', pick(rng, shared_tuples, shared_lists)),
         lambda: b'](' + tensor * 3 + b'e',
         lambda: b''.join(random_operation(rng) for _ in range(rng.integers(1, 60))),
         lambda: b'}(' + b'X\1\0\0\0aK\1' * 2 + b'u',

@@ -1,5 +1,7 @@
 """Names and messages for a terminal."""
 
+import reprlib
+
 
 def shown(text: object, limit: int = 1000) -> str:
     """On one line: escapes for what is not printable, `...` for what is too long.
@@ -10,3 +12,8 @@ def shown(text: object, limit: int = 1000) -> str:
     """
     line = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: limit + 1])
     return line if len(line) <= limit else f'{line[: limit - 3]}...'
+
+
+def summed_up(value: object) -> str:
+    """Any plain data in a few words: what is written out in full may be nested without end."""
+    return shown(reprlib.repr(value))

@@ -309,6 +309,10 @@ def tensor(offset, shape, strides, storage=STORAGE):
     return b'ctorch._utils\n_rebuild_tensor_v2\n(' + storage + number(offset) + b''.join(numbers) + b'\x89)tR'
 
 
+# A tuple of two tuples, the same one twice, and so on: to hash, compare or write it takes for ever.
+BOMB = b')' + b'q\0h\0\x86' * 60
+
+
 def number(value):
     data = value.to_bytes(value.bit_length() // 8 + 1, 'little', signed=True)
     return b'\x8a' + bytes([len(data)]) + data
@@ -337,9 +341,15 @@ def number(value):
         # what fills the memory, or never ends
         (b'}(X\1\0\0\0a](cbuiltins\nbytearray\n' + number(6 * 10**9) + b'\x85Reu', None),
         (b']q\0(' + b'](h\0h\0eq\0' * 60 + b'h\0e', 'nested without end'),
-        (b')' + b'q\0h\0\x86' * 60, 'nested without end'),
-        (b'}' + b')' + b'q\0h\0\x86' * 60 + b'K\1s', 'no string and no number'),
-        (b'cbuiltins\nset\n(]' + b')' + b'q\0h\0\x86' * 60 + b'atR', None),
+        (BOMB, 'nested without end'),
+        (b'}' + BOMB + b'K\1s', 'no string and no number'),
+        (b'cbuiltins\nset\n(]' + BOMB + b'atR', None),
+        (tensor(0, (1,), (1,)).replace(number(0), BOMB, 1), 'begins at'),
+        (tensor(0, (1,), (1,)).replace(b'(' + number(1) + b't', BOMB, 1), 'claims shape'),
+        (STORAGE.replace(b'X\1\0\0\0000', BOMB), 'damaged: storage'),
+        (b'ctorch._utils\n_rebuild_tensor\n' + BOMB + b'R', 'calls torch._utils._rebuild_tensor with'),
+        (b'K\0' + BOMB + b'R', 'calls no function with'),
+        (b'}' + BOMB + b'b', None),
         (b']q\0h\0a', 'nested without end'),
         (b'}q\0X\1\0\0\0ah\0s', 'nested without end'),
         (b']' * 10_000 + b'a' * 9_999, 'nested without end'),
@@ -375,6 +385,13 @@ def test_pickles_that_say_anything(tmp_path, operations, says, new):
             assert str(raised.value).isprintable()
 
 
+def test_names_of_storages_that_take_for_ever_to_compare(tmp_path):
+    start = b''.join(b'\x80\x02' + number(value) + b'.' for value in (0x1950A86A20F9469CFC6C, 1001, 0))
+    (tmp_path / 'a').write_bytes(start + b'\x80\2}.\x80\2](' + BOMB + BOMB.replace(b'\0', b'\1') + b'e.')
+    with pytest.raises(FileError, match='does not hold the storages'):
+        read_arrays(tmp_path / 'a')
+
+
 def test_what_is_beside_the_tensors_is_told(tmp_path):
     more = {
         'set': {1},
@@ -384,7 +401,7 @@ def test_what_is_beside_the_tensors_is_told(tmp_path):
         'dtype': torch.float8_e5m2,
         'size': torch.Size([2]),
     }
-    torch.save({'w': torch.ones(2), 's': torch.ones(2).storage(), 't': '\x1b' * 99, **more}, tmp_path / 'a.pth')
+    torch.save({'w': torch.ones(2), 's': torch.ones(2).untyped_storage(), 't': '\x1b' * 99, **more}, tmp_path / 'a.pth')
     assert read_contents(tmp_path / 'a.pth').others == {
         'set': 'set',
         'bytes': 'bytes',
@@ -653,7 +670,7 @@ for replace, sys.platform in ((file, platform), (folder, platform), (folder, 'an
             def kill(event, args):
                 global left
                 left -= 1
-                if left < 0:
+                if left == -1:  # killing is told of as well
                     os.kill(os.getpid(), signal.SIGKILL)
 
             sys.addaudithook(kill)

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vit_flax.printing import shown
+from vit_flax.printing import shown, summed_up
 
 # More than both is taken for a bomb: weights hardly compress, and a GiB fits into any machine.
 MAX_INFLATED = 2**30
@@ -104,7 +104,7 @@ def check_array(path: Path, name: str, shape: Iterable[Any], dtype: str) -> Spec
         raise FileError(f'{shown(path)}: {shown(name)} has dtype {shown(dtype)}, which numpy and JAX have no arrays of')
     sizes = all(type(size) is int and size >= 0 for size in shape)
     if not sizes or len(shape) > MAX_RANK or math.prod(filter(None, shape)) * DTYPES[dtype].itemsize >= 2**63:
-        axes = f'{len(shape)} axes' if len(shape) > MAX_RANK else f'shape {shown(shape)}'
+        axes = f'{len(shape)} axes' if len(shape) > MAX_RANK else f'shape {summed_up(shape)}'
         raise FileError(f'{shown(path)}: refused: {shown(name)} claims {axes}, which no array can have')
     return Spec(shape, dtype)
 

@@ -15,6 +15,9 @@ MAX_LEAVES = 2**20
 class Pairs(list):
     """A dict as the pairs that make it: nothing is hashed, and a key that is there twice is seen."""
 
+    def __repr__(self) -> str:
+        return f'{{{len(self)} pairs}}'
+
 
 def flatten(path: Path, tree: Any, limit: int = MAX_LEAVES) -> dict[str, Any]:
     """Leaves by their names; levels are joined with `/`, names that hold dots stay as they are.

@@ -6,14 +6,13 @@ proportional to the pickle, whatever it says.
 """
 
 import pickletools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from vit_flax.printing import shown
+from vit_flax.printing import shown, summed_up
 from vit_flax.weights.formats.common import DTYPES, FileError, Spec, check_array
 from vit_flax.weights.formats.names import Pairs
 
@@ -34,10 +33,12 @@ OPAQUE = {
 }  # fmt: skip
 CONTAINERS = ('collections.OrderedDict', 'collections.Counter', 'torch.Size')
 TENSORS = ('torch.Tensor', 'torch.nn.parameter.Parameter')
-REBUILD = re.compile(
-    r'torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)'
-    r'|torch\._tensor\._rebuild_from_type_v2'
-)
+# What makes a tensor, and how many arguments it takes.
+REBUILD = {
+    'torch._utils._rebuild_tensor': (4, 4), 'torch._utils._rebuild_tensor_v2': (6, 7),
+    'torch._utils._rebuild_tensor_v3': (7, 8), 'torch._utils._rebuild_parameter': (3, 3),
+    'torch._utils._rebuild_parameter_with_state': (4, 4), 'torch._tensor._rebuild_from_type_v2': (4, 4),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,10 @@ class Reader:
 
     def _named(self, text: str) -> Global:
         name = text.replace(' ', '.').replace('__builtin__.', 'builtins.')
-        known = (*OPAQUE, *CONTAINERS, *TENSORS)
+        known = (*OPAQUE, *CONTAINERS, *TENSORS, *REBUILD)
         module, _, last = name.rpartition('.')
         is_storage = module in ('torch', 'torch.cuda', 'torch.storage') and last.removesuffix('Storage') in STORAGES
-        if name in known or REBUILD.fullmatch(name) or is_storage or (module == 'torch' and last in DTYPES):
+        if name in known or is_storage or (module == 'torch' and last in DTYPES):
             return Global(name)
         raise FileError(
             f'{shown(self.path)}: refused: its pickle asks for {shown(name)}, which could run code or is no dense '
@@ -202,6 +203,11 @@ class Reader:
             if name == 'torch.Size' or isinstance(content, Pairs):
                 return content
             return Pairs((key, value) for key, value in content)
+        least, most = REBUILD.get(name, (0, -1))
+        if not least <= len(args) <= most:
+            raise FileError(
+                f'{shown(self.path)}: refused: its pickle calls {name or "no function"} with {summed_up(args)}'
+            )
         if name.startswith('torch._utils._rebuild_parameter'):
             if not isinstance(args[0], Tensor):
                 raise TypeError('a parameter without a tensor')
@@ -211,9 +217,7 @@ class Reader:
             if not isinstance(kind, Global) or kind.name not in TENSORS or inner.name == name:
                 raise FileError(f'{shown(self.path)}: refused: its pickle holds a tensor of a class of its own')
             return self._called(inner, inner_args)
-        if REBUILD.fullmatch(name):
-            return self._tensor(name, *args)
-        raise FileError(f'{shown(self.path)}: refused: its pickle calls {shown(name) or "what is no function"}')
+        return self._tensor(name, *args)
 
     def _tensor(self, name: str, storage: Storage, offset: int, shape: Any, strides: Any, *more: Any) -> Tensor:
         dtype, metadata = storage.dtype, more[2:]  # behind requires_grad and backward_hooks
@@ -224,7 +228,7 @@ class Reader:
         spec = check_array(self.path, 'a tensor', shape, dtype.name)
         if not all(type(number) is int and number >= 0 for number in (offset, *strides)) or len(shape) != len(strides):
             raise FileError(
-                f'{shown(self.path)} is damaged: a tensor begins at {shown(offset)}, strides {shown(strides)}'
+                f'{shown(self.path)} is damaged: a tensor begins at {summed_up(offset)}, strides {summed_up(strides)}'
             )
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if spec.size and (last + 1) * dtype.itemsize > storage.nbytes:
@@ -239,7 +243,7 @@ class Reader:
         if tag != 'storage' or any(part is not None for part in view):
             raise FileError(f'{shown(self.path)}: refused: its pickle refers to more than storages')
         if type(key) is not str or type(size) is not int or not 0 <= size < 2**60 or not isinstance(kind, Global):
-            raise FileError(f'{shown(self.path)} is damaged: storage {shown(key)} has {shown(size)} elements')
+            raise FileError(f'{shown(self.path)} is damaged: storage {summed_up(key)} has {summed_up(size)} elements')
         name = kind.name.rpartition('.')[2].removesuffix('Storage')
         storage = Storage(key, DTYPES[STORAGES[name]], size)
         if self.storages.setdefault(key, storage) != storage:

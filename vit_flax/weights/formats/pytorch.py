@@ -149,7 +149,8 @@ def _load_legacy(path: Path, read_numbers: bool) -> dict[str, Any]:
         leaves = flatten(path, tree, 16 * reader.operations)
         keys = reader.load(pickles)
         storages, places = reader.storages, dict[str, int]()
-        if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+        named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+        if not named or sorted(keys) != sorted(storages):
             raise FileError(f'{shown(path)} is damaged: it does not hold the storages that its tensors need')
         for key in keys:
             (size,) = struct.unpack('<q', mapped.read(8))

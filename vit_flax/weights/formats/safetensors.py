@@ -103,7 +103,7 @@ def _entry(path: Path, name: str, fields: Any) -> _Entry:
     dtype, shape, (begin, end) = fields['dtype'], fields['shape'], fields['data_offsets']
     if not isinstance(shape, list) or not all(type(offset) is int for offset in (begin, end)):
         raise FileError(f'{shown(path)} is damaged: {shown(name)} has no shape or no place')
-    return _Entry(check_array(path, name, shape, CODES.get(dtype, str(dtype))), begin, end)
+    return _Entry(check_array(path, name, shape, CODES.get(dtype, dtype)), begin, end)
 
 
 def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
