@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from vit_flax.printing import shown
 
@@ -41,6 +42,13 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its messages repeat what was given."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
+
+
 def _refused(message: str) -> int:
     """Says so, in lines of the message's own alone: what comes out of a file moves no cursor."""
     sys.stdout.flush()
@@ -50,7 +58,7 @@ def _refused(message: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each file; the docstring of a file is its help."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog='python -m vit_flax', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(title='commands', metavar='COMMAND', required=True)

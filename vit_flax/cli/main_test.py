@@ -142,6 +142,8 @@ def test_errors_are_one_line_without_a_traceback(tmp_path):
     assert done.returncode == 2 and done.stdout == ''
     assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
     assert process('nonsense').returncode == 2
+    done = process('inspect', 'a', 'b\x1b[2J')
+    assert done.returncode == 2 and r'b\x1b[2J' in done.stderr and '\x1b' not in done.stderr
     assert process('compare').returncode == 2
 
 

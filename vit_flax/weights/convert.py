@@ -49,7 +49,9 @@ def from_torch(
     arrays = {name: _to_numpy(value) for name, value in state_dict.items()}
     modernise = getattr(model, 'from_older_torch', None)
     if modernise is not None:
-        arrays = modernise(arrays)
+        count, arrays = len(arrays), modernise(arrays)
+        if len(arrays) < count:
+            raise ValueError('the state dict holds names of several releases: two of them are the same in the newest')
     _check(table, arrays)
     # A copy: on a CPU JAX may otherwise share the memory of the caller's tensors. Made by numpy, since jnp.array would
     # compile a program for each shape.

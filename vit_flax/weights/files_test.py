@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import warnings
 import zipfile
 
@@ -74,6 +75,10 @@ def test_the_kind_follows_from_the_content(tmp_path, arrays):
         file_kind(tmp_path / '100')
     with pytest.raises(FileError, match='no such file'):
         file_kind(tmp_path / 'c.pth')
+    with tarfile.open(tmp_path / 'd.pth', 'w') as archive:  # PyTorch's format of before 0.1.10
+        archive.addfile(tarfile.TarInfo('sys_info'))
+    with pytest.raises(FileError, match='no file of PyTorch'):
+        file_kind(tmp_path / 'd.pth')
 
 
 def test_older_pytorch_files(tmp_path):
