@@ -574,6 +574,14 @@ def test_orbax_folders_that_say_anything(tmp_path, zarr, change, says, capfd):
     assert capfd.readouterr().err == ''
 
 
+def test_an_orbax_folder_of_more_than_arrays(tmp_path):
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / 'a', {'w': np.ones(2), 'step': 3, 'rate': [0.5, (1,)], 'name': 'x', 'none': None})
+    contents, arrays = read_contents(tmp_path / 'a'), read_arrays(tmp_path / 'a')
+    assert contents.others == {'name': 'string'} and contents.specs.keys() == arrays.keys()
+    assert (arrays['step'], arrays['rate/0'], arrays['rate/1/0']) == (3, 0.5, 1) and arrays['w'].tolist() == [1, 1]
+
+
 def test_names_that_no_folder_holds(tmp_path):
     for arrays in ({'a': np.ones(1), 'a/b': np.ones(1)}, {'a/b': np.ones(1), 'a': np.ones(1)}, {'a': np.zeros(0)}):
         with pytest.raises(FileError, match=r'no folder can hold|cannot hold'):

@@ -29,7 +29,7 @@ from vit_flax.weights.formats.names import flatten, nested
 
 def listing(path: Path) -> Listing:
     """Names, shapes and dtypes; no numbers are read."""
-    return Listing(_with(path, lambda checkpointer: _specs(path, checkpointer)[0]))
+    return _with(path, lambda checkpointer: _listing(path, checkpointer)[0])
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -37,15 +37,15 @@ def read(path: Path) -> dict[str, np.ndarray]:
     ocp = need('orbax.checkpoint', 'weights', 'an orbax folder')
 
     def restore(checkpointer: Any) -> dict[str, np.ndarray]:
-        specs, tree = _specs(path, checkpointer)
+        listing, tree = _listing(path, checkpointer)
         # as numpy arrays, on whatever devices they were written
-        as_numpy = importlib.import_module('jax').tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        leaves = flatten(path, checkpointer.restore(path.absolute(), restore_args=as_numpy))
-        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if name in specs or hasattr(leaf, 'shape')}
-        for name in arrays.keys() | specs.keys():
-            array = arrays.get(name)
-            if array is None or Spec(array.shape, array.dtype.name) != specs.get(name):
-                raise FileError(f'{shown(path)} is damaged: {shown(name)} is not what its metadata say')
+        kinds = importlib.import_module('jax').tree.map(
+            lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray if _is_array(leaf) else None), tree
+        )
+        leaves = _leaves(path, checkpointer.restore(path.absolute(), restore_args=kinds))
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if name not in listing.others}
+        if {name: Spec(array.shape, array.dtype.name) for name, array in arrays.items()} != listing.specs:
+            raise FileError(f'{shown(path)} is damaged: its arrays are not what its metadata say')
         return arrays
 
     return _with(path, restore)
@@ -86,8 +86,8 @@ def _with(path: Path, do: Callable[[Any], Any]) -> Any:
         return do(checkpointer)
 
 
-def _specs(path: Path, checkpointer: Any) -> tuple[dict[str, Spec], Any]:
-    """Names to shapes, and the tree they are in.
+def _listing(path: Path, checkpointer: Any) -> tuple[Listing, Any]:
+    """What is in a folder, and the tree that it is in.
 
     Raises:
       FileError: the folder holds what is no file, no checkpoint, or arrays or chunks far larger than its files.
@@ -96,17 +96,27 @@ def _specs(path: Path, checkpointer: Any) -> tuple[dict[str, Spec], Any]:
     metadata = checkpointer.metadata(path.absolute()).item_metadata
     if metadata is None:
         raise FileError(f'{shown(path)} is damaged or no checkpoint of one tree: its _METADATA cannot be read')
-    leaves = {
-        name: leaf for name, leaf in flatten(path, metadata.tree).items() if getattr(leaf, 'shape', None) is not None
-    }
-    specs = {name: check_array(path, name, leaf.shape, np.dtype(leaf.dtype).name) for name, leaf in leaves.items()}
+    leaves = _leaves(path, metadata.tree)
+    arrays = {name: leaf for name, leaf in leaves.items() if _is_array(leaf)}
+    specs = {name: check_array(path, name, leaf.shape, np.dtype(leaf.dtype).name) for name, leaf in arrays.items()}
     # a chunk is made whole, however little of it the array needs
-    chunks = [math.prod(getattr(leaf.storage, 'chunk_shape', None) or ()) for leaf in leaves.values()]
+    chunks = [math.prod(getattr(leaf.storage, 'chunk_shape', None) or ()) for leaf in arrays.values()]
     inflated = sum(
         max(spec.size, chunk) * DTYPES[spec.dtype].itemsize for spec, chunk in zip(specs.values(), chunks, strict=True)
     )
     check_inflation(path, inflated, size)
-    return specs, metadata.tree
+    others = {name: type(leaf).__name__.removesuffix('Metadata').lower() for name, leaf in leaves.items()}
+    return Listing(specs, {name: kind for name, kind in others.items() if name not in specs}), metadata.tree
+
+
+def _leaves(path: Path, tree: Any) -> dict[str, Any]:
+    """Without those that stand for nothing, as optimizers have them."""
+    return {name: leaf for name, leaf in flatten(path, tree).items() if leaf is not None}
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether a leaf of the metadata is of an array, or of a number, which is stored as one."""
+    return getattr(leaf, 'shape', None) is not None
 
 
 def _size(path: Path) -> int:
