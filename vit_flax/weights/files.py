@@ -107,6 +107,8 @@ def read_contents(path: str | Path, key: str = '') -> Contents:
 def read_arrays(path: str | Path, key: str = '') -> dict[str, np.ndarray]:
     """All arrays of a file, bit for bit, by name; nested names are joined with `/`.
 
+    Of PyTorch's files, tensors that are views of the same numbers are arrays that share memory.
+
     Args:
       path: the file, or an orbax directory.
       key: the part of a nested file to read, levels joined with `/`: `state_dict`.
@@ -142,7 +144,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, force: b
             new = Path(folder, 'new')
             FORMATS[kind].write(new, arrays)
             _check_written(new, path, kind, wanted)
-            if path.is_dir() and not path.is_symlink():
+            if path.is_dir() or (new.is_dir() and os.path.lexists(path)):  # which no rename replaces
                 _swap(new, path)
             else:
                 os.replace(new, path)
@@ -188,13 +190,13 @@ def _check_written(new: Path, path: Path, kind: str, wanted: Mapping[str, Spec])
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Puts a folder in the place of another, which takes its place; at once where the system can."""
+    """Puts a folder in the place of what is there, which takes its place; at once where the system can."""
     if sys.platform == 'linux':
         exchange, here = 2, -100  # RENAME_EXCHANGE, AT_FDCWD
         renameat2 = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
         if renameat2 is not None and not renameat2(here, os.fsencode(new), here, os.fsencode(path), exchange):
             return
-    # Killed in between, the old folder is whole under the other name.
+    # Killed in between, what was there is whole under the other name.
     old = path.with_name(f'{path.name}.old')
     os.rename(path, old)
     os.rename(new, path)

@@ -83,10 +83,11 @@ def told(path: Path, doing: str = 'read') -> Iterator[None]:
     except Exception as error:
         text = shown(' '.join(str(error).split()) or type(error).__name__, 300)
         cause: BaseException | None = error
-        while cause:  # what a library says of a full disk hides what the system said
+        while cause:
             if isinstance(cause, OSError) and cause.strerror:
                 raise FileError(f'{shown(path)} cannot be {doing}: {cause.strerror}') from error
-            cause = cause.__context__
+            # what PyTorch says of a full disk hides what the system said
+            cause = cause.__context__ if doing == 'written' else None
         state = 'is damaged' if doing == 'read' else f'is not {doing}'
         raise FileError(f'{shown(path)} {state}: {text}') from error
 

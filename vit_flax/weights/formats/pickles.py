@@ -1,8 +1,8 @@
 """Pickles of PyTorch as plain data: nothing in them is imported, called or hashed.
 
 The standard library takes a pickle apart (`pickletools.genops`); what its operations do is told here, for those alone
-that `torch.load(weights_only=True)` knows. An operation makes at most one object, so that memory and time are
-proportional to the pickle, whatever it says.
+that `torch.load(weights_only=True)` knows. What an operation makes is at most as large as what was counted before, so
+that memory and time are proportional to the pickle, whatever it says.
 """
 
 import pickletools
@@ -131,8 +131,9 @@ class Reader:
                 case 'PROTO':
                     pass
                 case 'STOP':
-                    (whole,) = stack if not outer else []  # all that was made is part of it
-                    return whole
+                    if outer or len(stack) != 1:
+                        raise ValueError('its pickle ends before all that it made is part of something')
+                    return stack[0]
                 case 'NONE' | 'NEWTRUE' | 'NEWFALSE' | 'EMPTY_TUPLE':
                     stack.append(CONSTANTS[op.name])
                 case 'EMPTY_LIST':
@@ -146,6 +147,8 @@ class Reader:
                 case 'BINPUT' | 'LONG_BINPUT':
                     memo[arg] = stack[-1]
                 case 'BINGET' | 'LONG_BINGET':
+                    if arg not in memo:
+                        raise ValueError(f'its pickle never made what it calls {arg}')
                     stack.append(memo[arg])
                 case 'MARK':
                     outer.append(stack)
@@ -202,6 +205,7 @@ class Reader:
             (content,) = args
             if name == 'torch.Size' or isinstance(content, Pairs):
                 return content
+            self.operations += len(content)  # the same list may be asked for again and again
             return Pairs((key, value) for key, value in content)
         least, most = REBUILD.get(name, (0, -1))
         if not least <= len(args) <= most:

@@ -17,6 +17,7 @@ import numpy as np
 from vit_flax.printing import shown
 from vit_flax.weights.formats import zips
 from vit_flax.weights.formats.common import (
+    DTYPES,
     MAX_RATIO,
     NARROW,
     FileError,
@@ -128,6 +129,10 @@ def _load_zip(path: Path, read_numbers: bool) -> dict[str, Any]:
                     f'{shown(path)}: refused: storage {shown(storage.key)} should have {storage.nbytes} bytes, its '
                     f'member has {there}'
                 )
+
+        tensors = [leaf for leaf in leaves.values() if isinstance(leaf, Tensor)]
+        if swapped and any(leaf.storage.dtype.itemsize < DTYPES[leaf.spec.dtype].itemsize for leaf in tensors):
+            raise FileError(f'{shown(path)}: refused: big-endian, without saying what is to be swapped')
 
         def fetch(storage: Storage) -> np.ndarray:
             with archive.open(members[f'{folder}data/{storage.key}']) as file:
