@@ -135,6 +135,9 @@ def rezip(rng: Rng, path: Path, members: list[tuple[str, bytes]]) -> bool:
     """The same members in another layout; whether that is one that must be read."""
     usual = rng.random() < 0.9
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if usual else (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    if rng.random() < 0.2:
+        folders = {f'{name.rpartition("/")[0]}/' for name, _ in members if '/' in name}
+        members = [*((folder, b'') for folder in sorted(folders - dict(members).keys())), *members]
     if rng.random() < 0.3:
         members = [members[index] for index in rng.permutation(len(members))]
     with path.open('wb') as file:

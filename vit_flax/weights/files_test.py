@@ -529,6 +529,8 @@ def test_members_that_are_odd(tmp_path):
     with warnings.catch_warnings(action='ignore'), zipfile.ZipFile(tmp_path / 'twice.npz', 'w') as archive:
         archive.writestr('a.npy', content)
         archive.writestr('a.npy', content)
+    zipped(tmp_path / 'folders.npz', {'a/': b'', 'a/b.npy': content})
+    assert read_arrays(tmp_path / 'folders.npz').keys() == {'a/b'}
     zipped(tmp_path / 'lzma.npz', {'a.npy': content}, zipfile.ZIP_LZMA)
     zipped(tmp_path / 'a.npz', {'a.npy': content})
     data = (tmp_path / 'a.npz').read_bytes()

@@ -20,7 +20,7 @@ CHUNK = 2**24
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
-    """The archive and its members by name.
+    """The archive and its members by name, without the folders that some programs list.
 
     Raises:
       FileError: it is damaged or encrypted, two members have one name, one climbs out of the folder or is compressed in
@@ -38,7 +38,8 @@ def opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipI
             if member.compress_type not in METHODS or member.flag_bits & 1:
                 how = 'encrypted' if member.flag_bits & 1 else f'compressed by method {member.compress_type}'
                 raise FileError(f'{shown(path)}: refused: its member {shown(repr(name))} is {how}')
-            members[name] = member
+            if not member.is_dir():
+                members[name] = member
         check_inflation(path, sum(member.file_size for member in members.values()))
         yield archive, members
 
