@@ -35,7 +35,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+if __name__ == '__main__':
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # before JAX starts
 
 import ml_dtypes
 import numpy as np

@@ -175,8 +175,7 @@ def test_many_odd_names_are_told_in_a_moment(run, tmp_path):
 def test_a_terminal_of_few_characters_and_a_name_that_is_no_text(tmp_path):
     path = os.path.join(os.fsencode(tmp_path), b'\xff.npz')
     write_arrays(os.fsdecode(path), {'é': np.zeros(1)})
-    for place, code in ((path, 0), (path + b'x', 2)):
-        command = [sys.executable.encode(), b'-m', b'vit_flax', b'inspect', place, b'--no-models']
-        env = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
-        assert done.returncode == code and r'\udcff.npz' in done.stdout + done.stderr and 'Traceback' not in done.stderr
+    command = [sys.executable.encode(), b'-m', b'vit_flax', b'inspect', path, b'--no-models']
+    env = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0 and r'\udcff.npz: npz, 1 arrays' in done.stdout and r'\xe9 ' in done.stdout
