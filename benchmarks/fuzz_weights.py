@@ -564,7 +564,8 @@ def reference(kind: str, path: Path) -> Arrays:
         return dict(flat(torch.load(path, map_location='cpu', weights_only=True)))
     if kind == 'npz':
         with np.load(path, allow_pickle=False) as archive:
-            return {name: native(archive[name]) for name in archive.files}
+            members = {name: archive[name] for name in archive.files}  # bytes where it is no .npy
+            return {name: native(array) for name, array in members.items() if isinstance(array, np.ndarray)}
     if kind == 'orbax':
         with ocp.PyTreeCheckpointer() as checkpointer:
             return dict(flat(checkpointer.restore(path.absolute())))

@@ -348,6 +348,7 @@ def number(value):
         (tensor(0, (0, 2**62), (1, 1)), 'claims shape'),
         (tensor(0, (1,) * 65, (1,) * 65), 'claims 65 axes'),
         (tensor(-1, (1,), (1,)), 'begins at -1'),
+        (tensor(0, (1,), (2**63,)), r'strides \(9223372036854775808,\)'),
         (tensor(3, (2,), (-1,)), r'strides \(-1,\)'),
         (tensor(0, (2,), ()), r'strides \(\)'),
         (tensor(0, (-1,), (1,)), 'claims shape'),
@@ -531,6 +532,9 @@ def test_members_that_are_odd(tmp_path):
         archive.writestr('a.npy', content)
     zipped(tmp_path / 'folders.npz', {'a/': b'', 'a/b.npy': content})
     assert read_arrays(tmp_path / 'folders.npz').keys() == {'a/b'}
+    zipped(tmp_path / 'full.npz', {'a.npy': content, 'b/': content})
+    with pytest.raises(FileError, match='none of PyTorch'):
+        read_arrays(tmp_path / 'full.npz')
     zipped(tmp_path / 'lzma.npz', {'a.npy': content}, zipfile.ZIP_LZMA)
     zipped(tmp_path / 'a.npz', {'a.npy': content})
     data = (tmp_path / 'a.npz').read_bytes()

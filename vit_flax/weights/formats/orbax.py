@@ -6,7 +6,9 @@ import importlib
 import logging
 import math
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,9 +77,16 @@ def _quiet() -> Iterator[None]:
 
 @functools.cache
 def _ignore_late_reports() -> None:
-    """Where one array cannot be read, the others still report, at any time later, to an event loop that is closed."""
+    """Where one array cannot be read, what else orbax had begun reports at any time later, of which nobody asks."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda args: None if 'Event loop is closed' in str(args.exc_value) else hook(args)
+    logging.getLogger('asyncio').addFilter(_is_not_of_an_array)
+    warnings.filterwarnings('ignore', r"coroutine '\w+Handler\.\w+' was never awaited", RuntimeWarning)
+
+
+def _is_not_of_an_array(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return 'was never retrieved' not in message or not re.search(r'tensorstore|zarr|orbax', message)
 
 
 def _with(path: Path, do: Callable[[Any], Any]) -> Any:

@@ -230,7 +230,8 @@ class Reader:
         if any(metadata):
             raise FileError(f'{shown(self.path)}: refused: it holds a tensor that is conjugated or negated when read')
         spec = check_array(self.path, 'a tensor', shape, dtype.name)
-        if not all(type(number) is int and number >= 0 for number in (offset, *strides)) or len(shape) != len(strides):
+        numbers = all(type(number) is int and 0 <= number < 2**63 for number in (offset, *strides))
+        if not numbers or len(shape) != len(strides):
             raise FileError(
                 f'{shown(self.path)} is damaged: a tensor begins at {summed_up(offset)}, strides {summed_up(strides)}'
             )

@@ -38,7 +38,7 @@ def opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipI
             if member.compress_type not in METHODS or member.flag_bits & 1:
                 how = 'encrypted' if member.flag_bits & 1 else f'compressed by method {member.compress_type}'
                 raise FileError(f'{shown(path)}: refused: its member {shown(repr(name))} is {how}')
-            if not member.is_dir():
+            if member.file_size or not member.is_dir():
                 members[name] = member
         check_inflation(path, sum(member.file_size for member in members.values()))
         yield archive, members
