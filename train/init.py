@@ -23,6 +23,7 @@ from train.state import TrainState
 from vit_flax import resize_position_embedding
 from vit_flax.cli.text import fold
 from vit_flax.weights.files import FileError, read_arrays
+from vit_flax.weights.formats.names import without_prefix
 
 Shape = tuple[int, ...]
 
@@ -117,11 +118,10 @@ def _read(place: str) -> tuple[dict[str, np.ndarray], tuple[int, int], str, bool
         name = f'{place} ({run.config.model.name}, best checkpoint, step {run.step})'
         return arrays, run.facts.size, name, run.config.objective.classifies
     try:
-        arrays = read_arrays(path)
+        # Of a checkpoint of a run, what is trained.
+        arrays = without_prefix(read_arrays(path), 'collections/')
     except FileError as error:
         raise UserError(f'init: {error}; name a run or a file of weights') from error
-    # Of a checkpoint of a run, what is trained.
-    arrays = {name.removeprefix('collections/'): array for name, array in arrays.items()}
     if not any(name.startswith('params/') for name in arrays):
         some = next(iter(arrays), 'nothing')
         raise UserError(

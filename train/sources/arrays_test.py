@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from train.recipes.digits import CONFIG
 from train.setup import set_up
 from train.sources.arrays import from_arrays
 from train.sources.npz import Npz
+from vit_flax.weights.formats import common
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 200, (20, 6, 5, 3), np.uint8), np.arange(20) % 4
@@ -129,12 +131,12 @@ def test_npz_without_a_held_out_part(tmp_path):
     'write, message',
     [
         (lambda f: None, r"data\.path='.*mine\.npz' is not a file: write it with np\.savez"),
-        (lambda f: f.write_bytes(b''), 'cannot be read'),
-        (lambda f: f.write_bytes(b'PK\3\4 and more'), 'cannot be read'),
+        (lambda f: f.write_bytes(b''), 'is damaged'),
+        (lambda f: f.write_bytes(b'PK\3\4 and more'), 'is damaged'),
         (lambda f: np.savez(f, x=IMAGES), r'has no train_images, it has x: write it with np\.savez'),
         (lambda f: np.savez(f, train_images=IMAGES), 'has no train_labels, it has train_images'),
         (lambda f: np.savez(f, train_images=IMAGES, train_labels=LABELS[1:]), r'mine\.npz: train_labels'),
-        (lambda f: np.savez(f, train_images=np.array([{}], object)), 'cannot be read: Object arrays cannot be loaded'),
+        (lambda f: np.savez(f, train_images=np.array([{}], object)), 'is damaged: Object arrays cannot be loaded'),
         (lambda f: np.save(f.open('wb'), IMAGES), 'is one array without a name'),
     ],
 )
@@ -142,6 +144,16 @@ def test_npz_that_is_wrong(tmp_path, write, message):
     write(tmp_path / 'mine.npz')
     with pytest.raises(UserError, match=message):
         Npz(path=str(tmp_path / 'mine.npz')).records('train')
+
+
+def test_npz_that_would_fill_the_memory(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / 'claims.npz', 'w') as archive, archive.open('train_images.npy', 'w') as file:
+        np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': (2**50,)})
+    monkeypatch.setattr(common, 'MAX_INFLATED', 2**20)
+    np.savez_compressed(tmp_path / 'inflates.npz', train_images=np.zeros((2**11, 32, 32), np.uint8))
+    for name, message in (('claims', 'too little memory'), ('inflates', 'inflate to 2 MiB')):
+        with pytest.raises(UserError, match=message):
+            Npz(path=str(tmp_path / f'{name}.npz')).records('train')
 
 
 @pytest.mark.parametrize('held_out', [0.0, 1.0])

@@ -1,7 +1,5 @@
 """Arrays in a file, as `np.savez` writes them."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +9,8 @@ import numpy as np
 from train.errors import UserError
 from train.sources.arrays import Arrays, from_arrays
 from train.sources.source import InMemory, Source, Split
+from vit_flax.weights.formats import zips
+from vit_flax.weights.formats.common import FileError, told
 
 HELP = (
     'write it with np.savez(FILE, train_images=..., train_labels=..., val_images=..., val_labels=...), '
@@ -62,15 +62,14 @@ class Npz(Source):
         if not path.is_file():
             raise UserError(f'data.path={self.path!r} is not a file: {HELP}')
         try:
-            file = np.load(path, allow_pickle=False)
+            with told(path):
+                file = np.load(path, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise UserError(f'{path} is one array without a name: {HELP}')
-            with file:
+            with zips.opened(path), file:
                 arrays = {name: file[name] for name in file.files}
-        except UserError:
-            raise
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f'{path} cannot be read: {error}') from error
+        except FileError as error:
+            raise UserError(str(error)) from error
         for name in ('train_images', 'train_labels'):
             if name not in arrays:
                 raise UserError(f'{path} has no {name}, it has {", ".join(sorted(arrays)) or "nothing"}: {HELP}')

@@ -15,6 +15,7 @@ vit-pytorch's a file of rows:
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_flax.cli.errors import UserError, told_as
 from vit_flax.cli.shared import add_model_arguments
+from vit_flax.printing import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,14 +74,15 @@ def run(args: argparse.Namespace) -> int:
     from vit_flax.cli.rows import read_rows
 
     tolerance = TOLERANCES[args.dtype] if args.tolerance is None else args.tolerance
-    if not tolerance >= 0:
-        raise UserError(f'--tolerance {tolerance} must not be negative')
+    if not 0 <= tolerance < float('inf'):
+        raise UserError(f'--tolerance {tolerance} must be a finite number, and must not be negative')
     chosen = chosen_model(args)
     check_source(args.source)
     rows = read_rows(args.rows)
     with jax.enable_x64(args.dtype == 'float64'):
         sides = _Sides(args, chosen, rows)
         torch_calls = sides.record_torch()
+        check_finite(torch_calls[-1].outputs)
         found = taps.run_beside(
             sides.flax, sides.variables, sides.images, torch_calls, sides.modules, sides.own_names, tolerance
         )
@@ -125,6 +128,7 @@ class _Sides:
         _need_torch()
         dtype = np.dtype(args.dtype)
         arrays = read_arrays(args.checkpoint, args.key)
+        check_numbers(arrays)
         given = {key: value for key, value in chosen.kwargs.items() if key not in OURS}
         fields = getattr(chosen.info.build, '__dataclass_fields__', {})
         self.flax = chosen.build(**{key: False for key in OURS if key in fields})
@@ -147,7 +151,7 @@ class _Sides:
         torch_side.load(model, arrays)
         self.torch = model.to(_torch_dtype(args.dtype))
         state_dict = {
-            target: arrays[name].astype(dtype) if arrays[name].dtype.kind in 'fV' else arrays[name]
+            target: arrays[name].astype(dtype) if is_floating(arrays[name]) else arrays[name]
             for name, target in translated.items()
         }
         with told_as('Flax' + (' (after --rows)' if args.rows else '')):
@@ -165,6 +169,43 @@ class _Sides:
         images = np.moveaxis(self.images, -1, 1) if 'c' in self.layout else self.images
         with _default_dtype(str(self.images.dtype)):
             return torch_side.record(self.torch, np.ascontiguousarray(images))
+
+
+def is_floating(array: 'np.ndarray') -> bool:
+    """Whether these are floating point numbers, of JAX's narrow kinds too."""
+    import jax.numpy as jnp
+
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def check_numbers(arrays: Mapping[str, 'np.ndarray']) -> None:
+    """Refuses weights that are no numbers: wherever both sides are NaN, nothing is compared.
+
+    Raises:
+      UserError: there is a NaN.
+    """
+    import numpy as np
+
+    bad = [shown(name) for name, array in arrays.items() if is_floating(array) and np.isnan(array).any()]
+    if bad:
+        more = f' and {len(bad) - 5} more' if len(bad) > 5 else ''
+        raise UserError(f'the checkpoint cannot be compared: NaN in {", ".join(bad[:5])}{more}')
+
+
+def check_finite(outputs: Sequence['np.ndarray']) -> None:
+    """Refuses outputs of the torch model of which nothing can be said.
+
+    Raises:
+      UserError: some are infinite or NaN.
+    """
+    import numpy as np
+
+    bad = sum(int((~np.isfinite(array)).sum()) for array in outputs)
+    if bad:
+        total = sum(array.size for array in outputs)
+        raise UserError(
+            f'nothing can be compared: {bad} of the {total} numbers that the torch model gives are infinite or NaN'
+        )
 
 
 def module_names(translated: Mapping[str, str], modules: Sequence[str], rows: 'Rows') -> dict[str, str]:
@@ -187,19 +228,24 @@ def read_images(text: str, shape: tuple[int, ...]) -> 'np.ndarray':
     import numpy as np
 
     if text.isdecimal():
-        if int(text) < 1:
-            raise UserError('--images 0: at least one')
+        if not 1 <= len(text.lstrip('0')) <= 4:
+            raise UserError(f'--images {shown(text, 40)}: at least one and at most 9999')
         return np.random.default_rng(0).normal(size=(int(text), *shape[1:]))
-    if not Path(text).is_file():
-        raise UserError(f'--images {text!r} must be a number of images or a file .npy')
     try:
-        images = np.load(text, allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
-        raise UserError(f'--images {text}: {error}') from error
+        if not Path(text).is_file():
+            raise UserError(f'--images {text!r} must be a number of images or a file .npy')
+        with warnings.catch_warnings(action='ignore'):
+            images = np.load(text, allow_pickle=False)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of .npy and of zip archives meet
+        raise UserError(f'--images {shown(text)}: {shown(str(error) or type(error).__name__, 300)}') from error
     if not isinstance(images, np.ndarray) or images.dtype.kind != 'f':
         raise UserError(f'--images {text} must be one array of floating point numbers, normalised as for training')
     if images.ndim != len(shape) or images.shape[-1] != shape[-1] or not len(images):
         raise UserError(f'--images {text} has shape {images.shape}, expected (b, *{shape[1:]}): channels come last')
+    if not np.isfinite(images).all():
+        raise UserError(f'--images {text} has numbers that are infinite or NaN')
     return images
 
 

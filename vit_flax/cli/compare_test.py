@@ -123,7 +123,14 @@ def test_a_planted_mistake_is_named(compare, mistake):
         ((*WITNESS, '--torch-arg', 'depth=3'), 'does not fit the torch class'),
         ((*WITNESS, '--torch-arg', 'heads=[]'), 'does not take these arguments: TypeError'),
         ((*WITNESS, '--tolerance', '-1'), 'must not be negative'),
+        ((*WITNESS, '--tolerance', 'nan'), 'must be a finite number'),
+        ((*WITNESS, '--tolerance', 'inf'), 'must be a finite number'),
         ((*WITNESS, '--images', '0'), 'at least one'),
+        ((*WITNESS, '--images', '9' * 5000), 'at most 9999'),
+        ((*WITNESS, '--images', 'n' * 5000), 'File name too long'),
+        ((*WITNESS, '--images', '/dev/zero'), 'must be a number of images or a file .npy'),
+        ((*WITNESS, '--rows', '/dev/zero'), 'is no file'),
+        ((*WITNESS, '--rows', 'n' * 5000), 'File name too long'),
         ((*WITNESS, '--images', 'cat.jpg'), 'must be a number of images or a file .npy'),
         ((*WITNESS, '--rows', 'none.toml'), 'No such file'),
         ((*WITNESS, '--source', 'timm'), 'use one of vit_pytorch'),
@@ -137,6 +144,31 @@ def test_mistakes_of_the_user(compare, args, says):
 def test_weights_of_another_model(compare):
     code, _, err = compare(*WITNESS, '--torch-arg', 'depth=2', size=VIT | {'depth': 1})
     assert code == 2 and 'unexpected: transformer.layers.1' in err
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_narrow_checkpoints(compare, dtype):
+    torch.save({name: tensor.to(dtype) for name, tensor in torch.load('vit.pth').items()}, 'narrow.pth')
+    code, out, _ = compare(*WITNESS, checkpoint='narrow.pth')
+    assert code == 0 and 'EQUAL: 24 layers' in out
+
+
+def test_what_is_no_number_is_not_equal(compare):
+    state = torch.load('vit.pth')
+    torch.save({name: torch.full_like(tensor, torch.nan) for name, tensor in state.items()}, 'all.pth')
+    state['cls_token'].view(-1)[3] = torch.nan
+    torch.save(state, 'one.pth')
+    state['cls_token'].view(-1)[3] = torch.inf
+    torch.save(state, 'infinite.pth')
+    np.save('images.npy', np.full((1, 16, 16, 3), np.nan))
+    for args, says in (
+        (('all.pth',), 'NaN in cls_token, pos_embedding, .* and 29 more'),
+        (('one.pth',), 'NaN in cls_token$'),
+        (('infinite.pth',), 'nothing can be compared: 6 of the 6 numbers'),
+        (('vit.pth', '--images', 'images.npy'), 'infinite or NaN'),
+    ):
+        code, out, err = compare(*WITNESS, *args[1:], checkpoint=args[0])
+        assert code == 2 and 'EQUAL' not in out and re.search(says, err) and err.count('\n') == 1
 
 
 def test_distances():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_flax.cli.errors import UserError, told_as
 from vit_flax.cli.shared import add_model_arguments
+from vit_flax.printing import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         write_arrays(args.output, result, force=args.force)
     before, after = ('Flax', 'torch') if of_flax else ('torch', 'Flax')
     sys.stdout.write(
-        f'{args.input}: {len(arrays)} arrays of {before}\n{args.output}: {len(result)} arrays of {after} '
+        f'{shown(args.input)}: {len(arrays)} arrays of {before}\n{shown(args.output)}: {len(result)} arrays of {after} '
         f'({type(chosen.build()).__name__})\n'
     )
     return 0
@@ -115,16 +116,19 @@ def to_torch_names(model: Any, arrays: Mapping[str, 'np.ndarray']) -> dict[str, 
 
     from vit_flax.blocks.module import example_inputs
     from vit_flax.weights import to_torch
+    from vit_flax.weights.formats.names import without_prefix
     from vit_flax.weights.table import build_table
 
-    arrays = {name.removeprefix('collections/'): array for name, array in arrays.items()}
     with told_as('IN'):
+        arrays = without_prefix(arrays, 'collections/')
         known = {'/'.join(entry.path) for entry in build_table(model, *example_inputs(model)).entries}
         collections = {name.partition('/')[0] for name in known}
         unexpected = sorted(name for name in arrays if name.partition('/')[0] in collections and name not in known)
         if unexpected:
             more = f' and {len(unexpected) - 5} more' if len(unexpected) > 5 else ''
-            raise UserError(f'IN: the model has no {", ".join(unexpected[:5])}{more}: do the arguments fit?')
+            raise UserError(
+                f'IN: the model has no {", ".join(map(shown, unexpected[:5]))}{more}: do the arguments fit?'
+            )
         return to_torch(
             model, unflatten_dict({name: arrays[name] for name in known & arrays.keys()}, sep='/'), source=SOURCE
         )

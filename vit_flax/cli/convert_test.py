@@ -1,4 +1,5 @@
 import importlib
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -99,6 +100,14 @@ def test_mistakes(convert, tmp_path):
     assert (tmp_path / 'b.npz').read_bytes() == before
     assert 'torch is not for Flax variables' in refused('a.pth', 'c.pth', *args)
     assert "orbax is not for torch's names" in refused('b.npz', 'c', *args)
+    (tmp_path / 'dup.npz').write_bytes(before)
+    with zipfile.ZipFile(tmp_path / 'dup.npz', 'a') as archive:
+        archive.writestr('collections/params/cls_token.npy', archive.read('params/cls_token.npy'))
+    assert "'params/cls_token' is there twice" in refused('dup.npz', 'c.pth', *args)
+    (tmp_path / 'dup.npz').unlink()
+    assert 'cannot be written: File exists' in refused('a.pth', 'b.npz/c.npz', *args)
+    assert 'cannot be written: File name too long' in refused('a.pth', 'n' * 300 + '.npz', *args)
+    assert 'a device or pipe: it is not replaced' in refused('a.pth', '/dev/full', *args, '--force')
     assert 'OUT is IN' in refused('a.pth', 'a.pth', *args, '--force')
     assert 'give --key NAME with one of model' in refused('nested.pth', 'c.npz', *args)
     assert 'what kind of file' in refused('a.pth', 'c.h5', *args)

@@ -18,6 +18,11 @@ from vit_flax.cli.text import fold, table
 if TYPE_CHECKING:
     from vit_flax.weights.files import Spec
 
+# Characters of a name in the table.
+MAX_WIDTH = 200
+# A model's names have dozens of words; each is looked for in all sources.
+MAX_WORDS = 500
+
 # A name without its numbers, and the rank of the array.
 Kinds = frozenset[tuple[str, int]]
 
@@ -29,25 +34,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from vit_flax.printing import shown
     from vit_flax.weights.files import read_contents
 
     contents = read_contents(args.file, args.key)
+    file = shown(args.file)
     specs = contents.specs
     total = sum(spec.size for spec in specs.values())
-    dtypes = Counter(spec.dtype for spec in specs.values()).most_common()
+    dtypes = sorted(Counter(spec.dtype for spec in specs.values()).items(), key=lambda kind: (-kind[1], kind[0]))
     kinds = ', '.join(dtype if len(dtypes) == 1 else f'{count} {dtype}' for dtype, count in dtypes)
-    sys.stdout.write(f'{args.file}: {contents.kind}, {len(specs)} arrays of {total:,} numbers: {kinds or "none"}\n')
+    sys.stdout.write(f'{file}: {contents.kind}, {len(specs)} arrays of {total:,} numbers: {kinds or "none"}\n')
     rows = [
-        [f'  {entry.name}', entry.value.dtype, _shape(entry.value), f'x {entry.count}' if entry.count > 1 else '']
+        [
+            f'  {shown(entry.name, MAX_WIDTH)}',
+            entry.value.dtype,
+            _shape(entry.value),
+            f'x {entry.count}' if entry.count > 1 else '',
+        ]
         for entry in fold(specs)
     ]
     sys.stdout.write(table(rows))
     for name, text in contents.others.items():
-        sys.stdout.write(f'  {name}: {text} (no array)\n')
+        sys.stdout.write(f'  {shown(name, MAX_WIDTH)}: {text} (no array)\n')
     sys.stdout.flush()
     nested = sorted({name.partition('/')[0] for name in specs if '/' in name and '.' in name})
     if nested:
-        sys.stdout.write(f'nested: --key {nested[0]} looks at one part (there are {", ".join(nested)})\n')
+        parts = [shown(name) for name in nested]
+        sys.stdout.write(f'nested: --key {parts[0]} looks at one part (there are {shown(", ".join(parts))})\n')
     elif specs and not args.no_models:
         sys.stdout.write(hint(of_a_model(specs)))
     return 0
@@ -87,12 +100,17 @@ def hint(specs: Mapping[str, 'Spec']) -> str:
 
 
 def _missing_words(specs: Mapping[str, 'Spec']) -> dict[str, int]:
-    """Models by how many words of the names their sources lack, a quarter at most: tracing all would take a minute."""
+    """Models by how many words of the names their sources lack, a quarter at most: tracing all would take a minute.
+
+    Names without a word, such as `0.weight`, fit none.
+    """
     from vit_flax.registry import stems
 
     words = {word for name in specs for word in re.findall(r'[a-z_]{3,}', re.sub(r'\d+', '', name))}
     # PyTorch's own words stand in no source of ours
     words -= {'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked', 'params', 'batch_stats'}
+    if not 0 < len(words) <= MAX_WORDS:
+        return {}
     package = Path(__file__).parents[1]
     shared = ''.join(path.read_text() for path in (package / 'blocks').glob('*.py'))
     missing = {}

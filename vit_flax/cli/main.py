@@ -2,10 +2,13 @@
 
 import argparse
 import importlib
-import logging
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
+
+from vit_flax.printing import shown
 
 COMMANDS = ('models', 'describe', 'inspect', 'convert', 'compare')
 DESCRIPTION = """Vision transformers in JAX/Flax: what there is, and weights between PyTorch and Flax.
@@ -22,16 +25,16 @@ def main(argv: Sequence[str]) -> int:
     from vit_flax.cli.errors import UserError
     from vit_flax.weights.files import FileError  # imports JAX, which --help need not wait for
 
-    # orbax warns of what it does not find in older checkpoints, which are read all the same
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of fewer characters than names have
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         code: int = args.run(args)
         sys.stdout.flush()
         return code
     except (UserError, FileError) as error:
-        sys.stdout.flush()
-        sys.stderr.write(f'error: {error}\n')
-        return 2
+        return _refused(str(error))
+    except MemoryError:
+        return _refused('too little memory for this')
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -39,9 +42,23 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its messages repeat what was given."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
+
+
+def _refused(message: str) -> int:
+    """Says so, in lines of the message's own alone: what comes out of a file moves no cursor."""
+    sys.stdout.flush()
+    sys.stderr.write('error: ' + '\n'.join(shown(line, 10_000) for line in message.expandtabs(4).split('\n')) + '\n')
+    return 2
+
+
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each file; the docstring of a file is its help."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog='python -m vit_flax', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(title='commands', metavar='COMMAND', required=True)

@@ -142,4 +142,40 @@ def test_errors_are_one_line_without_a_traceback(tmp_path):
     assert done.returncode == 2 and done.stdout == ''
     assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
     assert process('nonsense').returncode == 2
+    done = process('inspect', 'a', 'b\x1b[2J')
+    assert done.returncode == 2 and r'b\x1b[2J' in done.stderr and '\x1b' not in done.stderr
     assert process('compare').returncode == 2
+
+
+@pytest.mark.usefixtures('few_models')
+def test_names_move_no_cursor(run, tmp_path):
+    """What a file says is escaped, and what it says at length is cut."""
+    names = 'a\x1b[2J', 'b\nc', 'd\u202ee', 'f\ud800', 'g' * 900
+    torch.save({'state.w': dict.fromkeys(names, torch.ones(1)), 'h\rl': 'i\x1b'}, tmp_path / 'a.pth')
+    code, out, err = run('inspect', tmp_path / 'a.pth')
+    assert code == 0 and not err
+    for shown in (r'a\x1b[2J', r'b\nc', r'd\u202ee', r'f\ud800', 'g...  float32', r'h\rl: "i\u001b" (no array)'):
+        assert shown in out
+    torch.save(dict.fromkeys(names, torch.ones(1)), tmp_path / 'b.pth')
+    size = dict(image_size=16, patch_size=8, num_classes=3, dim=8, depth=1, heads=2, mlp_dim=12)
+    code, _, err = run('convert', tmp_path / 'b.pth', tmp_path / 'b.npz', '--model', 'vit', *arguments(size))
+    assert code == 2 and r'unexpected: a\x1b[2J' in err and r'unexpected: b\nc' in err
+    assert all(line.isprintable() for text in (out, err) for line in text.splitlines())
+
+
+@pytest.mark.usefixtures('few_models')
+def test_many_odd_names_are_told_in_a_moment(run, tmp_path):
+    names = [f'{index}.{"1a" * 400}' for index in range(500)] + ['1' * 900 + str(index) for index in range(500)]
+    write_arrays(tmp_path / 'a.safetensors', {name: np.zeros(1) for name in names})
+    start = time.perf_counter()
+    code, out, _ = run('inspect', tmp_path / 'a.safetensors')
+    assert code == 0 and 'no model has these names' in out and time.perf_counter() - start < 5
+
+
+def test_a_terminal_of_few_characters_and_a_name_that_is_no_text(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b'\xff.npz')
+    write_arrays(os.fsdecode(path), {'é': np.zeros(1)})
+    command = [sys.executable.encode(), b'-m', b'vit_flax', b'inspect', path, b'--no-models']
+    env = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0 and r'\udcff.npz: npz, 1 arrays' in done.stdout and r'\xe9 ' in done.stdout

@@ -24,6 +24,9 @@ from typing import Any
 from vit_flax.cli.errors import UserError, nearest
 from vit_flax.weights.table import PLACE
 
+# Rows for a thousand kinds of layer.
+MAX_LENGTH = 2**20
+
 
 @dataclass(frozen=True)
 class Row:
@@ -101,9 +104,14 @@ def read_rows(path: str | Path | None) -> Rows:
         return Rows()
     path = Path(path)
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():
+            raise ValueError('is no file')
+        with path.open() as file:
+            text = file.read(MAX_LENGTH + 1)
+        if len(text) > MAX_LENGTH:
+            raise ValueError(f'is longer than {MAX_LENGTH} characters')
         content = json.loads(text) if path.suffix == '.json' else tomllib.loads(text)
-    except (OSError, ValueError) as error:  # both parsers raise ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # both parsers raise ValueErrors
         raise UserError(f'--rows {path}: {error}') from error
     if not isinstance(content, dict):
         raise UserError(f'--rows {path} must hold `names` and `ignore`')

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -72,6 +73,12 @@ def test_mistakes(tmp_path, content, says):
 def test_no_file(tmp_path):
     with pytest.raises(UserError, match='No such file'):
         read_rows(tmp_path / 'rows.toml')
-    (tmp_path / 'rows.toml').write_text('a = = b')
-    with pytest.raises(UserError, match=r'rows\.toml'):
-        read_rows(tmp_path / 'rows.toml')
+    os.mkfifo(tmp_path / 'fifo')
+    for path in (tmp_path / 'fifo', '/dev/zero', tmp_path):
+        with pytest.raises(UserError, match='is no file'):
+            read_rows(path)
+    for text in ('a = = b', 'a=' + '[' * 100_000, '#' * 2**21):
+        for name in ('rows.toml', 'rows.json'):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(UserError, match=r'rows\.(toml|json)'):
+                read_rows(tmp_path / name)

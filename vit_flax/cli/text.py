@@ -49,7 +49,8 @@ def fold(values: Mapping[str, Any]) -> list[Folded]:
 
     `{0..11}` stands for all numbers from 0 to 11, `{0,2}` for these two.
     """
-    groups = [(tuple(re.split(r'(\d+)', name)), value, 1) for name, value in values.items()]
+    # a name of many numbers, or of a number of many digits, is no layer of a model
+    groups = [(tuple(re.split(r'([0-9]{1,18})', name, maxsplit=16)), value, 1) for name, value in values.items()]
     deepest = max((len(parts) for parts, _, _ in groups), default=0)
     for place in range(1, deepest, 2):
         joined: dict[Any, tuple[list[str], int]] = {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vit_flax.cli.errors import UserError, nearest
+from vit_flax.weights.formats.pytorch import to_tensor
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,8 @@ def load(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       UserError: names or shapes that do not fit, all of them.
     """
-    import torch
-
     try:
-        model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+        model.load_state_dict({name: to_tensor(array) for name, array in arrays.items()})
     except (RuntimeError, TypeError) as error:
         raise UserError(f'the checkpoint does not fit the torch class: {error}') from error
 

@@ -5,16 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.module import example_inputs as of_model
+from vit_flax.printing import shown
+from vit_flax.weights.formats.pytorch import from_tensor
 from vit_flax.weights.table import Table, build_table
 
 SOURCES = ('vit_pytorch',)
+
+# Of names whose likeness is looked at, to say which is the nearest.
+MAX_PAIRS = 10**6
 
 
 def from_torch(
@@ -45,7 +49,9 @@ def from_torch(
     arrays = {name: _to_numpy(value) for name, value in state_dict.items()}
     modernise = getattr(model, 'from_older_torch', None)
     if modernise is not None:
-        arrays = modernise(arrays)
+        count, arrays = len(arrays), modernise(arrays)
+        if len(arrays) < count:
+            raise ValueError('the state dict holds names of several releases: two of them are the same in the newest')
     _check(table, arrays)
     # A copy: on a CPU JAX may otherwise share the memory of the caller's tensors. Made by numpy, since jnp.array would
     # compile a program for each shape.
@@ -100,13 +106,7 @@ def _inputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, ...
 
 
 def _to_numpy(value: Any) -> np.ndarray:
-    if hasattr(value, 'detach'):
-        value = value.detach().cpu()
-        if str(value.dtype) == 'torch.bfloat16':
-            # numpy has no bfloat16 of its own; float32 holds every one of them exactly
-            return value.float().numpy().astype(jnp.bfloat16)
-        return value.numpy()
-    return np.asarray(value)
+    return from_tensor(value) if hasattr(value, 'detach') else np.asarray(value)
 
 
 def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:
@@ -116,9 +116,12 @@ def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:
     unexpected = sorted(arrays.keys() - expected.keys())
     problems = []
     for kind, names, others in (('missing', missing, unexpected), ('unexpected', unexpected, missing)):
+        others = others or [*expected]
+        # each pair takes some ten microseconds
+        some = others if len(names) * len(others) < MAX_PAIRS else []
         for name in names:
-            near = difflib.get_close_matches(name, others or [*expected], n=1)
-            problems.append(f'{kind}: {name}' + (f' (nearest: {near[0]})' if near else ''))
+            near = difflib.get_close_matches(name, some, n=1)
+            problems.append(f'{kind}: {shown(name)}' + (f' (nearest: {shown(near[0])})' if near else ''))
     for name in sorted(expected.keys() & arrays.keys()):
         if arrays[name].shape != expected[name]:
             problems.append(f'shape of {name}: the model has {expected[name]}, the state dict {arrays[name].shape}')
