@@ -1,6 +1,6 @@
 """The base class of every module: where numbers are computed, stored and shown."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -8,6 +8,8 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import Array
 from jax.typing import DTypeLike
+
+from vit_flax.blocks.explicit_axes import axes_are_explicit, with_automatic_axes
 
 
 class Module(nn.Module, kw_only=True):
@@ -29,6 +31,13 @@ class Module(nn.Module, kw_only=True):
     def precision(self) -> dict[str, Any]:
         """The two dtypes, to hand to a submodule: `Dense(dim, **self.precision)`."""
         return {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+
+    @nn.nowrap
+    def _call_wrapped_method(self, fun: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        # linen's one place through which every call of a method goes
+        if self.scope is not None and axes_are_explicit():
+            return with_automatic_axes(self, fun, args, kwargs)
+        return super()._call_wrapped_method(fun, args, kwargs)
 
     def promote(self, *arrays: Array) -> tuple[Array, ...]:
         """Casts arrays to `dtype`, or to their common dtype when it is None."""
