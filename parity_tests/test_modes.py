@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 import vit_flax
 from parity_tests.bridge import Pair, example_inputs, make_pair, relative_error
@@ -103,17 +103,22 @@ def plain_step(pair: Pair):
 
 
 def test_sharded_equals_one_device(pair: Pair, plain_step):
-    """Batch over four devices, every parameter that can be halved over two."""
-    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+    """Batch over four devices, every parameter that can be halved over two, and JAX's own kind of axes: explicit."""
+    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'))
 
     def place(leaf):
         axis = next((axis for axis, size in enumerate(leaf.shape) if size % 2 == 0), None)
         spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, 'fsdp')
         return jax.device_put(np.asarray(leaf), NamedSharding(mesh, spec))
 
+    variables = jax.tree.map(place, pair.variables)
     spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec('data'))) for array in batch_of_four(pair)]
-    got = training_step(pair.flax, jax.tree.map(place, pair.variables), spread, {**pair.case.call, **pair.case.options})
-    assert len(got[0][0].sharding.device_set) == 8
+    with jax.set_mesh(mesh):
+        got = training_step(pair.flax, variables, spread, {**pair.case.call, **pair.case.options})
+    outputs, grads, _ = got
+    assert all(leaf.sharding.spec[0] == 'data' for leaf in outputs if leaf.ndim and len(leaf) == len(spread[0]))
+    for grad, parameter in zip(jax.tree.leaves(grads), jax.tree.leaves(variables['params']), strict=True):
+        assert grad.sharding.is_equivalent_to(parameter.sharding, grad.ndim)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step))
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(plain_step), strict=True):
         assert relative_error(mine, theirs, floor=1e-4 * largest) <= 1e-9
