@@ -132,6 +132,7 @@ def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
     shapes = example_inputs(pair.case)
     scanned = pair.flax.clone(scan=True, remat=True)
     variables = vit_flax.from_torch(scanned, pair.torch.state_dict(), *shapes, source='vit_pytorch')
+    both_ways(pair.flax, pair.variables, variables, shapes)
     outputs, *got = training_step(scanned, variables, batch_of_four(pair), {**pair.case.call, **pair.case.options})
     assert_close(outputs, plain_step[0], 1e-11)
     in_torch_names = [
@@ -144,6 +145,12 @@ def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step[1]))
     for name, theirs in in_torch_names[1].items():
         assert relative_error(in_torch_names[0][name], theirs, floor=1e-4 * largest) <= 1e-9, name
+
+
+def both_ways(model, unrolled, stacked, shapes) -> None:
+    """One layout of the variables from the other, bit for bit; those of the wrong one are refused."""
+    jax.tree.map(np.testing.assert_array_equal, vit_flax.stack_layers(model, unrolled, *shapes), stacked)
+    jax.tree.map(np.testing.assert_array_equal, vit_flax.unstack_layers(model, stacked, *shapes), unrolled)
 
 
 def test_submodules_have_names(pair: Pair):

@@ -7,7 +7,9 @@ if TYPE_CHECKING:
     from vit_flax.registry import create_model as create_model
     from vit_flax.registry import list_models as list_models
     from vit_flax.weights import from_torch as from_torch
+    from vit_flax.weights import stack_layers as stack_layers
     from vit_flax.weights import to_torch as to_torch
+    from vit_flax.weights import unstack_layers as unstack_layers
 
 __version__ = '0.1.0'
 
@@ -16,6 +18,8 @@ _HOME = {
     'list_models': 'vit_flax.registry',
     'from_torch': 'vit_flax.weights',
     'to_torch': 'vit_flax.weights',
+    'stack_layers': 'vit_flax.weights',
+    'unstack_layers': 'vit_flax.weights',
     'resize_position_embedding': 'vit_flax.blocks.positions',
 }
 

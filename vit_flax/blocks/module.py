@@ -9,6 +9,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import Array
 from jax.typing import DTypeLike
 
+from vit_flax.blocks.arguments import check_arguments
 from vit_flax.blocks.explicit_axes import axes_are_explicit, with_automatic_axes
 
 
@@ -26,6 +27,10 @@ class Module(nn.Module, kw_only=True):
     param_dtype: DTypeLike = jnp.float32
 
     torch_names: ClassVar[Mapping[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        check_arguments(self)
+        super().__post_init__()
 
     @property
     def precision(self) -> dict[str, Any]:

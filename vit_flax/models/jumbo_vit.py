@@ -67,6 +67,7 @@ class JumboViT(SimpleViTBase, kw_only=True):
 
     num_jumbo_cls: int = 1
     jumbo_cls_k: int = 6
+    mlp_dim: float  # type: ignore[assignment]
     jumbo_ff_mult: float = 2
 
     def setup(self) -> None:

@@ -22,7 +22,7 @@ from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Block
+from vit_flax.blocks.transformer import Block, check_layout
 from vit_flax.models.vit import NormedHead
 from vit_flax.models.vivit import ViViTBase, key_mask
 from vit_flax.registry import Model
@@ -249,6 +249,7 @@ class Transformer(Module, kw_only=True):
             x, after = block(x, keys, before, train=train)
             return x, after if return_cache else None
 
+        check_layout(self, self.scan)
         if self.remat:
             step = nn.remat(step, prevent_cse=not self.scan)
         caches: list[Any] = [None] * self.depth if cache is None else [*cache]
