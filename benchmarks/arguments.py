@@ -10,6 +10,7 @@ traced; or the model works. Run from the repository's root:
 import argparse
 import dataclasses
 import math
+import re
 import signal
 import typing
 from collections import Counter
@@ -47,29 +48,33 @@ def wicked(case: Case) -> Iterator[tuple[str, Any]]:
             yield field.name, value
 
 
-def outcome(case: Case, name: str, value: Any, trace: bool = True) -> str:
-    """'refused', 'works', 'accepted' if it is not to be traced; or what is wrong."""
+def outcome(case: Case, name: str, value: Any) -> str:
+    """'refused', 'works', or what is wrong."""
     try:
         model = dataclasses.replace(case, kwargs={**case.kwargs, name: value}).flax_model()
-    except (ValueError, TypeError) as error:
-        return 'refused' if name in str(error) else f'{type(error).__name__} does not name it: {error}'
-    except Exception as error:
-        return f'{type(error).__name__}: {error}'
-    if not trace:
-        return 'accepted'
-    now = case.at(0) if isinstance(case, ObjectiveCase) else case
-    try:
-        inputs = [jax.ShapeDtypeStruct(spec.shape, jnp.float32) for spec in now.inputs]
-        call = {**now.call, **now.options}
-        if now.listed is not None:
-            inputs, call = [model.example_input()], {}
-        rngs = {name: jax.random.key(0) for name in ('params', 'dropout', 'drop_path', 'mask', 'tokens', 'projections')}
-        jax.eval_shape(lambda *inputs: model.init(rngs, *inputs, train=True, **call), *inputs)
-    except (ValueError, TypeError) as error:
-        return 'refused' if name in str(error) else f'{type(error).__name__} does not name it: {error}'
+        trace(case, model)
+    except ValueError as error:
+        # what contradicts another argument, or the input, may be said of that
+        names = [field.name for field in dataclasses.fields(type(case.flax_model()))]
+        first = re.match(r'(\w+)=', str(error))
+        says = any(f'{known}=' in str(error) for known in names) or 'shape' in str(error) or name in str(error)
+        # an argument that is handed on may be called by its plain name: siglip_image_size is an image_size
+        says |= first is not None and name.endswith(first[1])
+        return 'refused' if says else f'does not say which: {error}'
     except Exception as error:
         return f'{type(error).__name__}: {error}'
     return 'works'
+
+
+def trace(case: Case, model: Any) -> None:
+    """Initialises and runs the model of a case, shapes only."""
+    now = case.at(0) if isinstance(case, ObjectiveCase) else case
+    inputs = [jax.ShapeDtypeStruct(spec.shape, jnp.float32) for spec in now.inputs]
+    call = {**now.call, **now.options}
+    if now.listed is not None:
+        inputs, call = [model.example_input()], {}
+    rngs = {name: jax.random.key(0) for name in ('params', 'dropout', 'drop_path', 'mask', 'tokens', 'projections')}
+    jax.eval_shape(lambda *inputs: model.init(rngs, *inputs, train=True, **call), *inputs)
 
 
 def too_long(*_: Any) -> None:

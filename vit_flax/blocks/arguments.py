@@ -34,9 +34,16 @@ class Range:
         return enough and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
-        low = f' {"above" if self.above else "at least"} {self.low}' if self.low > -math.inf else ''
-        high = f' {"below" if self.below else "at most"} {self.high}' if self.high < math.inf else ''
-        return low + (' and' if low and high else '') + high
+        """'at least 0 and below 1'; a limit that is only there to be no infinity goes without saying."""
+        if (self.low, self.high, self.above, self.below) == (0, 1, False, False):
+            return 'between 0 and 1'
+        low = f'{"above" if self.above else "at least"} {self.low}' if self.low > -math.inf else ''
+        high = f'{"below" if self.below else "at most"} {self.high}' if self.high < 10_000 else ''
+        return ' and '.join(filter(None, (low, high)))
+
+    def asked_of(self, value: float) -> str:
+        """What a number outside is asked to be."""
+        return f'at most {self.high}' if value > self.high >= 10_000 else str(self)
 
 
 ANY = Range()
@@ -44,31 +51,36 @@ ANY = Range()
 SIZE, COUNT, WIDTH = Range(1, 2**24), Range(0, 2**24), Range(0)
 # each block that is not scanned is traced for itself
 LAYERS = Range(0, 10_000)
-POSITIVE, NOT_NEGATIVE = Range(0, above=True), Range(0)
+POSITIVE, FACTOR = Range(0, above=True), Range(0, 10**6, above=True)
 SHARE, SHARE_BELOW_ONE, SHARE_ABOVE_ZERO = Range(0, 1), Range(0, 1, below=True), Range(0, 1, above=True)
 
 # The first pattern that the whole name matches counts.
 INTEGERS = (
     (r'n_conv_layers', Range(1, 100)),
-    (r'axis|\w+_axes|\w*layer|causal_dims|\w+_indices|interactions|pathways|\w+_id|output_pos_\w+', ANY),
+    (r'axis|\w+_axes|(\w+_)?(hidden|merge)_layer|layer|causal_dims|\w+_indices|interactions|pathways|\w+_id|output_pos_\w+', ANY),
     (r'(\w+_)?(depths?|layers|blocks|iterations)|block_repeats|orders', LAYERS),
     (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+', COUNT),
     (r'features|rows|width|hidden|hidden_dim|sequence_length', WIDTH),
+    (r'groups', Range(1)),
     (r'num_(local|target_aug)_views|num_memories_per_layer', COUNT),
     (r'.*', SIZE),
 )
 NUMBERS = (
-    (r'patch_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate', SHARE_BELOW_ONE),
-    (r'\w*(dropout|dropout_rate|_prob|_decay|p_zero_freqs)|rate|alpha|\w*sample_frac', SHARE),
+    (r'patch_dropout|mbconv_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate', SHARE_BELOW_ONE),
+    (r'\w*(dropout|dropout_rate|_prob|_decay|p_zero_freqs|sample_frac|lerp_scale_init)|rate|alpha', SHARE),
     (r'\w*crop_scale', SHARE_ABOVE_ZERO),
-    (r'\w*(eps|epsilon|temp|temperature|freq|factor|mult|ratio|expansion|pixel_val|expansion_rate|range)', POSITIVE),
-    (r'\w*shrinkage_rate|mlp_dim', POSITIVE),
+    (r'\w*(factor|mult|mlp_ratio|expansion|expansion_rate|shrinkage_rate)|mlp_dim', FACTOR),
+    (r'\w*(eps|epsilon|temp|temperature|freq|pixel_val|range)|spec_power', POSITIVE),
     (r'.*', ANY),
 )
 # Annotated as anything, since objectives read what mypy cannot know; they must be networks all the same.
 NETWORKS = re.compile(r'encoder|net|image_net|student|teacher|vit|transformer')
 
-PAIRS = re.compile(r'(?!mask_)\w*(image|img|patch)_size')
+PAIRS = re.compile(r'(?!mask_)\w*(image|img|patch)_size|local_size')
+
+
+class Network:
+    """Stands for a linen module, or what can be called or applied as one."""
 
 
 class Unfit(Exception):
@@ -86,7 +98,7 @@ def check_arguments(owner: Any) -> None:
         try:
             fit = _fit(annotation, name, value)
         except Unfit:
-            wanted = ' or '.join(_wanted(choice, name) for choice in _choices(annotation))
+            wanted = _asked_of(annotation, name, value)
             raise ValueError(f'{name}={_short(value)} must be {wanted}') from None
         if isinstance(fit, tuple) and len(fit) != 2 and PAIRS.fullmatch(name) and _takes_images(owner):
             raise ValueError(f'{name}={_short(value)} must be one number, or two for height and width')
@@ -99,12 +111,18 @@ def _annotations(owner: type) -> dict[str, Any]:
     """Of what is given to the constructor, but for the dtypes and linen's own."""
     hints = typing.get_type_hints(owner)
     others = {'parent', 'name', 'dtype', 'param_dtype'}
-    return {field.name: hints[field.name] for field in fields(owner) if field.init and field.name not in others}
+    found = {}
+    for field in fields(owner):
+        if field.init and field.name not in others:
+            network = hints[field.name] is Any and NETWORKS.fullmatch(field.name)
+            of_network = Network | None if field.default is None else Network
+            found[field.name] = of_network if network else hints[field.name]
+    return found
 
 
 def _takes_images(owner: Any) -> bool:
     """Whether a patch of it has height and width; a model of any number of axes says how many by `ndim`."""
-    return not hasattr(owner, 'ndim') and (hasattr(owner, 'image_size') or hasattr(owner, 'img_size'))
+    return not hasattr(owner, 'ndim') and any(map(owner.__class__.__dataclass_fields__.__contains__, ('image_size', 'img_size', 'local_size')))
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -137,7 +155,9 @@ def _fit_one(annotation: Any, name: str, value: Any) -> Any:
     if kind in (Sequence, tuple):
         return _fit_sequence(inner, name, value)
     if kind is Any:
-        fits = not NETWORKS.fullmatch(name) or value is None or callable(value) or hasattr(value, 'apply')
+        fits = True
+    elif kind is Network:
+        fits = callable(value) or hasattr(value, 'apply')
     elif kind is Callable or getattr(kind, '_is_protocol', False):
         fits = callable(value)
     elif kind is dict:
@@ -177,7 +197,9 @@ def _fit_sequence(inner: tuple, name: str, value: Any) -> tuple:
         if len(values) != len(inner):
             raise Unfit
         return tuple(_fit(one, name, item) for one, item in zip(inner, values, strict=True))
-    return tuple(_fit(inner[0], name, item) for item in values) if inner else frozen(values)
+    if not values and _kind(inner[0]) in (int, Sequence, tuple) and _range(INTEGERS, name) is not ANY:
+        raise Unfit
+    return tuple(_fit(inner[0], name, item) for item in values)
 
 
 def frozen(value: Any) -> Any:
@@ -187,12 +209,22 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
+def _asked_of(annotation: Any, name: str, value: Any) -> str:
+    """What would be right in the place of a value that is not."""
+    for choice in _choices(annotation):
+        rules = {int: INTEGERS, float: NUMBERS}.get(choice)
+        whole = isinstance(value, numbers.Integral) or choice is float and isinstance(value, numbers.Real)
+        if rules and whole and not isinstance(value, bool) and math.isfinite(value):
+            return _range(rules, name).asked_of(value)
+    return ' or '.join(_wanted(choice, name) for choice in _choices(annotation))
+
+
 def _wanted(annotation: Any, name: str) -> str:
     kind, inner = _kind(annotation), typing.get_args(annotation)
     if kind is int:
-        return f'an integer{_range(INTEGERS, name)}'
+        return f'an integer {_range(INTEGERS, name)}'.strip()
     if kind is float:
-        return f'a number{_range(NUMBERS, name)}'
+        return f'a finite number {_range(NUMBERS, name)}'.strip()
     if kind in (Sequence, tuple):
         one = ' or '.join(_wanted(choice, name) for choice in _choices(inner[0]))
         length = '' if kind is Sequence or inner[-1] is Ellipsis else f' of {len(inner)}'
@@ -200,11 +232,14 @@ def _wanted(annotation: Any, name: str) -> str:
     if kind is Callable or getattr(kind, '_is_protocol', False):
         return 'a function or a constructor'
     names = {bool: 'True or False', str: 'a string', type(None): 'None', Mapping: 'a dict', dict: 'a dict'}
-    return names.get(kind, 'a network' if kind is Any else f'a {kind.__module__}.{kind.__name__}')
+    names |= {nn.Module: 'a Flax module', Network: 'a Flax module'}
+    return names.get(kind, f'a {kind.__module__}.{kind.__name__}')
 
 
 def _short(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**24:
         return f'{"-" if value < 0 else ""}10**{int(math.log10(abs(value)))} or more'
     text = reprlib.repr(value) if isinstance(value, str | list | tuple | Mapping) else repr(value)
-    return text if len(text) < 80 else f'{text[:76].partition(chr(10))[0]}...'
+    if isinstance(value, nn.Module):
+        text = f'{type(value).__name__}(...)'
+    return text if len(text) < 80 else f'{text[:76]}...'

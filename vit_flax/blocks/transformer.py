@@ -92,7 +92,9 @@ class Transformer(Module):
                 row = jax.tree.map(lambda values, i=i: values[i], per_layer)
                 x, hidden = step(self.block(name=f'block_{i}'), x, row)
                 entered.append(hidden)
-            hiddens = jnp.stack(entered) if return_hiddens else None
+            hiddens = None
+            if return_hiddens:
+                hiddens = jnp.stack(entered) if entered else jnp.zeros((0, *x.shape), x.dtype)
         x = x if self.norm is None else self.norm(name='norm')(x)
         return (x, hiddens) if return_hiddens else x
 

@@ -182,8 +182,6 @@ class TransformerClassifier(Module, kw_only=True):
 
     def setup(self) -> None:
         check_choice('positional_embedding', self.positional_embedding, ('sine', 'learnable', 'none'))
-        if not 0 <= self.stochastic_depth_rate < 1:
-            raise ValueError(f'stochastic_depth_rate={self.stochastic_depth_rate} must be at least 0 and below 1')
         if self.positional_embedding != 'none':
             if self.sequence_length is None:
                 raise ValueError(

@@ -117,8 +117,6 @@ class Adapter(Module, kw_only=True):
     num_classes: int = 2
 
     def setup(self) -> None:
-        if not isinstance(self.vit, ViT):
-            raise ValueError(f'vit is a {type(self.vit).__name__}: it must be a {ViT.__module__}.ViT')
         dim, depth = self.vit.dim, self.vit.depth
         self.memory_cls_token = self.param('memory_cls_token', normal(1.0), (dim,), self.param_dtype)
         self.memories_per_layer = self.param(

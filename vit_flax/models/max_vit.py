@@ -202,10 +202,6 @@ class MaxViT(Module, kw_only=True):
     mbconv_dropout: float = 0.0
 
     def setup(self) -> None:
-        if isinstance(self.depth, int):
-            raise ValueError(f'depth={self.depth} must be a sequence: the number of blocks of each stage')
-        if not 0 <= self.mbconv_dropout < 1:
-            raise ValueError(f'mbconv_dropout={self.mbconv_dropout} must be at least 0 and below 1')
         stem = self.dim if self.dim_conv_stem is None else self.dim_conv_stem
         self.conv_stem = [
             Conv(stem, (3, 3), strides=2, padding=1, **self.precision),

@@ -91,10 +91,6 @@ class PiT(Module, kw_only=True):
     remat: bool = False
 
     def setup(self) -> None:
-        if isinstance(self.depth, int):
-            raise ValueError(
-                f'depth={self.depth} must be a tuple: the number of blocks in each stage, such as ({self.depth},)'
-            )
         stages = len(self.depth)
         heads = (self.heads,) * stages if isinstance(self.heads, int) else tuple(self.heads)
         if len(heads) != stages:

@@ -163,8 +163,6 @@ class SepViT(Module, kw_only=True):
     remat: bool = False
 
     def setup(self) -> None:
-        if isinstance(self.depth, int):
-            raise ValueError(f'depth={self.depth} must be a sequence: the number of blocks of each stage')
         stages = len(self.depth)
         heads = per_stage('heads', self.heads, stages)
         windows, dim_head = per_stage('window_size', self.window_size, stages), self.dim_head

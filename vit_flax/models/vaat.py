@@ -87,8 +87,6 @@ class AST(Module):
         return dict(n_fft=self.spec_n_fft, hop_length=hop, pad=self.spec_pad, center=self.spec_center)
 
     def setup(self) -> None:
-        if not self.spec_power or self.spec_power < 0:
-            raise ValueError(f'spec_power={self.spec_power} must be a positive number: patches are of real numbers')
         # upstream: the window is a buffer of the state dict; here it is a constant of the model's variables, which
         # hold what the state dict holds.
         self.window = self.variable(

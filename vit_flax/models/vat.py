@@ -312,7 +312,7 @@ class ActionTransformer(Module, kw_only=True):
             raise ValueError(
                 f'{argument}={chosen} must be depth={self.depth} numbers from 0 to {model.depth}, the depth of {name}'
             )
-        return np.array(chosen)
+        return np.array(chosen, int)
 
     def trajectory(self, model: Any, layers: np.ndarray, x: Array, train: bool, freeze: bool) -> Array:
         """The layers of a model that the blocks attend to, `[l b n d]`, from its input with views as further batch."""

@@ -29,11 +29,6 @@ class ViT(HeadNormViT, kw_only=True):
     def num_prefix_positions(self) -> int:
         return 0
 
-    def setup(self) -> None:
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f'patch_dropout={self.patch_dropout} must be at least 0 and below 1')
-        super().setup()
-
     def patch_embedding(self) -> nn.Module:
         return PatchProjection(self.patch_size, self.dim, **self.precision)
 

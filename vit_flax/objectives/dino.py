@@ -84,10 +84,6 @@ class SelfDistillation(Module, kw_only=True):
         raise NotImplementedError
 
     def setup(self) -> None:
-        if min(self.student_temp, self.teacher_temp) <= 0:
-            raise ValueError(
-                f'student_temp={self.student_temp} and teacher_temp={self.teacher_temp} must be more than 0'
-            )
         self.encoder = self.net.clone(_deep_clone=True)
         self.student = self.wrapped(self.network, self.encoder)
         teacher = in_collection('teacher', self.network)

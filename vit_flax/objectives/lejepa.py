@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import FrozenDict
 from jax import Array
 
 from vit_flax.blocks import sigreg
@@ -105,11 +104,6 @@ class LeJEPA(Module, kw_only=True):
         """Whether SIGReg is part of the loss."""
         wanted = not self.averages if self.use_sigreg is None else self.use_sigreg
         return wanted and self.sigreg_loss_weight > 0
-
-    def __post_init__(self) -> None:
-        # a plain dict could not be hashed, and the module be no static argument of jit
-        self.sigreg_loss_kwargs = None if self.sigreg_loss_kwargs is None else FrozenDict(self.sigreg_loss_kwargs)
-        super().__post_init__()
 
     @property
     def sigreg(self) -> dict[str, Any]:

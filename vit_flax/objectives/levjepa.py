@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import FrozenDict
 from jax import Array
 from jax.nn.initializers import normal, zeros
 
@@ -104,11 +103,6 @@ class VideoPredictionBase(Module, kw_only=True):
     sigreg_loss_weight: float = 0.02
     sigreg_loss_kwargs: Mapping[str, int] | None = None
     views_in_order: bool = False
-
-    def __post_init__(self) -> None:
-        # a plain dict could not be hashed, and the module be no static argument of jit
-        self.sigreg_loss_kwargs = None if self.sigreg_loss_kwargs is None else FrozenDict(self.sigreg_loss_kwargs)
-        super().__post_init__()
 
     @property
     def sigreg(self) -> dict[str, int]:
