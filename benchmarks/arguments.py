@@ -19,12 +19,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from parity_tests.case import Case, all_cases
 from parity_tests.objective_case import ObjectiveCase, all_objective_cases
 
-NUMBERS = (0, -1, 10**9, 2**31, 10**30, 1.5, -0.5, math.nan, math.inf, True, None, 'seven', [], (0, 0), (-1, 2), (2, 3, 4))
+NUMBERS = (
+    0,
+    -1,
+    10**9,
+    2**31,
+    10**30,
+    1.5,
+    -0.5,
+    math.nan,
+    math.inf,
+    True,
+    None,
+    'seven',
+    [],
+    (0, 0),
+    (-1, 2),
+    (2, 3, 4),
+)
 OTHERS = (None, 3, 'nothing', [])
 
 

@@ -57,7 +57,10 @@ SHARE, SHARE_BELOW_ONE, SHARE_ABOVE_ZERO = Range(0, 1), Range(0, 1, below=True),
 # The first pattern that the whole name matches counts.
 INTEGERS = (
     (r'n_conv_layers', Range(1, 100)),
-    (r'axis|\w+_axes|(\w+_)?(hidden|merge)_layer|layer|causal_dims|\w+_indices|interactions|pathways|\w+_id|output_pos_\w+', ANY),
+    (
+        r'axis|\w+_axes|(\w+_)?(hidden|merge)_layer|layer|causal_dims|\w+_indices|interactions|pathways|\w+_id|output_pos_\w+',
+        ANY,
+    ),
     (r'(\w+_)?(depths?|layers|blocks|iterations)|block_repeats|orders', LAYERS),
     (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+', COUNT),
     (r'features|rows|width|hidden|hidden_dim|sequence_length', WIDTH),
@@ -66,7 +69,10 @@ INTEGERS = (
     (r'.*', SIZE),
 )
 NUMBERS = (
-    (r'patch_dropout|mbconv_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate', SHARE_BELOW_ONE),
+    (
+        r'patch_dropout|mbconv_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate',
+        SHARE_BELOW_ONE,
+    ),
     (r'\w*(dropout|dropout_rate|_prob|_decay|p_zero_freqs|sample_frac|lerp_scale_init)|rate|alpha', SHARE),
     (r'\w*crop_scale', SHARE_ABOVE_ZERO),
     (r'\w*(factor|mult|mlp_ratio|expansion|expansion_rate|shrinkage_rate)|mlp_dim', FACTOR),
@@ -75,8 +81,6 @@ NUMBERS = (
 )
 # Annotated as anything, since objectives read what mypy cannot know; they must be networks all the same.
 NETWORKS = re.compile(r'encoder|net|image_net|student|teacher|vit|transformer')
-
-PAIRS = re.compile(r'(?!mask_)\w*(image|img|patch)_size|local_size')
 
 
 class Network:
@@ -100,8 +104,6 @@ def check_arguments(owner: Any) -> None:
         except Unfit:
             wanted = _asked_of(annotation, name, value)
             raise ValueError(f'{name}={_short(value)} must be {wanted}') from None
-        if isinstance(fit, tuple) and len(fit) != 2 and PAIRS.fullmatch(name) and _takes_images(owner):
-            raise ValueError(f'{name}={_short(value)} must be one number, or two for height and width')
         if fit is not value:
             object.__setattr__(owner, name, fit)
 
@@ -118,11 +120,6 @@ def _annotations(owner: type) -> dict[str, Any]:
             of_network = Network | None if field.default is None else Network
             found[field.name] = of_network if network else hints[field.name]
     return found
-
-
-def _takes_images(owner: Any) -> bool:
-    """Whether a patch of it has height and width; a model of any number of axes says how many by `ndim`."""
-    return not hasattr(owner, 'ndim') and any(map(owner.__class__.__dataclass_fields__.__contains__, ('image_size', 'img_size', 'local_size')))
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -213,7 +210,7 @@ def _asked_of(annotation: Any, name: str, value: Any) -> str:
     """What would be right in the place of a value that is not."""
     for choice in _choices(annotation):
         rules = {int: INTEGERS, float: NUMBERS}.get(choice)
-        whole = isinstance(value, numbers.Integral) or choice is float and isinstance(value, numbers.Real)
+        whole = isinstance(value, numbers.Integral) or (choice is float and isinstance(value, numbers.Real))
         if rules and whole and not isinstance(value, bool) and math.isfinite(value):
             return _range(rules, name).asked_of(value)
     return ' or '.join(_wanted(choice, name) for choice in _choices(annotation))

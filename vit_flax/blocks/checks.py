@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from jax import Array
 
 
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """`8 -> (8, 8)`, `(8, 4) -> (8, 4)`."""
+def pair(size: int | Sequence[int], name: str = 'size') -> tuple[int, int]:
+    """`8 -> (8, 8)`, `(8, 4) -> (8, 4)`; raises if there are more or less than two, in the name of the argument."""
     if isinstance(size, int):
         return size, size
+    if len(size) != 2:
+        raise ValueError(f'{name}={tuple(size)} must be one number, or two for height and width')
     height, width = size
     return int(height), int(width)
 
@@ -25,7 +27,7 @@ def patch_grid(
     patches: str = 'patch_size',
 ) -> tuple[int, int]:
     """Rows and columns of patches; raises if the patches do not tile the image."""
-    rows, columns = patch_counts(pair(image_size), pair(patch_size), name, patches)
+    rows, columns = patch_counts(pair(image_size, name), pair(patch_size, patches), name, patches)
     return rows, columns
 
 

@@ -61,7 +61,7 @@ class Grid(Module, kw_only=True):
         """The input cut into patches that hold its values, `[b h w c] -> [b n p]`."""
         self.check_input(x)
         patches = patchify(x, self.patch_lengths)
-        return patches.reshape(len(patches), -1, patches.shape[-1])
+        return patches.reshape(patches.shape[0], math.prod(patches.shape[1:-1]), patches.shape[-1])
 
     def unpatchify(self, patches: Array, grid: Sequence[int] | None = None) -> Array:
         """The inverse of `patchify`, `[b n p] -> [b h w c]`; `grid` if it is not the model's own."""
@@ -97,11 +97,11 @@ class ImageGrid(Grid, kw_only=True):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return pair(self.image_size)
+        return pair(self.image_size, 'image_size')
 
     @property
     def patch_lengths(self) -> tuple[int, ...]:
-        return pair(self.patch_size)
+        return pair(self.patch_size, 'patch_size')
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -166,11 +166,11 @@ class VideoGrid(Grid, kw_only=True):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return self.frames, *pair(self.image_size)
+        return self.frames, *pair(self.image_size, 'image_size')
 
     @property
     def patch_lengths(self) -> tuple[int, ...]:
-        return self.frame_patch_size, *pair(self.image_patch_size)
+        return self.frame_patch_size, *pair(self.image_patch_size, 'image_patch_size')
 
     @property
     def grid(self) -> tuple[int, ...]:

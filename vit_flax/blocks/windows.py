@@ -68,12 +68,12 @@ class RelativePositionBias(Module):
     @property
     def rows(self) -> int:
         """Of the table: one for each way."""
-        p, q = pair(self.size)
+        p, q = pair(self.size, 'size')
         return (2 * p - 1) * (2 * q - 1)
 
     def index(self) -> np.ndarray:
         """Row of the table for each query and key, `[n n]`."""
-        p, q = pair(self.size)
+        p, q = pair(self.size, 'size')
         down, right = relative_positions(self.size)
         return (down + p - 1) * (2 * q - 1) + right + q - 1
 

@@ -249,7 +249,7 @@ class CrossViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'sm_head_norm': 'sm_mlp_head.0',

@@ -36,7 +36,7 @@ class Distillable(Module, kw_only=True):
         classify = model.classify if model.num_classes > 0 else lambda tokens: tokens
         if distill_token is None:
             return classify(model.encode(tokens, train))
-        (tokens, token) = self.promote(tokens, repeat(distill_token, '1 d -> b 1 d', b=len(tokens)))
+        (tokens, token) = self.promote(tokens, repeat(distill_token, '1 d -> b 1 d', b=tokens.shape[0]))
         token = self.distill_dropout(token, deterministic=not train)
         encoded = model.encode(jnp.concatenate([tokens, token], axis=1), train)
         # upstream: with pool='mean' the distillation token is not part of the average, though every token reads it.

@@ -77,7 +77,7 @@ class ViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'positions': ''}
 

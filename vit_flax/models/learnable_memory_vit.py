@@ -38,7 +38,7 @@ class MemoryAttention(Module):
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = seen = LayerNorm(**self.precision, name='norm')(x)
         if memories is not None:
-            x, memories = self.promote(x, repeat(memories, 'm d -> b m d', b=len(x)))
+            x, memories = self.promote(x, repeat(memories, 'm d -> b m d', b=x.shape[0]))
             seen = jnp.concatenate([x, memories], axis=1)
         q = Dense(inner, use_bias=False, **self.precision, name='to_q')(x)
         kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(seen)

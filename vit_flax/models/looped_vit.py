@@ -349,7 +349,7 @@ class LoopedViT(Module, kw_only=True):
             raise ValueError(f'loop_depth={loops} must be at least 2 for adaptive_exit and return_exit_benefits')
 
         x = self.pre_loop(self.embed(x, train), train=train)
-        benefit = jnp.zeros(len(x), x.dtype)
+        benefit = jnp.zeros(x.shape[0], x.dtype)
         exited = jnp.zeros((), bool)
         all_logits: list[Array] = []
         benefits: list[Array] = []
@@ -367,7 +367,7 @@ class LoopedViT(Module, kw_only=True):
             all_logits.append(logits)
             if gate:
                 benefits.append(benefit)
-                exited = exited | (benefit.max() <= threshold)
+                exited = exited | jnp.all(benefit <= threshold)
         if self.adaptive_loop and self.is_initializing():
             self.exit_gate(self.decode(x, train), train)
         logits = jnp.stack(all_logits) if return_all_logits else all_logits[-1]

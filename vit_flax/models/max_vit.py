@@ -244,7 +244,7 @@ class MaxViT(Module, kw_only=True):
     def encode(self, x: Array, train: bool = False, keep_convs: Array | None = None) -> Array:
         """All blocks, `[b h w c] -> [b h' w' d]`."""
         if keep_convs is None and train and self.mbconv_dropout > 0:
-            keep_convs = draw_convs(self.make_rng('drop_path'), len(x), self.mbconv_dropout, len(self.block))
+            keep_convs = draw_convs(self.make_rng('drop_path'), x.shape[0], self.mbconv_dropout, len(self.block))
         for index, block in enumerate(self.block):
             x = block(x, train, None if keep_convs is None else keep_convs[index])
         return x

@@ -182,7 +182,7 @@ class nViT(Module, kw_only=True):
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, of length one, `[b h w c] -> [b n d]`."""
         check_images(images, self.channels)
-        p, q = pair(self.patch_size)
+        p, q = pair(self.patch_size, 'patch_size')
         patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
         x = self.to_patch_embedding(rearrange(images, 'b (h p) (w q) c -> b (h w) (c p q)', p=p, q=q))
         positions = self.abs_pos_emb()
@@ -217,7 +217,7 @@ class nViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'to_patch_embedding': 'to_patch_embedding.1',

@@ -109,7 +109,7 @@ class T2TViT(Module, kw_only=True):
         self.mlp_head = Dense(self.num_classes, **self.precision)
 
     def _grid(self) -> tuple[int, int]:
-        rows, columns = pair(self.image_size)
+        rows, columns = pair(self.image_size, 'image_size')
         for kernel_size, stride in self.t2t_layers:
             rows, columns = (pooled_length(size, kernel_size, stride, stride // 2) for size in (rows, columns))
             if min(rows, columns) < 1:
@@ -154,7 +154,7 @@ class T2TViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'positions': '', 'trunk': 'transformer'}
 

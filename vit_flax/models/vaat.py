@@ -121,7 +121,7 @@ class AST(Module):
     def embed(self, audio: Array, train: bool = False) -> Array:
         """Audio, or spectrograms, to tokens with positions, registers first, `[b t] -> [b n d]`."""
         spec = self.spectrogram(audio)
-        patch = pair(self.patch_size)
+        patch = pair(self.patch_size, 'patch_size')
         rows, columns = (length // side for length, side in zip(spec.shape[1:], patch, strict=True))
         if not rows or not columns:
             raise ValueError(f'a spectrogram of shape {spec.shape[1:]} holds no patch of patch_size={patch}')
@@ -129,7 +129,7 @@ class AST(Module):
         x = rearrange(self.to_patch_tokens(whole), 'b h w d -> b (h w) d')
         x = x + sincos_2d(rows, columns, self.dim).astype(x.dtype)
         if self.num_register_tokens:
-            registers, x = self.promote(repeat(self.register_tokens, 'm d -> b m d', b=len(x)), x)
+            registers, x = self.promote(repeat(self.register_tokens, 'm d -> b m d', b=x.shape[0]), x)
             x = jnp.concatenate([registers, x], axis=1)
         return self.tap('embedding', x)
 
@@ -159,7 +159,7 @@ class AST(Module):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        rows, columns = pair(self.patch_size)
+        rows, columns = pair(self.patch_size, 'patch_size')
         if self.accept_spec:
             return jax.ShapeDtypeStruct((1, columns, rows), jnp.float32)
         samples = self.spec_n_fft + columns * self.spectrogram_sizes['hop_length']
@@ -295,8 +295,8 @@ class VAAT(ActionTransformer):
         seen = self.look(video_or_image, train, freeze_vit)
         heard = self.listen(audio_or_spec, train, freeze_ast)
         return self.act(
-            len(video_or_image),
-            {'image': jnp.broadcast_to(seen, (len(seen), heard.shape[1], *seen.shape[2:])), 'audio': heard},
+            video_or_image.shape[0],
+            {'image': jnp.broadcast_to(seen, (seen.shape[0], heard.shape[1], *seen.shape[2:])), 'audio': heard},
             extra=extra,
             tasks=tasks,
             advantages=advantages,

@@ -136,7 +136,7 @@ class SigLIP(Module):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), CHANNELS), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), CHANNELS), jnp.float32)
 
     torch_names = {'transformer/norm': 'norm', 'transformer': ''}
 

@@ -147,7 +147,7 @@ class GridViTBase(Grid, kw_only=True):
 
     def prepend(self, tokens: Array, x: Array) -> Array:
         """The same learned tokens in front of every sequence, `[m d], [b n d] -> [b m+n d]`."""
-        tokens, x = self.promote(repeat(tokens, 'm d -> b m d', b=len(x)), x)
+        tokens, x = self.promote(repeat(tokens, 'm d -> b m d', b=x.shape[0]), x)
         return jnp.concatenate([tokens, x], axis=1)
 
     def add_positions(self, x: Array) -> Array:

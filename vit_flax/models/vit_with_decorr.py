@@ -106,7 +106,7 @@ class DecorrelationLoss(Module):
         products = jnp.einsum('... n d, ... n f -> ... d f', tokens, tokens) / count
         others = 1 - jnp.eye(width, dtype=products.dtype)
         loss = (products**2 * others).sum(axis=(-3, -2, -1)) / (width * (width - 1))
-        return loss.reshape(-1, loss.shape[-1]).sum(axis=0).mean()
+        return loss.sum(axis=tuple(range(loss.ndim - 1))).mean()
 
 
 class OpenFeedForward(FeedForward):

@@ -35,7 +35,7 @@ class ViT(HeadNormViT, kw_only=True):
     def embed(self, images: Array, train: bool = False, kept_patches: Array | None = None) -> Array:
         x = self.add_positions(self.embed_patches(images))
         if kept_patches is None and train and self.patch_dropout > 0:
-            kept_patches = draw_patches(self.make_rng('mask'), len(x), x.shape[1], self.patch_dropout)
+            kept_patches = draw_patches(self.make_rng('mask'), x.shape[0], x.shape[1], self.patch_dropout)
         if kept_patches is not None:
             x = jnp.take_along_axis(x, kept_patches[..., None], axis=1)
         x = self.embedding_dropout(self.prepend(self.cls_token, x), deterministic=not train)

@@ -35,14 +35,14 @@ class FactorizedBlock(Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
         """Args: x `[b t n d]`; mask bool `[b t]`, which steps of time are seen."""
-        batch, steps, places, _ = x.shape
+        _, steps, places, _ = x.shape
         x = rearrange(x, 'b t n d -> (b t) n d')
         x = x + self.attention(name='spatial_attention')(x, train=train)
         x = rearrange(x, '(b t) n d -> (b n) t d', t=steps)
         keys = None if mask is None else key_mask(repeat(mask, 'b t -> (b n) t', n=places))
         x = x + self.attention(name='temporal_attention')(x, keys, train=train)
         x = x + self.feedforward(name='feedforward')(x, train=train)
-        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', b=batch))
+        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', n=places))
 
     torch_names = {'spatial_attention': '0', 'temporal_attention': '1', 'feedforward': '2'}
 
@@ -137,14 +137,14 @@ class ViViTBase(VideoGrid, kw_only=True):
         if mask is None:
             return None
         frames = tokens.shape[1] * self.frame_patch_size
-        if mask.shape != (len(tokens), frames):
-            raise ValueError(f'mask of shape {mask.shape} must be [b t], here {(len(tokens), frames)}')
-        return jnp.asarray(mask).reshape(len(tokens), -1, self.frame_patch_size).all(axis=-1)
+        if mask.shape != (tokens.shape[0], frames):
+            raise ValueError(f'mask of shape {mask.shape} must be [b t], here {(tokens.shape[0], frames)}')
+        return rearrange(jnp.asarray(mask), 'b (t p) -> b t p', p=self.frame_patch_size).all(axis=-1)
 
     def across_space(self, transformer: nn.Module, tokens: Array, train: bool) -> Array:
         """A transformer on each step by itself, `[b t n d] -> [b t n d]`."""
         x = transformer(rearrange(tokens, 'b t n d -> (b t) n d'), train=train)
-        return rearrange(x, '(b t) n d -> b t n d', b=len(tokens))
+        return rearrange(x, '(b t) n d -> b t n d', t=tokens.shape[1])
 
     def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
         """All attention; what `classify` takes."""
@@ -207,7 +207,7 @@ class ViViT(ViViTBase, kw_only=True):
         x = self.across_space(self.spatial_transformer, tokens, train)
         x = x[:, :, 0] if self.pool == 'cls' else x.mean(axis=2)
         if self.pool == 'cls':
-            cls, x = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=len(x)), x)
+            cls, x = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=x.shape[0]), x)
             x = jnp.concatenate([cls, x], axis=1)
             seen = None if seen is None else jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
         return self.temporal_transformer(x, None if seen is None else key_mask(seen), train=train)

@@ -44,13 +44,13 @@ class STSSEncoder(Module):
 
     @nn.compact
     def __call__(self, similarities: Array) -> Array:
-        batch, steps = len(similarities), similarities.shape[4]
+        time, steps = similarities.shape[1], similarities.shape[4]
         x = Dense(self.hidden_dim, **self.precision, name='spatial_to_hidden')(similarities)
         x = rearrange(x, 'b t h w l d -> (b t l) h w d')
         for i in range(2):
             x = Conv(self.hidden_dim, (3, 3), padding=1, **self.precision, name=f'conv_{i}')(x)
             x = gelu(FrameNorm(**self.precision, name=f'norm_{i}')(x))
-        x = rearrange(x, '(b t l) h w d -> b t h w (l d)', b=batch, l=steps)
+        x = rearrange(x, '(b t l) h w d -> b t h w (l d)', t=time, l=steps)
         return Dense(self.dim, **self.precision, name='time_to_out')(x)
 
     torch_names = {'conv_{i}': 'conv.{3*i}', 'norm_{i}': 'conv.{3*i+1}'}
@@ -337,7 +337,7 @@ class ViViT(ViViTBase, kw_only=True):
         if self.pool == 'mean':
             return self.temporal_transformer(steps, seen, train=train)
         steps = x[:, :, 0] + steps
-        cls, steps = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=len(x)), steps)
+        cls, steps = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=x.shape[0]), steps)
         steps = jnp.concatenate([steps, cls] if self.temporal_cls_last else [cls, steps], axis=1)
         if seen is not None:
             sides = (0, 1) if self.temporal_cls_last else (1, 0)

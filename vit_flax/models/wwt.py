@@ -392,15 +392,17 @@ class WWT(Module, kw_only=True):
     def embed(self, images: Array, train: bool = False) -> tuple[Array, ...]:
         """Images to the levels, registers first in each, `[b h w c] -> ([b n d], ...)`."""
         check_images(images, self.channels)
-        if images.shape[1:3] != pair(self.image_size):
-            raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
+        if images.shape[1:3] != pair(self.image_size, 'image_size'):
+            raise ValueError(
+                f'images of shape {images.shape} must be of image_size={pair(self.image_size)}'
+            )
         tokens = rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
         tokens, positions = self.promote(tokens, self.pos_embedding)
-        levels = [tokens + positions, *(repeat(module(), 'm d -> b m d', b=len(images)) for module in self.slots)]
+        levels = [tokens + positions, *(repeat(module(), 'm d -> b m d', b=images.shape[0]) for module in self.slots)]
         joined = []
         for registers, level in zip((self.register_tokens, *self.register_slots), levels, strict=True):
             # in the dtype of the patches, as the blocks give them back
-            first, level, _ = self.promote(repeat(registers(), 'm d -> b m d', b=len(images)), level, tokens)
+            first, level, _ = self.promote(repeat(registers(), 'm d -> b m d', b=images.shape[0]), level, tokens)
             joined.append(self.tap('embedding', jnp.concatenate([first, level], axis=1)))
         return tuple(joined)
 
@@ -412,7 +414,7 @@ class WWT(Module, kw_only=True):
         one = not self.token_softmax_over_slots or self.project_mask_groups
         groups = 1 if one else 2
         masks = tuple(
-            jnp.zeros((len(levels[0]), groups, self.heads, levels[i].shape[1], levels[j].shape[1]), levels[0].dtype)
+            jnp.zeros((levels[0].shape[0], groups, self.heads, levels[i].shape[1], levels[j].shape[1]), levels[0].dtype)
             for i, j in self.pairs
         )
         transformer: Callable = self.transformer
@@ -477,7 +479,7 @@ class WWT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'slots_{i}': 'slots.{i}',

@@ -230,7 +230,7 @@ class XCiT(Module, kw_only=True):
 
     def classify(self, x: Array, train: bool = False, keep_cls_layers: Array | None = None) -> Array:
         """The class-attention blocks and the head, `[b h w d] -> [b num_classes]`."""
-        cls = repeat(self.cls_token, 'd -> b 1 d', b=len(x))
+        cls = repeat(self.cls_token, 'd -> b 1 d', b=x.shape[0])
         context = rearrange(x, 'b h w d -> b (h w) d')
         cls = self._run(self.cls_transformer, *self.promote(cls, context), keep=keep_cls_layers, train=train)
         return self.mlp_head(self.head_norm(self.tap('to_latent', cls[:, 0])))
@@ -261,7 +261,7 @@ class XCiT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'pos_embedding': ('pos_embedding', UnitAxes((0,))),

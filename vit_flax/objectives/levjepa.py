@@ -210,7 +210,7 @@ class LeVJEPA(VideoPredictionBase, kw_only=True):
 
     def setup(self) -> None:
         super().setup()
-        if pair(self.local_size) != pair(self.image_size):
+        if pair(self.local_size, 'local_size') != pair(self.image_size, 'image_size'):
             raise ValueError(
                 f'local_size={self.local_size} must equal image_size={self.image_size}: all views are encoded together'
             )
@@ -228,13 +228,13 @@ class LeVJEPA(VideoPredictionBase, kw_only=True):
             batch, frames, *size = videos.shape[:4]
             boxes = draw_boxes(where, batch, tuple(size), scale, self.crop_ratio_range)
             pictures = videos.reshape(-1, *videos.shape[2:])
-            cut = crop(pictures, jnp.repeat(boxes, frames, axis=0), pair(self.image_size), 'cubic')
+            cut = crop(pictures, jnp.repeat(boxes, frames, axis=0), pair(self.image_size, 'image_size'), 'cubic')
             cut = cut.reshape(batch, frames, *cut.shape[1:])
             return cut if augment is None else augment(how, cut)
 
         local = self.local_augment_fn or photometric_augment
         patch_rows, patch_columns = pair(self.encoder.patch_size)
-        height, width = pair(self.image_size)
+        height, width = pair(self.image_size, 'image_size')
         patches = videos.shape[1] * (height // patch_rows) * (width // patch_columns)
         return {
             'global_views': view(keys[0], self.global_crop_scale, self.global_augment_fn)[None],
