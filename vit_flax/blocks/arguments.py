@@ -65,7 +65,7 @@ INTEGERS = (
     (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+', COUNT),
     (r'features|rows|width|hidden|hidden_dim|sequence_length', WIDTH),
     (r'groups', Range(1)),
-    (r'num_(local|target_aug)_views|num_memories_per_layer', COUNT),
+    (r'\w+_seed|num_(local|target_aug)_views|num_memories_per_layer', COUNT),
     (r'.*', SIZE),
 )
 NUMBERS = (

@@ -1,6 +1,8 @@
 """Argument checks shared by the models: each says what was given and what would be right."""
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 
 from jax import Array
 
@@ -37,6 +39,8 @@ def patch_counts(
     """Patches along each axis of a grid; raises if they do not tile it."""
     lengths, parts = tuple(lengths), tuple(parts)
     counts = tuple(length // part for length, part in zip(lengths, parts, strict=True))
+    if 0 in counts:
+        raise ValueError(f'{name}={lengths} has no room for one of {patches}={parts}: it must be at least {parts}')
     shorter = tuple(count * part for count, part in zip(counts, parts, strict=True))
     if shorter != lengths:
         longer = tuple(-(-length // part) * part for length, part in zip(lengths, parts, strict=True))
@@ -69,3 +73,21 @@ def check_room(patches: int, room: int, size: str) -> None:
             f'the inputs have {patches} patches, {size} has positions for {room}: build the model with the larger '
             f'{name} and move the table with vit_flax.resize_position_embedding'
         )
+
+
+def check_places(grid: Sequence[int], table: Sequence[int], size: str) -> None:
+    """Warns once if a grid of patches that takes the first rows of a position table gets those of other places.
+
+    That is so unless both have the same length along each axis but the first.
+    """
+    if tuple(grid[1:]) != tuple(table[1:]):
+        _warn_of_places(tuple(grid), tuple(table), size)
+
+
+@cache
+def _warn_of_places(grid: tuple[int, ...], table: tuple[int, ...], size: str) -> None:
+    warnings.warn(
+        f'the inputs have a grid of {grid} patches, {size} one of {table}: they take the first rows of the position '
+        'table, as in PyTorch, which belong to other places; vit_flax.resize_position_embedding moves the table',
+        stacklevel=2,
+    )

@@ -10,7 +10,15 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
-from vit_flax.blocks.checks import check_divisible, check_images, check_room, pair, patch_counts, patch_grid
+from vit_flax.blocks.checks import (
+    check_divisible,
+    check_images,
+    check_places,
+    check_room,
+    pair,
+    patch_counts,
+    patch_grid,
+)
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify, unpatchify
 
@@ -74,6 +82,10 @@ class Grid(Module, kw_only=True):
     def check_room(self, patches: int, room: int) -> None:
         """Raises if there are more patches than positions."""
         check_room(patches, room, self.stated_size)
+
+    def check_places(self, grid: Sequence[int]) -> None:
+        """Warns once if the first rows of the position table belong to other places than those of a grid's patches."""
+        check_places(grid, self.grid, self.stated_size)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""

@@ -39,9 +39,12 @@ class Module(nn.Module, kw_only=True):
 
     @nn.nowrap
     def _call_wrapped_method(self, fun: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        # linen's one place through which every call of a method goes; what `setup` makes is this very module's
-        in_setup = fun.__name__ == 'setup' or self._state.in_setup
-        if self.scope is not None and not in_setup and axes_are_explicit():
+        # linen's one place through which every call of a method goes
+        if self._state.in_setup and fun.__name__ != 'setup' and not hasattr(fun, 'compact'):
+            # a helper of `setup` makes submodules: it is no call to be watched or shown in a table
+            return fun(self, *args, **kwargs)
+        # what `setup` makes is this very module's
+        if self.scope is not None and fun.__name__ != 'setup' and axes_are_explicit():
             return with_automatic_axes(self, fun, args, kwargs)
         return super()._call_wrapped_method(fun, args, kwargs)
 

@@ -218,9 +218,7 @@ class LookViT(Module, kw_only=True):
         """Images to tokens and patches, `[b h w c] -> [b n d], [b m d]`."""
         check_images(images, self.channels)
         if images.shape[1:3] != pair(self.image_size, 'image_size'):
-            raise ValueError(
-                f'images of shape {images.shape} must be of image_size={pair(self.image_size)}'
-            )
+            raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
         patches = self.patch_norm(self.patch_conv(patchify(images, self.highres_patch_size)))
         _, rows, columns, dim = patches.shape
         positions = rearrange(sincos_2d(rows, columns, dim), '(h w) d -> h w d', h=rows)

@@ -6,7 +6,6 @@ already holds out of what it receives, and gates each head. A gate may guess wha
 gain, and stop.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -250,8 +249,7 @@ class LoopedViT(Module, kw_only=True):
         _at_least_one(self.loop_depth)
         _ = self.loop_weights
         self.patch_projection, self.patch_norm = Dense(self.dim, **self.precision), LayerNorm(**self.precision)
-        patches = math.prod(self.grid)
-        self.positions = ClassTokenAndPositions(patches, self.shape, self.emb_dropout, **self.precision)
+        self.positions = ClassTokenAndPositions(self.grid, self.shape, self.emb_dropout, **self.precision)
         block = partial(
             Block,
             attention=partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision),

@@ -100,7 +100,7 @@ class PiT(Module, kw_only=True):
             raise ValueError(f'patch_size={self.patch_size} must be at least 2: patches start half a patch apart')
         self.patch_projection = Dense(self.dim, **self.precision)
         rows, columns = self._grid(*pair(self.image_size, 'image_size'))
-        self.positions = ClassTokenAndPositions(rows * columns, self.image_size, self.emb_dropout, **self.precision)
+        self.positions = ClassTokenAndPositions((rows, columns), self.image_size, self.emb_dropout, **self.precision)
         transformers, pools = [], []
         for stage_depth, stage_heads in zip(self.depth, heads, strict=True):
             block = partial(
@@ -129,7 +129,7 @@ class PiT(Module, kw_only=True):
         check_images(images, self.channels)
         patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
         x = self.patch_projection(unfold(images, self.patch_size, self._stride))
-        return self.tap('embedding', self.positions(rearrange(x, 'b h w d -> b (h w) d'), train))
+        return self.tap('embedding', self.positions(x, train))
 
     def encode(self, tokens: Array, train: bool = False, grid: Grid | None = None) -> Array:
         """The stages, `[b 1+n d] -> [b 1+m c]`; `grid`: rows and columns of the patches, if not `image_size`'s."""

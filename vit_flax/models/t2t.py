@@ -103,7 +103,7 @@ class T2TViT(Module, kw_only=True):
         check_choice('pool', self.pool, ('cls', 'mean'))
         rows, columns = self._grid()
         self.to_patch_embedding = TokensToToken(self.t2t_layers, self.dim, self.dropout, **self.precision)
-        self.positions = ClassTokenAndPositions(rows * columns, self.image_size, self.emb_dropout, **self.precision)
+        self.positions = ClassTokenAndPositions((rows, columns), self.image_size, self.emb_dropout, **self.precision)
         if self.transformer is None:
             self.trunk = self._trunk()
         self.mlp_head = Dense(self.num_classes, **self.precision)
@@ -137,7 +137,7 @@ class T2TViT(Module, kw_only=True):
         """Images to tokens with positions, class token first, `[b h w c] -> [b 1+n d]`."""
         check_images(images, self.channels)
         x = self.to_patch_embedding(images, train)
-        return self.tap('embedding', self.positions(rearrange(x, 'b h w d -> b (h w) d'), train))
+        return self.tap('embedding', self.positions(x, train))
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""

@@ -241,7 +241,7 @@ class VAAT(ActionTransformer):
         batch, views = audio.shape[:2]
         together = audio.reshape(batch * views, *audio.shape[2:])
         heard = self.trajectory(self.hearer, self.layers_heard, together, train, freeze)
-        heard = rearrange(heard, 'l (b v) n d -> l b v n d', b=batch)
+        heard = rearrange(heard, 'l (b v) n d -> l b v n d', v=views)
         if self.num_audio_views is not None and self.num_audio_views > 1:
             heard = self.add_audio_views(heard)
         return rearrange(heard, 'l b v n d -> l b (v n) d')

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks.checks import check_images, check_room, pair, patch_grid
+from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.torch_like import Dense, LayerNorm
@@ -115,8 +115,11 @@ class SigLIP(Module):
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w 3] -> [b n d]`."""
         check_images(images, CHANNELS)
-        x = rearrange(self.to_patch_embed(images), 'b h w d -> b (h w) d')
-        check_room(x.shape[1], len(self.pos_embed), f'image_size={self.image_size}')
+        x = self.to_patch_embed(images)
+        size = f'image_size={self.image_size}'
+        check_places(x.shape[1:3], patch_grid(self.image_size, self.patch_size), size)
+        x = rearrange(x, 'b h w d -> b (h w) d')
+        check_room(x.shape[1], len(self.pos_embed), size)
         x, positions = self.promote(x, self.pos_embed)
         return self.tap('embedding', x + positions[: x.shape[1]])
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import Attention
-from vit_flax.blocks.checks import check_choice
+from vit_flax.blocks.checks import check_choice, check_places
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.grids import VideoGrid
 from vit_flax.blocks.module import Module
@@ -121,7 +121,9 @@ class ViViTBase(VideoGrid, kw_only=True):
     def embed(self, video: Array, train: bool = False) -> Array:
         """Videos to boxes with positions, `[b T H W c] -> [b t n d]`; a class token comes first in each step."""
         self.check_input(video)
-        x = rearrange(self.to_patch_embedding(video), 'b t h w d -> b t (h w) d')
+        x = self.to_patch_embedding(video)
+        check_places(x.shape[2:4], self.grid[1:], self.stated_size)
+        x = rearrange(x, 'b t h w d -> b t (h w) d')
         batch, steps, places, _ = x.shape
         self.check_room(steps, self.grid[0])
         self.check_room(places, self.grid[1] * self.grid[2])

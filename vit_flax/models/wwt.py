@@ -24,7 +24,7 @@ from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
-from vit_flax.blocks.sigreg import draw_projections, fixed_projections, sigreg_loss
+from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.registry import Model
@@ -288,6 +288,8 @@ class WWT(Module, kw_only=True):
       num_register_slots: registers beside the slots, of each level or of all.
       task_heads: one module or several, called as `head(levels, masks, interactions)`, such as
         `AutoencodingHead`; what they return follows the logits.
+      sigreg_seed: of the directions of the SIGReg loss in evaluation, where there is no rng: those that
+        `draw_projections` makes of `jax.random.key(sigreg_seed)`, split over the levels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
       remat: compute activations again in the backward pass instead of keeping them.
 
@@ -317,6 +319,7 @@ class WWT(Module, kw_only=True):
     num_register_tokens: int = 0
     num_register_slots: int | Sequence[int] = 0
     task_heads: nn.Module | Sequence[nn.Module] = ()
+    sigreg_seed: int = 0
     scan: bool = False
     remat: bool = False
 
@@ -393,9 +396,7 @@ class WWT(Module, kw_only=True):
         """Images to the levels, registers first in each, `[b h w c] -> ([b n d], ...)`."""
         check_images(images, self.channels)
         if images.shape[1:3] != pair(self.image_size, 'image_size'):
-            raise ValueError(
-                f'images of shape {images.shape} must be of image_size={pair(self.image_size)}'
-            )
+            raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
         tokens = rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
         tokens, positions = self.promote(tokens, self.pos_embedding)
         levels = [tokens + positions, *(repeat(module(), 'm d -> b m d', b=images.shape[0]) for module in self.slots)]
@@ -434,13 +435,13 @@ class WWT(Module, kw_only=True):
 
     def regularise(self, levels: tuple[Array, ...], train: bool, projections: Array | None) -> Array:
         """The SIGReg loss of the encoded levels, a scalar."""
-        if projections is None and train:
-            rngs = jax.random.split(self.make_rng('projections'), len(self.regularised))
+        if projections is None:
+            # upstream: the projections are drawn anew in evaluation too; here those of `sigreg_seed` are used then.
+            key = self.make_rng('projections') if train else jax.random.key(self.sigreg_seed)
+            rngs = jax.random.split(key, len(self.regularised))
             projections = jnp.stack([draw_projections(rng, self.dim) for rng in rngs])
-        # upstream: the projections are drawn anew in evaluation too; here the same are used then at every call.
-        each = [fixed_projections(self.dim)] * len(self.regularised) if projections is None else projections
         slots = [levels[1 + level] for level in self.regularised]
-        losses = [sigreg_loss(x, directions) for x, directions in zip(slots, each, strict=True)]
+        losses = [sigreg_loss(x, directions) for x, directions in zip(slots, projections, strict=True)]
         return sum(losses, start=jnp.zeros((), levels[0].dtype))
 
     def __call__(

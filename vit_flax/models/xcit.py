@@ -17,7 +17,7 @@ from jax import Array
 from jax.nn.initializers import normal, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, pair, patch_grid
+from vit_flax.blocks.checks import check_images, check_places, pair, patch_grid
 from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
@@ -220,6 +220,7 @@ class XCiT(Module, kw_only=True):
                 f'positions for {len(self.pos_embedding)}: build the model with the larger image_size and move the '
                 'table with vit_flax.resize_position_embedding'
             )
+        check_places((rows, columns), patch_grid(self.image_size, self.patch_size), f'image_size={self.image_size}')
         x, positions = self.promote(x, self.pos_embedding[: rows * columns])
         x = x + rearrange(positions, '(h w) d -> h w d', h=rows)
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))

@@ -90,6 +90,8 @@ class MAE(EncoderObjective, kw_only=True):
         super().setup()
         encoder, width, prefix = self.encoder, self.decoder_dim, self.prefix_length(self.class_token)
         masked_count(self.masking_ratio, encoder.num_patches)
+        if self.norm_pixels and encoder.channels * math.prod(encoder.patch_lengths) == 1:
+            raise ValueError('norm_pixels=True: patches of a single value have no deviation to divide by')
         check_masking(self.masking)
         check_choice('decoder_positions', self.decoder_positions, ('learned', 'sincos'))
         if encoder.dim != width:
