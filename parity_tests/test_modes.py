@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 import vit_flax
@@ -122,6 +123,30 @@ def test_sharded_equals_one_device(pair: Pair, plain_step):
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step))
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(plain_step), strict=True):
         assert relative_error(mine, theirs, floor=1e-4 * largest) <= 1e-9
+
+
+def test_a_batch_may_be_empty_or_a_symbol(pair: Pair):
+    """An empty one has an empty result and gradients; shapes alone, which is where it goes wrong."""
+    case = pair.case
+    if case.listed is not None or case.call:
+        pytest.skip('its inputs are packed, or come with arrays for their own batch')
+
+    def outputs(params, *inputs):
+        return jax.tree.leaves(pair.flax.apply({**pair.variables, 'params': params}, *inputs, **case.options))
+
+    def total(params, *inputs):
+        return sum(leaf.sum() for leaf in outputs(params, *inputs))
+
+    def batches(batch):
+        layouts = [zip(spec.shape, spec.layout.split(), strict=True) for spec in case.inputs]
+        shapes = [[batch if axis == 'b' else size for size, axis in layout] for layout in layouts]
+        return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    (symbol,) = export.symbolic_shape('b')
+    params = pair.variables['params']
+    assert jax.eval_shape(outputs, params, *batches(symbol))[0].shape[0] == symbol
+    sizes = jax.eval_shape(jax.grad(total), params, *batches(0))
+    assert jax.tree.map(jnp.shape, sizes) == jax.tree.map(jnp.shape, params)
 
 
 def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):

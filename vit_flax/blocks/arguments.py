@@ -97,7 +97,8 @@ def check_arguments(owner: Any) -> None:
     Raises:
       ValueError: an argument that can never be right: its name, its value, and what would be.
     """
-    for name, annotation in _annotations(type(owner)).items():
+    owner_class: Any = type(owner)
+    for name, annotation in _annotations(owner_class).items():
         value = getattr(owner, name)
         try:
             fit = _fit(annotation, name, value)
@@ -109,7 +110,7 @@ def check_arguments(owner: Any) -> None:
 
 
 @cache
-def _annotations(owner: type) -> dict[str, Any]:
+def _annotations(owner: Any) -> dict[str, Any]:
     """Of what is given to the constructor, but for the dtypes and linen's own."""
     hints = typing.get_type_hints(owner)
     others = {'parent', 'name', 'dtype', 'param_dtype'}
@@ -167,6 +168,7 @@ def _fit_one(annotation: Any, name: str, value: Any) -> Any:
 
 
 def _fit_number(kind: type, name: str, value: Any) -> Any:
+    number: Any
     if isinstance(value, bool | np.bool_):
         raise Unfit
     if kind is int:
@@ -179,7 +181,9 @@ def _fit_number(kind: type, name: str, value: Any) -> Any:
         if not isinstance(value, numbers.Real):
             raise Unfit
         # JAX takes no integer of more than 32 bits, and no float holds one of more than 1024
-        number = value if not abs(value) >= 2**31 else float(value) if abs(value) < 10**300 else math.inf
+        number = value
+        if abs(number) >= 2**31:
+            number = float(number) if abs(number) < 10**300 else math.inf
         fits = math.isfinite(number) and number in _range(NUMBERS, name)
     if not fits:
         raise Unfit

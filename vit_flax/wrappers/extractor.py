@@ -44,7 +44,7 @@ class Extractor:
     def __post_init__(self) -> None:
         check_arguments(self)
 
-    def init(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def init(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """The model's own variables: `variables` of the bare model serve as well."""
         return self.vit.init(*args, **kwargs)
 
