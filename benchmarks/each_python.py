@@ -20,6 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = "import importlib.metadata as m; print(', '.join(f'{n} {m.version(n)}' for n in ('jax', 'flax', 'numpy')))"
 
 
+def find(version: str) -> str | None:
+    """The Python of this version on the path, or among those of pyenv, whose shims do not run them all."""
+    of_pyenv = sorted(Path.home().glob(f'.pyenv/versions/{version}.*/bin/python'))
+    for python in filter(None, (shutil.which(f'python{version}'), *map(str, of_pyenv))):
+        if subprocess.run([python, '--version'], check=False, capture_output=True).returncode == 0:
+            return python
+    return None
+
+
 def check(python: str, arguments: list[str]) -> bool:
     """Installs the project with its tests' extras and runs them; whether all is well."""
     with tempfile.TemporaryDirectory(prefix='each_python_') as folder:
@@ -43,9 +52,8 @@ def main() -> int:
     parser.add_argument('versions', nargs='*', default=PYTHONS, help='3.12 and the like; all by default')
     results = []
     for version in parser.parse_args(sys.argv[1:end]).versions:
-        python = shutil.which(f'python{version}')
-        # a shim may stand for a Python that is not installed
-        if python is None or subprocess.run([python, '--version'], check=False, capture_output=True).returncode:
+        python = find(version)
+        if python is None:
             print(f'python{version} is not here')
         else:
             results.append(check(python, sys.argv[end + 1 :]))

@@ -58,6 +58,8 @@ def check_images(images: Array, channels: int, layout: str = 'b h w c') -> None:
     if images.shape[-1] != channels:
         hint = ' (channels come last here, unlike in PyTorch)' if images.shape[1] == channels else ''
         raise ValueError(f'expected {channels} channels in the last axis, got shape {images.shape}{hint}')
+    if 0 in images.shape[1:-1]:
+        raise ValueError(f'expected input of layout [{layout}] with no axis of length 0, got shape {images.shape}')
 
 
 def check_divisible(name: str, value: int, by: str, divisor: int) -> None:

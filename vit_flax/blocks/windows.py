@@ -15,7 +15,7 @@ from vit_flax.blocks.module import Module
 def check_windows(x: Array, size: int | Sequence[int], name: str = 'window_size') -> tuple[int, int]:
     """Rows and columns of windows in `[b h w d]`; raises if the windows do not tile it."""
     (height, width), (p, q) = x.shape[1:3], pair(size)
-    if height % p or width % q:
+    if height % p or width % q or not (height and width):
         raise ValueError(f'{name}={(p, q)} does not divide the feature map of {height} x {width}')
     return height // p, width // q
 
