@@ -275,7 +275,7 @@ class LoopedViT(Module, kw_only=True):
         axes = ' '.join(f'({letter} {patch})' for letter, patch in zip(letters, inside, strict=True))
         x = rearrange(
             x,
-            f'b {axes} c -> b ({" ".join(letters)}) ({" ".join(inside)} c)',
+            f'b {axes} c -> b {" ".join(letters)} ({" ".join(inside)} c)',
             **dict(zip(inside, self.patch, strict=True)),
         )
         return self.tap('embedding', self.positions(self.patch_norm(self.patch_projection(x)), train))
