@@ -57,10 +57,8 @@ SHARE, SHARE_BELOW_ONE, SHARE_ABOVE_ZERO = Range(0, 1), Range(0, 1, below=True),
 # The first pattern that the whole name matches counts.
 INTEGERS = (
     (r'n_conv_layers', Range(1, 100)),
-    (
-        r'axis|\w+_axes|(\w+_)?(hidden|merge)_layer|layer|causal_dims|\w+_indices|interactions|pathways|\w+_id|output_pos_\w+',
-        ANY,
-    ),
+    (r'axis|\w+_axes|layer|(\w+_)?(hidden|merge)_layer|causal_dims|\w+_indices', ANY),
+    (r'interactions|pathways|\w+_id|output_pos_\w+', ANY),
     (r'(\w+_)?(depths?|layers|blocks|iterations)|block_repeats|orders', LAYERS),
     (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+', COUNT),
     (r'features|rows|width|hidden|hidden_dim|sequence_length', WIDTH),
@@ -69,10 +67,7 @@ INTEGERS = (
     (r'.*', SIZE),
 )
 NUMBERS = (
-    (
-        r'patch_dropout|mbconv_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate',
-        SHARE_BELOW_ONE,
-    ),
+    (r'(patch|mbconv)_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate', SHARE_BELOW_ONE),
     (r'\w*(dropout|dropout_rate|_prob|_decay|p_zero_freqs|sample_frac|lerp_scale_init)|rate|alpha', SHARE),
     (r'\w*crop_scale', SHARE_ABOVE_ZERO),
     (r'\w*(factor|mult|mlp_ratio|expansion|expansion_rate|shrinkage_rate)|mlp_dim', FACTOR),
