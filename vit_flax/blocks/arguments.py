@@ -61,7 +61,7 @@ INTEGERS = (
     (r'interactions|pathways|\w+_id|output_pos_\w+', ANY),
     (r'(\w+_)?(depths?|layers|blocks|iterations)|block_repeats|orders', LAYERS),
     (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+', COUNT),
-    (r'features|rows|width|hidden|hidden_dim|sequence_length', WIDTH),
+    (r'features|rows|width|hidden|hidden_dim', WIDTH),
     (r'groups', Range(1)),
     (r'\w+_seed|num_(local|target_aug)_views|num_memories_per_layer', COUNT),
     (r'.*', SIZE),

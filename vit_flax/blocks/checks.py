@@ -38,6 +38,8 @@ def patch_counts(
 ) -> tuple[int, ...]:
     """Patches along each axis of a grid; raises if they do not tile it."""
     lengths, parts = tuple(lengths), tuple(parts)
+    if len(lengths) != len(parts):
+        raise ValueError(f'{patches}={parts} must be of as many axes as {name}={lengths}')
     counts = tuple(length // part for length, part in zip(lengths, parts, strict=True))
     if 0 in counts:
         raise ValueError(f'{name}={lengths} has no room for one of {patches}={parts}: it must be at least {parts}')
