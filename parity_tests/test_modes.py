@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax import export
+from jax.sharding import NamedSharding, PartitionSpec
 
 import vit_flax
 from parity_tests.bridge import Pair, example_inputs, make_pair, relative_error
@@ -103,20 +104,49 @@ def plain_step(pair: Pair):
 
 
 def test_sharded_equals_one_device(pair: Pair, plain_step):
-    """Batch over four devices, every parameter that can be halved over two."""
-    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+    """Batch over four devices, every parameter that can be halved over two, and JAX's own kind of axes: explicit."""
+    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'))
 
     def place(leaf):
         axis = next((axis for axis, size in enumerate(leaf.shape) if size % 2 == 0), None)
         spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, 'fsdp')
         return jax.device_put(np.asarray(leaf), NamedSharding(mesh, spec))
 
+    variables = jax.tree.map(place, pair.variables)
     spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec('data'))) for array in batch_of_four(pair)]
-    got = training_step(pair.flax, jax.tree.map(place, pair.variables), spread, {**pair.case.call, **pair.case.options})
-    assert len(got[0][0].sharding.device_set) == 8
+    with jax.set_mesh(mesh):
+        got = training_step(pair.flax, variables, spread, {**pair.case.call, **pair.case.options})
+    outputs, grads, _ = got
+    assert all(leaf.sharding.spec[0] == 'data' for leaf in outputs if leaf.ndim and len(leaf) == len(spread[0]))
+    for grad, parameter in zip(jax.tree.leaves(grads), jax.tree.leaves(variables['params']), strict=True):
+        assert grad.sharding.is_equivalent_to(parameter.sharding, grad.ndim)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step))
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(plain_step), strict=True):
         assert relative_error(mine, theirs, floor=1e-4 * largest) <= 1e-9
+
+
+def test_a_batch_may_be_empty_or_a_symbol(pair: Pair):
+    """An empty one has an empty result and gradients; shapes alone, which is where it goes wrong."""
+    case = pair.case
+    if case.listed is not None or case.call:
+        pytest.skip('its inputs are packed, or come with arrays for their own batch')
+
+    def outputs(params, *inputs):
+        return jax.tree.leaves(pair.flax.apply({**pair.variables, 'params': params}, *inputs, **case.options))
+
+    def total(params, *inputs):
+        return sum(leaf.sum() for leaf in outputs(params, *inputs))
+
+    def batches(batch):
+        layouts = [zip(spec.shape, spec.layout.split(), strict=True) for spec in case.inputs]
+        shapes = [[batch if axis == 'b' else size for size, axis in layout] for layout in layouts]
+        return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    (symbol,) = export.symbolic_shape('b')
+    params = pair.variables['params']
+    assert jax.eval_shape(outputs, params, *batches(symbol))[0].shape[0] == symbol
+    sizes = jax.eval_shape(jax.grad(total), params, *batches(0))
+    assert jax.tree.map(jnp.shape, sizes) == jax.tree.map(jnp.shape, params)
 
 
 def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
@@ -127,6 +157,7 @@ def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
     shapes = example_inputs(pair.case)
     scanned = pair.flax.clone(scan=True, remat=True)
     variables = vit_flax.from_torch(scanned, pair.torch.state_dict(), *shapes, source='vit_pytorch')
+    both_ways(pair.flax, pair.variables, variables, shapes)
     outputs, *got = training_step(scanned, variables, batch_of_four(pair), {**pair.case.call, **pair.case.options})
     assert_close(outputs, plain_step[0], 1e-11)
     in_torch_names = [
@@ -139,6 +170,12 @@ def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step[1]))
     for name, theirs in in_torch_names[1].items():
         assert relative_error(in_torch_names[0][name], theirs, floor=1e-4 * largest) <= 1e-9, name
+
+
+def both_ways(model, unrolled, stacked, shapes) -> None:
+    """One layout of the variables from the other, bit for bit; those of the wrong one are refused."""
+    jax.tree.map(np.testing.assert_array_equal, vit_flax.stack_layers(model, unrolled, *shapes), stacked)
+    jax.tree.map(np.testing.assert_array_equal, vit_flax.unstack_layers(model, stacked, *shapes), unrolled)
 
 
 def test_submodules_have_names(pair: Pair):

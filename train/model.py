@@ -77,7 +77,10 @@ def build(config: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
     if args.get('num_classes', classes) < classes:
         raise UserError(f'model.num_classes={args["num_classes"]} is below the {classes} classes of the data')
     constructor, preset = _constructor(config.name)
-    return constructor(**{**preset, **args}, dtype=jnp.dtype(config.dtype))
+    try:
+        return constructor(**{**preset, **args}, dtype=jnp.dtype(config.dtype))
+    except ValueError as error:
+        raise UserError(f'model {config.name!r} cannot be built like this: {error}') from error
 
 
 def _constructor(name: str) -> tuple[Callable[..., nn.Module], Mapping[str, Any]]:

@@ -26,6 +26,26 @@ def test_unknown_attributes_are_attribute_errors():
             _ = module.nonsense
 
 
+def test_main_classes_are_attributes_of_the_package():
+    """Of those that share a name the plain one has it; nothing else is loaded for it."""
+    from vit_flax import CCT, MAE, Extractor, SimpleViT, ViT
+
+    found = (ViT, SimpleViT, CCT, MAE, Extractor)
+    assert [each.__module__.partition('.')[2] for each in found] == [
+        'models.vit',
+        'models.simple_vit',
+        'models.cct',
+        'objectives.mae',
+        'wrappers.extractor',
+    ]
+    for stem in stems():
+        name = model_info(stem).build.__name__
+        plain = stem if stem.replace('_', '') == name.lower() else None
+        home = getattr(vit_flax, name).__module__
+        assert home == f'vit_flax.models.{plain}' if plain else home.startswith('vit_flax.models.')
+        assert name in dir(vit_flax)
+
+
 def test_importing_the_package_loads_nothing():
     """What a name needs is loaded when it is used."""
     code = 'import sys, vit_flax; sys.exit("jax" in sys.modules or "flax" in sys.modules)'

@@ -45,7 +45,7 @@ REFUSED = [
         inputs=image(2, 28, 36, 3),
     ),
     Refused(
-        says=r'vit is a ViT: it must be a vit_flax.models.learnable_memory_vit.ViT',
+        says=r'vit=ViT\(\.\.\.\) must be a vit_flax.models.learnable_memory_vit.ViT',
         model='Adapter',
         kwargs=adapter('vit'),
         inputs=image(2, 24, 36, 3),

@@ -28,7 +28,7 @@ CASES = [
 
 REFUSED = [
     Refused(
-        says=r'depth=2 must be a tuple: the number of blocks in each stage',
+        says=r'depth=2 must be a sequence, each an integer at least 0',
         kwargs={**SMALL, 'depth': 2},
         inputs=image(2, 24, 24, 3),
     ),

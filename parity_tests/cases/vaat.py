@@ -228,7 +228,7 @@ REFUSED = [
         model='AST',
     ),
     Refused(
-        says=r'spec_power=None must be a positive number',
+        says=r'spec_power=None must be a finite number above 0',
         kwargs={**EAR, 'spec_power': None},
         inputs=ONE[1:],
         model='AST',

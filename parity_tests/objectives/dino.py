@@ -78,7 +78,7 @@ REFUSED = [
         inputs=views(2, 2),
     ),
     Refused(
-        says='student_temp=0.0 and teacher_temp=0.04 must be more than 0',
+        says='student_temp=0.0 must be above 0',
         kwargs=dict(net=VIT, **SMALL, student_temp=0.0),
         inputs=views(2, 2),
     ),

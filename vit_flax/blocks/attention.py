@@ -90,9 +90,9 @@ def mix_heads(maps: Array, mixture: Array) -> Array:
     A matrix product with the places as columns: contracting the axis of the heads in place takes
     XLA four times as long on a CPU.
     """
-    batch, _, n, m = maps.shape
+    batch, heads, n, m = maps.shape
     mixture = jnp.broadcast_to(to_float32(mixture.T), (batch, *mixture.T.shape)).astype(maps.dtype)
-    return (mixture @ maps.reshape(batch, -1, n * m)).reshape(batch, -1, n, m)
+    return (mixture @ maps.reshape(batch, heads, n * m)).reshape(batch, mixture.shape[1], n, m)
 
 
 def _apply_weights(weights: Array, v: Array) -> Array:

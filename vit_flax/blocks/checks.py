@@ -1,14 +1,18 @@
 """Argument checks shared by the models: each says what was given and what would be right."""
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 
 from jax import Array
 
 
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """`8 -> (8, 8)`, `(8, 4) -> (8, 4)`."""
+def pair(size: int | Sequence[int], name: str = 'size') -> tuple[int, int]:
+    """`8 -> (8, 8)`, `(8, 4) -> (8, 4)`; raises if there are more or less than two, in the name of the argument."""
     if isinstance(size, int):
         return size, size
+    if len(size) != 2:
+        raise ValueError(f'{name}={tuple(size)} must be one number, or two for height and width')
     height, width = size
     return int(height), int(width)
 
@@ -25,7 +29,7 @@ def patch_grid(
     patches: str = 'patch_size',
 ) -> tuple[int, int]:
     """Rows and columns of patches; raises if the patches do not tile the image."""
-    rows, columns = patch_counts(pair(image_size), pair(patch_size), name, patches)
+    rows, columns = patch_counts(pair(image_size, name), pair(patch_size, patches), name, patches)
     return rows, columns
 
 
@@ -34,7 +38,11 @@ def patch_counts(
 ) -> tuple[int, ...]:
     """Patches along each axis of a grid; raises if they do not tile it."""
     lengths, parts = tuple(lengths), tuple(parts)
+    if len(lengths) != len(parts):
+        raise ValueError(f'{patches}={parts} must be of as many axes as {name}={lengths}')
     counts = tuple(length // part for length, part in zip(lengths, parts, strict=True))
+    if 0 in counts:
+        raise ValueError(f'{name}={lengths} has no room for one of {patches}={parts}: it must be at least {parts}')
     shorter = tuple(count * part for count, part in zip(counts, parts, strict=True))
     if shorter != lengths:
         longer = tuple(-(-length // part) * part for length, part in zip(lengths, parts, strict=True))
@@ -52,6 +60,8 @@ def check_images(images: Array, channels: int, layout: str = 'b h w c') -> None:
     if images.shape[-1] != channels:
         hint = ' (channels come last here, unlike in PyTorch)' if images.shape[1] == channels else ''
         raise ValueError(f'expected {channels} channels in the last axis, got shape {images.shape}{hint}')
+    if 0 in images.shape[1:-1]:
+        raise ValueError(f'expected input of layout [{layout}] with no axis of length 0, got shape {images.shape}')
 
 
 def check_divisible(name: str, value: int, by: str, divisor: int) -> None:
@@ -67,3 +77,21 @@ def check_room(patches: int, room: int, size: str) -> None:
             f'the inputs have {patches} patches, {size} has positions for {room}: build the model with the larger '
             f'{name} and move the table with vit_flax.resize_position_embedding'
         )
+
+
+def check_places(grid: Sequence[int], table: Sequence[int], size: str) -> None:
+    """Warns once if a grid of patches that takes the first rows of a position table gets those of other places.
+
+    That is so unless both have the same length along each axis but the first.
+    """
+    if tuple(grid[1:]) != tuple(table[1:]):
+        _warn_of_places(tuple(grid), tuple(table), size)
+
+
+@cache
+def _warn_of_places(grid: tuple[int, ...], table: tuple[int, ...], size: str) -> None:
+    warnings.warn(
+        f'the inputs have a grid of {grid} patches, {size} one of {table}: they take the first rows of the position '
+        'table, as in PyTorch, which belong to other places; vit_flax.resize_position_embedding moves the table',
+        stacklevel=2,
+    )

@@ -10,7 +10,15 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
-from vit_flax.blocks.checks import check_divisible, check_images, check_room, pair, patch_counts, patch_grid
+from vit_flax.blocks.checks import (
+    check_divisible,
+    check_images,
+    check_places,
+    check_room,
+    pair,
+    patch_counts,
+    patch_grid,
+)
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify, unpatchify
 
@@ -61,7 +69,7 @@ class Grid(Module, kw_only=True):
         """The input cut into patches that hold its values, `[b h w c] -> [b n p]`."""
         self.check_input(x)
         patches = patchify(x, self.patch_lengths)
-        return patches.reshape(len(patches), -1, patches.shape[-1])
+        return patches.reshape(patches.shape[0], math.prod(patches.shape[1:-1]), patches.shape[-1])
 
     def unpatchify(self, patches: Array, grid: Sequence[int] | None = None) -> Array:
         """The inverse of `patchify`, `[b n p] -> [b h w c]`; `grid` if it is not the model's own."""
@@ -74,6 +82,10 @@ class Grid(Module, kw_only=True):
     def check_room(self, patches: int, room: int) -> None:
         """Raises if there are more patches than positions."""
         check_room(patches, room, self.stated_size)
+
+    def check_places(self, grid: Sequence[int]) -> None:
+        """Warns once if the first rows of the position table belong to other places than those of a grid's patches."""
+        check_places(grid, self.grid, self.stated_size)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
@@ -97,11 +109,11 @@ class ImageGrid(Grid, kw_only=True):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return pair(self.image_size)
+        return pair(self.image_size, 'image_size')
 
     @property
     def patch_lengths(self) -> tuple[int, ...]:
-        return pair(self.patch_size)
+        return pair(self.patch_size, 'patch_size')
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -166,11 +178,11 @@ class VideoGrid(Grid, kw_only=True):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return self.frames, *pair(self.image_size)
+        return self.frames, *pair(self.image_size, 'image_size')
 
     @property
     def patch_lengths(self) -> tuple[int, ...]:
-        return self.frame_patch_size, *pair(self.image_patch_size)
+        return self.frame_patch_size, *pair(self.image_patch_size, 'image_patch_size')
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The base class of every module: where numbers are computed, stored and shown."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -8,6 +8,9 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import Array
 from jax.typing import DTypeLike
+
+from vit_flax.blocks.arguments import check_arguments
+from vit_flax.blocks.explicit_axes import axes_are_explicit, with_automatic_axes
 
 
 class Module(nn.Module, kw_only=True):
@@ -25,10 +28,25 @@ class Module(nn.Module, kw_only=True):
 
     torch_names: ClassVar[Mapping[str, Any]] = {}
 
+    def __post_init__(self) -> None:
+        check_arguments(self)
+        super().__post_init__()
+
     @property
     def precision(self) -> dict[str, Any]:
         """The two dtypes, to hand to a submodule: `Dense(dim, **self.precision)`."""
         return {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+
+    @nn.nowrap
+    def _call_wrapped_method(self, fun: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        # linen's one place through which every call of a method goes
+        if self._state.in_setup and fun.__name__ != 'setup' and not hasattr(fun, 'compact'):
+            # a helper of `setup` makes submodules: it is no call to be watched or shown in a table
+            return fun(self, *args, **kwargs)
+        # what `setup` makes is this very module's
+        if self.scope is not None and fun.__name__ != 'setup' and axes_are_explicit():
+            return with_automatic_axes(self, fun, args, kwargs)
+        return super()._call_wrapped_method(fun, args, kwargs)
 
     def promote(self, *arrays: Array) -> tuple[Array, ...]:
         """Casts arrays to `dtype`, or to their common dtype when it is None."""

@@ -1,6 +1,7 @@
 """Images to patch tokens."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from flax import linen as nn
@@ -17,19 +18,20 @@ def patchify(x: Array, patch_size: int | Sequence[int]) -> Array:
     """Cuts images into patches, `[b (h p) (w q) c] -> [b h w (p q c)]`; grids of other rank likewise."""
     parts = pair(patch_size) if isinstance(patch_size, int) else tuple(patch_size)
     steps = patch_counts(x.shape[1:-1], parts, f'the {INPUTS.get(len(parts), "shape of the input")}')
-    x = x.reshape(len(x), *itertools.chain(*zip(steps, parts, strict=True)), x.shape[-1])
+    batch, channels = x.shape[0], x.shape[-1]
+    x = x.reshape(batch, *itertools.chain(*zip(steps, parts, strict=True)), channels)
     axes = range(1, 2 * len(parts) + 1)
     x = x.transpose(0, *axes[::2], *axes[1::2], len(axes) + 1)
-    return x.reshape(len(x), *steps, -1)
+    return x.reshape(batch, *steps, math.prod(parts) * channels)
 
 
 def unpatchify(patches: Array, grid: Sequence[int], patch_size: int | Sequence[int]) -> Array:
     """Puts patches together, the inverse of `patchify`: `[b n (p q c)] -> [b (h p) (w q) c]` with `grid=(h, w)`."""
     parts = pair(patch_size) if isinstance(patch_size, int) else tuple(patch_size)
-    x = patches.reshape(len(patches), *grid, *parts, -1)
+    x = patches.reshape(patches.shape[0], *grid, *parts, patches.shape[-1] // math.prod(parts))
     axes = range(1, len(parts) + 1)
     x = x.transpose(0, *itertools.chain(*((axis, axis + len(parts)) for axis in axes)), x.ndim - 1)
-    return x.reshape(len(x), *(step * part for step, part in zip(grid, parts, strict=True)), x.shape[-1])
+    return x.reshape(x.shape[0], *(step * part for step, part in zip(grid, parts, strict=True)), x.shape[-1])
 
 
 class PatchProjection(Module):

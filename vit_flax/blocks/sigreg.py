@@ -14,11 +14,6 @@ def draw_projections(rng: Array, dim: int, num_slices: int = 1024) -> Array:
     return jax.random.normal(rng, (num_slices, dim))
 
 
-def fixed_projections(dim: int, num_slices: int = 1024) -> np.ndarray:
-    """The same directions at every call, for an evaluation that repeats itself, `[s d]`."""
-    return np.random.default_rng(0).normal(size=(num_slices, dim))
-
-
 def sigreg_loss(
     x: Array, projections: Array | np.ndarray, domain: tuple[float, float] = (-5, 5), num_knots: int = 17
 ) -> Array:

@@ -117,7 +117,8 @@ def matmul(x: Array, kernel: Array, product: Callable[[Array, Array], Array] = j
     """
     if x.ndim == 2 or platform() != 'cpu':
         return product(x, kernel)
-    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+    merged = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return product(merged, kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def affine(x: Array, kernel: Array, bias: Array) -> Array:

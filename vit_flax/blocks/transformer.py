@@ -29,6 +29,20 @@ class Block(Module):
     torch_names = {'attention': '0', 'feedforward': '1'}
 
 
+def check_layout(trunk: nn.Module, scan: bool) -> None:
+    """Raises if the variables of a trunk are those of the other setting of `scan`."""
+    if scan and trunk.has_variable('params', 'block_0'):
+        raise ValueError(
+            'scan=True wants the layers stacked, the variables hold them one by one (block_0, block_1, ...): '
+            'vit_flax.stack_layers(model, variables) stacks them'
+        )
+    if not scan and trunk.has_variable('params', 'block'):
+        raise ValueError(
+            'scan=False wants the layers one by one (block_0, block_1, ...), the variables hold them stacked: '
+            'vit_flax.unstack_layers(model, variables) takes them apart'
+        )
+
+
 class Transformer(Module):
     """`depth` blocks in a row, then a norm.
 
@@ -66,6 +80,7 @@ class Transformer(Module):
         def step(block: nn.Module, x, row):
             return block(x, *context, train=train, **row), x if return_hiddens else None
 
+        check_layout(self, self.scan)
         if self.remat:
             step = nn.remat(step, prevent_cse=not self.scan)
         if self.scan and self.depth > 0:
@@ -77,7 +92,9 @@ class Transformer(Module):
                 row = jax.tree.map(lambda values, i=i: values[i], per_layer)
                 x, hidden = step(self.block(name=f'block_{i}'), x, row)
                 entered.append(hidden)
-            hiddens = jnp.stack(entered) if return_hiddens else None
+            hiddens = None
+            if return_hiddens:
+                hiddens = jnp.stack(entered) if entered else jnp.zeros((0, *x.shape), x.dtype)
         x = x if self.norm is None else self.norm(name='norm')(x)
         return (x, hiddens) if return_hiddens else x
 

@@ -38,7 +38,8 @@ def _by_frames(x: Array, kernel: Array, strides: Sequence[int], padding: Sequenc
     x = jnp.pad(x, ((0, 0), (padding[0], padding[0]), (0, 0), (0, 0), (0, 0)))
     length = strides[0] * (steps - 1) + 1
     under = [lax.slice_in_dim(x, i, i + length, strides[0], axis=1) for i in range(taps)]
-    x = jnp.concatenate(under, axis=-1).reshape(batch * steps, *image[:2], -1)
+    x = jnp.concatenate(under, axis=-1)
+    x = x.reshape(batch * steps, *image[:2], x.shape[-1])
     flat = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, features)
     sides = [(side, side) for side in padding[1:]]
     x = lax.conv_general_dilated(x, flat, strides[1:], sides, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))

@@ -16,7 +16,7 @@ from vit_flax.blocks.precision import to_float32
 def check_windows(x: Array, size: int | Sequence[int], name: str = 'window_size') -> tuple[int, int]:
     """Rows and columns of windows in `[b h w d]`; raises if the windows do not tile it."""
     (height, width), (p, q) = x.shape[1:3], pair(size)
-    if height % p or width % q:
+    if height % p or width % q or not (height and width):
         raise ValueError(f'{name}={(p, q)} does not divide the feature map of {height} x {width}')
     return height // p, width // q
 
@@ -69,12 +69,12 @@ class RelativePositionBias(Module):
     @property
     def rows(self) -> int:
         """Of the table: one for each way."""
-        p, q = pair(self.size)
+        p, q = pair(self.size, 'size')
         return (2 * p - 1) * (2 * q - 1)
 
     def index(self) -> np.ndarray:
         """Row of the table for each query and key, `[n n]`."""
-        p, q = pair(self.size)
+        p, q = pair(self.size, 'size')
         down, right = relative_positions(self.size)
         return (down + p - 1) * (2 * q - 1) + right + q - 1
 

@@ -3,7 +3,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +47,11 @@ def test_models(run):
     assert run('models', 'vti')[0] == 2
 
 
-def test_help_is_quick():
+def test_help_needs_no_jax():
     code = 'import sys; from vit_flax.cli.main import parser; parser(); sys.exit("jax" in sys.modules)'
     assert process(code=code).returncode == 0
     done = process('compare', '--help')
-    assert done.returncode == 0 and time.perf_counter() - start < 3
+    assert done.returncode == 0
     assert '"blocks.{i}.attn" = "transformer.layers.{i}.0"' in done.stdout
 
 

@@ -221,7 +221,7 @@ class ViT(ViTBase, kw_only=True):
           token_noise: Gumbel noise for each block (see `draw_token_noise`).
         """
         tokens, ids = self._sample(self.embed(images, train), train, token_noise)
-        logits = self.classify(tokens)
+        logits = self.classify(tokens) if self.num_classes > 0 else tokens
         return (logits, ids[:, 1:] - 1) if return_sampled_token_ids else logits
 
 

@@ -183,8 +183,6 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     temperature: float = 10000
 
     def setup(self) -> None:
-        if self.ffn_heads < 1:
-            raise ValueError(f'ffn_heads={self.ffn_heads} must be at least 1')
         check_divisible('mlp_dim', self.mlp_dim, 'ffn_heads', self.ffn_heads)
         super().setup()
         self.initial_ff = BareFeedForward(self.mlp_dim, **self.precision)

@@ -119,7 +119,7 @@ class CaiT(ViTBase, kw_only=True):
 
     def classify(self, tokens: Array, train: bool = False, keep_cls_layers: Array | None = None) -> Array:
         """The blocks of the class token, and the head, `[b n d] -> [b num_classes]`."""
-        cls, tokens = self.promote(repeat(self.cls_token, '1 d -> b 1 d', b=len(tokens)), tokens)
+        cls, tokens = self.promote(repeat(self.cls_token, '1 d -> b 1 d', b=tokens.shape[0]), tokens)
         cls = self._run(self.cls_transformer, cls, tokens, keep=keep_cls_layers, train=train)
         return self.mlp_head(self.tap('to_latent', cls[:, 0]))
 

@@ -183,8 +183,6 @@ class TransformerClassifier(Module, kw_only=True):
 
     def setup(self) -> None:
         check_choice('positional_embedding', self.positional_embedding, ('sine', 'learnable', 'none'))
-        if not 0 <= self.stochastic_depth_rate < 1:
-            raise ValueError(f'stochastic_depth_rate={self.stochastic_depth_rate} must be at least 0 and below 1')
         if self.positional_embedding != 'none':
             if self.sequence_length is None:
                 raise ValueError(
@@ -236,7 +234,7 @@ class TransformerClassifier(Module, kw_only=True):
                 "positional_embedding='none' to take others"
             )
         if not self.seq_pool:
-            cls, x = self.promote(repeat(self.class_emb, 'd -> b 1 d', b=len(x)), x)
+            cls, x = self.promote(repeat(self.class_emb, 'd -> b 1 d', b=x.shape[0]), x)
             x = jnp.concatenate([cls, x], axis=1)
         if self.positional_embedding != 'none':
             x, positions = self.promote(x, self.positions)
@@ -247,7 +245,7 @@ class TransformerClassifier(Module, kw_only=True):
         """The blocks and a norm, `[b n d] -> [b n d]`."""
         rate, layers = self.stochastic_depth_rate, self.num_layers
         if keep_paths is None and train and rate > 0:
-            keep_paths = draw_paths(self.make_rng('drop_path'), len(tokens), rate, layers)
+            keep_paths = draw_paths(self.make_rng('drop_path'), tokens.shape[0], rate, layers)
         if keep_paths is None:
             return self.transformer(tokens, train=train)
         survival = jnp.asarray(1 - path_rates(rate, layers), tokens.dtype)
@@ -329,7 +327,7 @@ class CCT(Module, kw_only=True):
     @property
     def lengths(self) -> tuple[int, ...]:
         """Of the input's axes between batch and channels."""
-        return pair(self.img_size)
+        return pair(self.img_size, 'img_size')
 
     @property
     def stated_size(self) -> str:

@@ -40,7 +40,7 @@ class CCT(cct.CCT, kw_only=True):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return self.num_frames, *pair(self.img_size)
+        return self.num_frames, *pair(self.img_size, 'img_size')
 
     @property
     def stated_size(self) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 from jax import Array
 
@@ -129,12 +128,9 @@ class ImageEmbedder(Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        rows, columns = patch_grid(self.image_size, self.patch_size)
+        grid = patch_grid(self.image_size, self.patch_size)
         x = PatchEmbedding(self.patch_size, self.dim, **self.precision, name='to_patch_embedding')(images)
-        x = rearrange(x, 'b h w d -> b (h w) d')
-        positions = ClassTokenAndPositions(
-            rows * columns, self.image_size, self.dropout, **self.precision, name='positions'
-        )
+        positions = ClassTokenAndPositions(grid, self.image_size, self.dropout, **self.precision, name='positions')
         return self.tap('embedding', positions(x, train))
 
     torch_names = {'positions': ''}
@@ -249,7 +245,7 @@ class CrossViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'sm_head_norm': 'sm_mlp_head.0',

@@ -33,13 +33,14 @@ class Distillable(Module, kw_only=True):
         transformer makes of it, `[b d]`."""
         model: Any = self
         tokens = model.embed(images, train)
+        classify = model.classify if model.num_classes > 0 else lambda tokens: tokens
         if distill_token is None:
-            return model.classify(model.encode(tokens, train))
-        (tokens, token) = self.promote(tokens, repeat(distill_token, '1 d -> b 1 d', b=len(tokens)))
+            return classify(model.encode(tokens, train))
+        (tokens, token) = self.promote(tokens, repeat(distill_token, '1 d -> b 1 d', b=tokens.shape[0]))
         token = self.distill_dropout(token, deterministic=not train)
         encoded = model.encode(jnp.concatenate([tokens, token], axis=1), train)
         # upstream: with pool='mean' the distillation token is not part of the average, though every token reads it.
-        return model.classify(encoded[:, :-1]), encoded[:, -1]
+        return classify(encoded[:, :-1]), encoded[:, -1]
 
     def to_vit(self) -> nn.Module:
         """The model without the extra token; it takes the same variables."""

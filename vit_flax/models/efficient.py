@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 from jax import Array
 
@@ -54,14 +53,14 @@ class ViT(Module, kw_only=True):
         check_choice('pool', self.pool, ('cls', 'mean'))
         rows, columns = patch_grid(self.image_size, self.patch_size)
         self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, **self.precision)
-        self.positions = ClassTokenAndPositions(rows * columns, self.image_size, **self.precision)
+        self.positions = ClassTokenAndPositions((rows, columns), self.image_size, **self.precision)
         self.mlp_head = NormedHead(self.num_classes, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, class token first, `[b h w c] -> [b 1+n d]`."""
         check_images(images, self.channels)
         x = self.to_patch_embedding(images)
-        return self.tap('embedding', self.positions(rearrange(x, 'b h w d -> b (h w) d'), train))
+        return self.tap('embedding', self.positions(x, train))
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""
@@ -77,7 +76,7 @@ class ViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'positions': ''}
 

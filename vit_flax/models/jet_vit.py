@@ -240,7 +240,7 @@ class JetViT(ViTBase, kw_only=True):
         return JetTransformer(attentions, self.feedforward(), **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
-        if images.ndim == 4 and images.shape[1:3] != pair(self.image_size):
+        if images.ndim == 4 and images.shape[1:3] != pair(self.image_size, 'image_size'):
             raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
         return super().embed(images, train)
 

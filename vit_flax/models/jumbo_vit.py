@@ -68,6 +68,7 @@ class JumboViT(SimpleViTBase, kw_only=True):
 
     num_jumbo_cls: int = 1
     jumbo_cls_k: int = 6
+    mlp_dim: float  # type: ignore[assignment]
     jumbo_ff_mult: float = 2
 
     def setup(self) -> None:
@@ -88,7 +89,7 @@ class JumboViT(SimpleViTBase, kw_only=True):
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """Jumbo token and patches through the transformer to one embedding, `[b n d] -> [b d]`."""
-        jumbo = repeat(self.jumbo_cls_token, 'm (k d) -> b (m k) d', b=len(tokens), k=self.jumbo_cls_k)
+        jumbo = repeat(self.jumbo_cls_token, 'm (k d) -> b (m k) d', b=tokens.shape[0], k=self.jumbo_cls_k)
         return self.transformer(*self.promote(jumbo, tokens), train=train)
 
     def classify(self, tokens: Array) -> Array:

@@ -39,7 +39,7 @@ class MemoryAttention(Module):
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = seen = LayerNorm(**self.precision, name='norm')(x)
         if memories is not None:
-            x, memories = self.promote(x, repeat(memories, 'm d -> b m d', b=len(x)))
+            x, memories = self.promote(x, repeat(memories, 'm d -> b m d', b=x.shape[0]))
             seen = jnp.concatenate([x, memories], axis=1)
         q = Dense(inner, use_bias=False, **self.precision, name='to_q')(x)
         kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(seen)
@@ -118,8 +118,6 @@ class Adapter(Module, kw_only=True):
     num_classes: int = 2
 
     def setup(self) -> None:
-        if not isinstance(self.vit, ViT):
-            raise ValueError(f'vit is a {type(self.vit).__name__}: it must be a {ViT.__module__}.ViT')
         dim, depth = self.vit.dim, self.vit.depth
         self.memory_cls_token = self.param('memory_cls_token', normal(1.0), (dim,), self.param_dtype)
         self.memories_per_layer = self.param(

@@ -180,7 +180,7 @@ class LeViT(Module, kw_only=True):
     remat: bool = False
 
     def setup(self) -> None:
-        height, width = pair(self.image_size)
+        height, width = pair(self.image_size, 'image_size')
         if height % 16 or width % 16:
             raise ValueError(f'image_size={(height, width)} must be multiples of 16: four convolutions halve it')
         dims, depths, heads = (self._of_stages(name) for name in ('dim', 'depth', 'heads'))
@@ -222,7 +222,7 @@ class LeViT(Module, kw_only=True):
     def embed(self, images: Array) -> Array:
         """Images to tokens, `[b h w c] -> [b h/16 w/16 d]`."""
         check_images(images, self.channels)
-        if images.shape[1:3] != pair(self.image_size):
+        if images.shape[1:3] != pair(self.image_size, 'image_size'):
             raise ValueError(
                 f'images of shape {images.shape} do not have image_size={pair(self.image_size)}: the position bias '
                 'belongs to one grid'
@@ -251,7 +251,7 @@ class LeViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     # Stages and the blocks between them are one list in the state dict.
     torch_names = {

@@ -6,6 +6,7 @@ before them, the class token sees all and is seen by none. In training most patc
 positions follow the token, so that what stays needs no other change.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -132,7 +133,7 @@ class PlacedTransformerBase(Grid, kw_only=True):
         # upstream: places are divided by the number of patches, not by one less: they run from -1 to short of 1, and
         # the class token stands at 0, the middle of the grid.
         turns = along.astype(wide.dtype)[..., None] * wide * np.pi
-        return turns.reshape(*places.shape[:-1], -1)
+        return turns.reshape(*places.shape[:-1], places.shape[-1] * wide.shape[-1])
 
     def mask(self, places: Array) -> Array | None:
         """Who may attend to whom, bool `[b 1 n n]`; None if there is no limit."""
@@ -142,12 +143,11 @@ class PlacedTransformerBase(Grid, kw_only=True):
         allowed = (query == -1) | ((key >= 0) & (query >= key))
         return allowed[..., list(self.causal_axes)].all(axis=-1)[:, None]
 
-    def places(self, grid: Sequence[int], batch: int) -> np.ndarray:
+    def places(self, grid: Sequence[int], batch: int) -> Array:
         """Of the class token and all patches, int `[b 1+n axes]`; the class token has none, -1."""
         patches = np.indices(grid).reshape(len(grid), -1).T
-        return np.broadcast_to(
-            np.pad(patches, ((1, 0), (0, 0)), constant_values=-1), (batch, len(patches) + 1, len(grid))
-        )
+        places = np.pad(patches, ((1, 0), (0, 0)), constant_values=-1)
+        return jnp.broadcast_to(jnp.asarray(places), (batch, *places.shape))
 
     def embed(
         self,
@@ -162,13 +162,13 @@ class PlacedTransformerBase(Grid, kw_only=True):
             raise ValueError(f'drop_ratio={drop_ratio} must be at least 0 and below 1')
         patches = self.to_patch_embedding(x)
         grid = patches.shape[1:-1]
-        tokens = patches.reshape(len(x), -1, self.dim)
+        tokens = patches.reshape(x.shape[0], math.prod(patches.shape[1:-1]), self.dim)
         tokens = self.embedding_dropout(tokens, deterministic=not train)
         cls_token, tokens = self.promote(self.cls_token, tokens)
-        tokens = jnp.concatenate([repeat(cls_token, 'd -> b 1 d', b=len(x)), tokens], axis=1)
-        places = jnp.asarray(self.places(grid, len(x)))
+        tokens = jnp.concatenate([repeat(cls_token, 'd -> b 1 d', b=x.shape[0]), tokens], axis=1)
+        places = self.places(grid, x.shape[0])
         if kept_patches is None and train and drop_ratio:
-            kept_patches = draw_patches(self.make_rng('mask'), len(x), tokens.shape[1] - 1, drop_ratio)
+            kept_patches = draw_patches(self.make_rng('mask'), x.shape[0], tokens.shape[1] - 1, drop_ratio)
         if kept_patches is not None:
             kept = jnp.pad(kept_patches + 1, ((0, 0), (1, 0)))[..., None]
             tokens, places = (jnp.take_along_axis(array, kept, axis=1) for array in (tokens, places))
@@ -222,11 +222,11 @@ class VideoTransformer(PlacedTransformerBase, kw_only=True):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return self.frames, *pair(self.image_size)
+        return self.frames, *pair(self.image_size, 'image_size')
 
     @property
     def patch_lengths(self) -> tuple[int, ...]:
-        return 1, *pair(self.patch_size)
+        return 1, *pair(self.patch_size, 'patch_size')
 
     @property
     def grid(self) -> tuple[int, ...]:

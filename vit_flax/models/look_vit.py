@@ -184,7 +184,10 @@ class LookViT(Module, kw_only=True):
         rows, columns = patch_grid(self.image_size, self.highres_patch_size, name='image_size for highres_patch_size')
         patch_grid(self.image_size, self.patch_size)
         if any(
-            fine >= coarse for fine, coarse in zip(pair(self.highres_patch_size), pair(self.patch_size), strict=True)
+            fine >= coarse
+            for fine, coarse in zip(
+                pair(self.highres_patch_size, 'highres_patch_size'), pair(self.patch_size, 'patch_size'), strict=True
+            )
         ):
             raise ValueError(
                 f'highres_patch_size={self.highres_patch_size} must be smaller than patch_size={self.patch_size}'
@@ -214,7 +217,7 @@ class LookViT(Module, kw_only=True):
     def embed(self, images: Array, train: bool = False) -> tuple[Array, Array]:
         """Images to tokens and patches, `[b h w c] -> [b n d], [b m d]`."""
         check_images(images, self.channels)
-        if images.shape[1:3] != pair(self.image_size):
+        if images.shape[1:3] != pair(self.image_size, 'image_size'):
             raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
         patches = self.patch_norm(self.patch_conv(patchify(images, self.highres_patch_size)))
         _, rows, columns, dim = patches.shape
@@ -243,7 +246,7 @@ class LookViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'patch_conv': 'to_patches.1', 'patch_norm': 'to_patches.3', 'transformer': ''}
 

@@ -6,7 +6,6 @@ already holds out of what it receives, and gates each head. A gate may guess wha
 gain, and stop.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -251,8 +250,7 @@ class LoopedViT(Module, kw_only=True):
         _at_least_one(self.loop_depth)
         _ = self.loop_weights
         self.patch_projection, self.patch_norm = Dense(self.dim, **self.precision), LayerNorm(**self.precision)
-        patches = math.prod(self.grid)
-        self.positions = ClassTokenAndPositions(patches, self.shape, self.emb_dropout, **self.precision)
+        self.positions = ClassTokenAndPositions(self.grid, self.shape, self.emb_dropout, **self.precision)
         block = partial(
             Block,
             attention=partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision),
@@ -278,7 +276,7 @@ class LoopedViT(Module, kw_only=True):
         axes = ' '.join(f'({letter} {patch})' for letter, patch in zip(letters, inside, strict=True))
         x = rearrange(
             x,
-            f'b {axes} c -> b ({" ".join(letters)}) ({" ".join(inside)} c)',
+            f'b {axes} c -> b {" ".join(letters)} ({" ".join(inside)} c)',
             **dict(zip(inside, self.patch, strict=True)),
         )
         return self.tap('embedding', self.positions(self.patch_norm(self.patch_projection(x)), train))
@@ -350,7 +348,7 @@ class LoopedViT(Module, kw_only=True):
             raise ValueError(f'loop_depth={loops} must be at least 2 for adaptive_exit and return_exit_benefits')
 
         x = self.pre_loop(self.embed(x, train), train=train)
-        benefit = jnp.zeros(len(x), x.dtype)
+        benefit = jnp.zeros(x.shape[0], x.dtype)
         exited = jnp.zeros((), bool)
         all_logits: list[Array] = []
         benefits: list[Array] = []
@@ -368,7 +366,7 @@ class LoopedViT(Module, kw_only=True):
             all_logits.append(logits)
             if gate:
                 benefits.append(benefit)
-                exited = exited | (lax.stop_gradient(benefit).max() <= threshold)
+                exited = exited | jnp.all(benefit <= threshold)
         if self.adaptive_loop and self.is_initializing():
             self.exit_gate(self.decode(x, train), train)
         logits = jnp.stack(all_logits) if return_all_logits else all_logits[-1]

@@ -203,10 +203,6 @@ class MaxViT(Module, kw_only=True):
     mbconv_dropout: float = 0.0
 
     def setup(self) -> None:
-        if isinstance(self.depth, int):
-            raise ValueError(f'depth={self.depth} must be a sequence: the number of blocks of each stage')
-        if not 0 <= self.mbconv_dropout < 1:
-            raise ValueError(f'mbconv_dropout={self.mbconv_dropout} must be at least 0 and below 1')
         stem = self.dim if self.dim_conv_stem is None else self.dim_conv_stem
         self.conv_stem = [
             Conv(stem, (3, 3), strides=2, padding=1, **self.precision),
@@ -249,7 +245,7 @@ class MaxViT(Module, kw_only=True):
     def encode(self, x: Array, train: bool = False, keep_convs: Array | None = None) -> Array:
         """All blocks, `[b h w c] -> [b h' w' d]`."""
         if keep_convs is None and train and self.mbconv_dropout > 0:
-            keep_convs = draw_convs(self.make_rng('drop_path'), len(x), self.mbconv_dropout, len(self.block))
+            keep_convs = draw_convs(self.make_rng('drop_path'), x.shape[0], self.mbconv_dropout, len(self.block))
         for index, block in enumerate(self.block):
             x = block(x, train, None if keep_convs is None else keep_convs[index])
         return x

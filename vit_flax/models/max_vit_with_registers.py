@@ -60,7 +60,7 @@ class MaxViTBlock(max_vit.ConvBlock):
         attention = partial(Attention, self.window_size, self.dim_head, self.dropout, self.registers, **self.precision)
         feedforward = partial(BareFeedForward, 4 * self.dim, self.dropout, **self.precision)
         x = self.convolve(x, train, keep)
-        batch = len(x)
+        batch = x.shape[0]
         windows = check_windows(x, self.window_size)
         count = windows[0] * windows[1]
 
@@ -71,7 +71,7 @@ class MaxViTBlock(max_vit.ConvBlock):
         x = x + feedforward(name='block_feedforward')(x, train)
         tokens, x = jnp.split(x, [self.registers], axis=1)
 
-        tokens = reduce(tokens, '(b windows) r d -> b r d', 'mean', b=batch)
+        tokens = reduce(tokens, '(b windows) r d -> b r d', 'mean', windows=count)
         x = to_grids(from_windows(x, self.window_size, windows), self.window_size)
         x = jnp.concatenate([repeat(tokens, 'b r d -> (b windows) r d', windows=count), x], axis=1)
         x = (x + attention(name='grid_attention')(x, train))[:, self.registers :]

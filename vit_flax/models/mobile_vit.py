@@ -223,7 +223,7 @@ class MobileViT(Module, kw_only=True):
                 dim,
                 depth,
                 self.kernel_size,
-                pair(self.patch_size),
+                pair(self.patch_size, 'patch_size'),
                 dim * mult,
                 scan=self.scan,
                 remat=self.remat,
@@ -257,7 +257,7 @@ class MobileViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.in_channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.in_channels), jnp.float32)
 
     torch_names = {
         'input_conv': 'conv1',

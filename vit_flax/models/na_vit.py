@@ -288,7 +288,7 @@ class PackedViTBase(Grid, kw_only=True):
             rate = self.token_dropout_prob
             rate = rate(*images.shape[1:-1]) if callable(rate) else rate
             tokens = patches.shape[1]
-            shuffled = draw_patches(self.make_rng('mask'), len(patches), tokens, 0.0)
+            shuffled = draw_patches(self.make_rng('mask'), patches.shape[0], tokens, 0.0)
             kept_tokens = shuffled[:, : self.tokens_kept(tokens, rate)]
         if kept_tokens is not None:
             patches, positions = (jnp.take_along_axis(x, kept_tokens[..., None], axis=1) for x in (patches, positions))
@@ -336,7 +336,7 @@ class PackedViTBase(Grid, kw_only=True):
     def pool_tokens(self, tokens: Array, ids: Array | None = None, slots: int = 1) -> Array:
         """One vector for each slot, `[b n d] -> [b i d]`."""
         (queries,) = self.promote(self.cut_off(self.attn_pool_queries))
-        queries = repeat(queries, 'd -> b i d', b=len(tokens), i=slots)
+        queries = repeat(queries, 'd -> b i d', b=tokens.shape[0], i=slots)
         mask = None
         if ids is not None:
             mask = jnp.arange(slots)[:, None] == ids[:, None, None, :]

@@ -42,11 +42,11 @@ class NaViT(NestedViTBase, kw_only=True):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return self.max_frames, *pair(self.image_size)
+        return self.max_frames, *pair(self.image_size, 'image_size')
 
     @property
     def patch_lengths(self) -> tuple[int, ...]:
-        return self.frame_patch_size, *pair(self.patch_size)
+        return self.frame_patch_size, *pair(self.patch_size, 'patch_size')
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ class NaViT(NestedViTBase, kw_only=True):
     def add_prefix(self, x: Array, slots: int) -> Array:
         """The registers of all slots in front of the patches, `[b n d] -> [b i*r+n d]`."""
         registers, x = self.promote(self.register_tokens, x)
-        registers = repeat(registers, 'r d -> b (i r) d', b=len(x), i=slots)
+        registers = repeat(registers, 'r d -> b (i r) d', b=x.shape[0], i=slots)
         return jnp.concatenate([registers, x], axis=1)
 
     def token_ids(self, image_ids: Array, slots: int) -> Array:

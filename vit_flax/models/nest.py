@@ -79,7 +79,7 @@ class Hierarchy(Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        (batch, height, width, dim), grid = x.shape, (self.blocks, self.blocks)
+        (_, height, width, dim), grid = x.shape, (self.blocks, self.blocks)
         if height % self.blocks or width % self.blocks:
             raise ValueError(f'the feature map of {height} x {width} cannot be cut into blocks of {grid}')
         size = height // self.blocks, width // self.blocks
@@ -90,7 +90,7 @@ class Hierarchy(Module):
         if self.paper_positions:
             shape = (self.blocks**2, self.length, dim)
             positions = self.param('pos_emb', normal(0.02), shape, self.param_dtype)[:, :n]
-            x = rearrange(x, '(b blocks) n d -> b blocks n d', b=batch)
+            x = rearrange(x, '(b blocks) n d -> b blocks n d', blocks=self.blocks**2)
             x, positions = self.promote(x, positions)
             x = rearrange(add(x, positions), 'b blocks n d -> (b blocks) n d')
         else:
@@ -222,7 +222,7 @@ class NesT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'hierarchy_{i}': 'layers.{i}.0',

@@ -19,7 +19,7 @@ from jax import Array
 from jax.nn.initializers import constant, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, check_room, pair, patch_grid
+from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.precision import multiply, to_float32
@@ -184,8 +184,9 @@ class nViT(Module, kw_only=True):
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, of length one, `[b h w c] -> [b n d]`."""
         check_images(images, self.channels)
-        p, q = pair(self.patch_size)
-        patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
+        p, q = pair(self.patch_size, 'patch_size')
+        grid = patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
+        check_places(grid, patch_grid(self.image_size, self.patch_size), f'image_size={self.image_size}')
         x = self.to_patch_embedding(rearrange(images, 'b (h p) (w q) c -> b (h w) (c p q)', p=p, q=q))
         positions = self.abs_pos_emb()
         check_room(x.shape[1], len(positions), f'image_size={self.image_size}')
@@ -219,7 +220,7 @@ class nViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'to_patch_embedding': 'to_patch_embedding.1',

@@ -45,11 +45,6 @@ class ViT(HeadNormViT, kw_only=True):
 
     num_parallel_branches: int = 2
 
-    def setup(self) -> None:
-        if self.num_parallel_branches < 1:
-            raise ValueError(f'num_parallel_branches={self.num_parallel_branches} must be at least 1')
-        super().setup()
-
     def patch_embedding(self) -> nn.Module:
         return PatchProjection(self.patch_size, self.dim, **self.precision)
 

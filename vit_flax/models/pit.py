@@ -91,20 +91,16 @@ class PiT(Module, kw_only=True):
     remat: bool = False
 
     def setup(self) -> None:
-        if isinstance(self.depth, int):
-            raise ValueError(
-                f'depth={self.depth} must be a tuple: the number of blocks in each stage, such as ({self.depth},)'
-            )
         stages = len(self.depth)
         heads = (self.heads,) * stages if isinstance(self.heads, int) else tuple(self.heads)
         if len(heads) != stages:
             raise ValueError(f'heads={heads} must be one number or {stages}, one for each stage of depth={self.depth}')
         patch_grid(self.image_size, self.patch_size)
-        if min(pair(self.patch_size)) < 2:
+        if min(pair(self.patch_size, 'patch_size')) < 2:
             raise ValueError(f'patch_size={self.patch_size} must be at least 2: patches start half a patch apart')
         self.patch_projection = Dense(self.dim, **self.precision)
-        rows, columns = self._grid(*pair(self.image_size))
-        self.positions = ClassTokenAndPositions(rows * columns, self.image_size, self.emb_dropout, **self.precision)
+        rows, columns = self._grid(*pair(self.image_size, 'image_size'))
+        self.positions = ClassTokenAndPositions((rows, columns), self.image_size, self.emb_dropout, **self.precision)
         transformers, pools = [], []
         for stage_depth, stage_heads in zip(self.depth, heads, strict=True):
             block = partial(
@@ -121,11 +117,11 @@ class PiT(Module, kw_only=True):
 
     @property
     def _stride(self) -> Grid:
-        height, width = pair(self.patch_size)
+        height, width = pair(self.patch_size, 'patch_size')
         return height // 2, width // 2
 
     def _grid(self, height: int, width: int) -> Grid:
-        (p, q), (down, right) = pair(self.patch_size), self._stride
+        (p, q), (down, right) = pair(self.patch_size, 'patch_size'), self._stride
         return pooled_length(height, p, down, 0), pooled_length(width, q, right, 0)
 
     def embed(self, images: Array, train: bool = False) -> Array:
@@ -133,11 +129,11 @@ class PiT(Module, kw_only=True):
         check_images(images, self.channels)
         patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
         x = self.patch_projection(unfold(images, self.patch_size, self._stride))
-        return self.tap('embedding', self.positions(rearrange(x, 'b h w d -> b (h w) d'), train))
+        return self.tap('embedding', self.positions(x, train))
 
     def encode(self, tokens: Array, train: bool = False, grid: Grid | None = None) -> Array:
         """The stages, `[b 1+n d] -> [b 1+m c]`; `grid`: rows and columns of the patches, if not `image_size`'s."""
-        grid = grid or self._grid(*pair(self.image_size))
+        grid = grid or self._grid(*pair(self.image_size, 'image_size'))
         tokens = self.transformer[0](tokens, train=train)
         for pool, transformer in zip(self.pool, self.transformer[1:], strict=True):
             tokens, grid = pool(tokens, grid)
@@ -154,7 +150,7 @@ class PiT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'positions': '',

@@ -78,14 +78,14 @@ class RegionBlock(Module):
     def __call__(self, x: tuple[Array, Array], bias: Array, train: bool = False) -> tuple[Array, Array]:
         """Args: x: regions `[b m d]` and local tokens by region `[(b m) n d]`; bias `[e 1+n 1+n]`."""
         regions, local = x
-        batch = len(regions)
+        count = regions.shape[1]
         attention = Attention(self.attn_dropout, **self.precision, name='attention')
         regions = regions + attention(regions, train=train)
         both = jnp.concatenate([rearrange(regions, 'b m d -> (b m) 1 d'), local], axis=1)
         both = both + attention(both, bias, train)
         both = both + FeedForward(self.ff_dropout, **self.precision, name='feedforward')(both, train)
         self.tap('block', both)
-        return rearrange(both[:, 0], '(b m) d -> b m d', b=batch), both[:, 1:]
+        return rearrange(both[:, 0], '(b m) d -> b m d', m=count), both[:, 1:]
 
     torch_names = {'attention': '0', 'feedforward': '1'}
 

@@ -132,7 +132,7 @@ class RvT(ViTBase, kw_only=True):
         super().setup()
         # upstream: the frequencies are a buffer of the state dict, in float32; here they are a constant of the
         # model's variables, which holds what the state dict holds.
-        fastest = max(pair(self.image_size)) / 2
+        fastest = max(pair(self.image_size, 'image_size')) / 2
         self.scales = self.variable(
             'constants', 'scales', lambda: jnp.linspace(1.0, fastest, self.dim_head // 4, dtype=jnp.float32)
         )

@@ -183,8 +183,6 @@ class ScalableViT(Module, kw_only=True):
     paper_order: bool = False
 
     def setup(self) -> None:
-        if isinstance(self.depth, int):
-            raise ValueError(f'depth={self.depth} must be a sequence: the number of blocks of each stage')
         names = (
             'heads',
             'ssa_dim_key',

@@ -63,15 +63,15 @@ class Attention(Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        (batch, _, _, dim), size = x.shape, self.window_size
+        dim, size = x.shape[-1], self.window_size
         windows = check_windows(x, size)
         x = to_windows(ChannelLayerNorm(**self.precision, name='norm')(x), size)
-        token = repeat(self.param('window_tokens', normal(1.0), (dim,), self.param_dtype), 'd -> b 1 d', b=len(x))
+        token = repeat(self.param('window_tokens', normal(1.0), (dim,), self.param_dtype), 'd -> b 1 d', b=x.shape[0])
         x = jnp.concatenate(self.promote(token, x), axis=1)
         qkv = SequenceConv(3 * self.heads * self.dim_head, use_bias=False, **self.precision, name='to_qkv')(x)
         q, k, v = split_qkv(qkv, self.heads)
         x = attend(self, q, k, v, scale=self.dim_head**-0.5, dropout=self.dropout, train=train)
-        x = rearrange(x, '(b m) e n k -> b e m n k', b=batch)
+        x = rearrange(x, '(b m) e n k -> b e m n k', m=windows[0] * windows[1])
         between = WindowAttention(self.dropout, **self.precision, name='window_attention')
         mixed = between(x[:, :, :, 0], x[:, :, :, 1:], train)
         # A single window has nothing to mix with, not even dropout.
@@ -164,8 +164,6 @@ class SepViT(Module, kw_only=True):
     remat: bool = False
 
     def setup(self) -> None:
-        if isinstance(self.depth, int):
-            raise ValueError(f'depth={self.depth} must be a sequence: the number of blocks of each stage')
         stages = len(self.depth)
         heads = per_stage('heads', self.heads, stages)
         windows, dim_head = per_stage('window_size', self.window_size, stages), self.dim_head

@@ -22,11 +22,6 @@ class SimpleViT(simple_vit.SimpleViT, kw_only=True):
 
     patch_dropout: float = 0.5
 
-    def setup(self) -> None:
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f'patch_dropout={self.patch_dropout} must be at least 0 and below 1')
-        super().setup()
-
     def __call__(self, images: Array, train: bool = False, kept_patches: Array | None = None) -> Array:
         """Images to logits.
 

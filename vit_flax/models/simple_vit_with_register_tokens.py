@@ -34,7 +34,7 @@ class WithRegisters(simple_vit.SimpleViTBase, kw_only=True):
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer over patches and registers, which are discarded, `[b n d] -> [b n d]`."""
-        x = jnp.concatenate(self.promote(tokens, self.registers(len(tokens))), axis=1)
+        x = jnp.concatenate(self.promote(tokens, self.registers(tokens.shape[0])), axis=1)
         return self.transformer(x, train=train)[:, : tokens.shape[1]]
 
 

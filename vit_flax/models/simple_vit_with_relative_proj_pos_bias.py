@@ -106,7 +106,7 @@ class SimpleViT(simple_vit.SimpleViT, kw_only=True):
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, which stay on their grid, `[b H W c] -> [b h w d]`."""
-        rows = images.shape[1] // pair(self.patch_size)[0]
+        rows = images.shape[1] // pair(self.patch_size, 'patch_size')[0]
         return rearrange(super().embed(images, train), 'b (h w) d -> b h w d', h=rows)
 
     def classify(self, tokens: Array) -> Array:

@@ -57,7 +57,7 @@ class GatedTransformer(Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:
-        average = jnp.zeros(len(x), x.dtype)
+        average = jnp.zeros(x.shape[0], x.dtype)
         for i in range(self.depth):
             update, gates = Attention(
                 self.heads,
@@ -106,7 +106,7 @@ class SimpleViTWithSparseGating(WithRegisters, kw_only=True):
 
     def encode_with_gates(self, tokens: Array, train: bool = False) -> tuple[Array, Array]:
         """Registers and patches through the transformer: patches `[b n d]`, average gates `[b]`."""
-        x = jnp.concatenate(self.promote(self.registers(len(tokens)), tokens), axis=1)
+        x = jnp.concatenate(self.promote(self.registers(tokens.shape[0]), tokens), axis=1)
         x, gates = self.transformer(x, train=train)
         return x[:, self.num_register_tokens :], gates
 

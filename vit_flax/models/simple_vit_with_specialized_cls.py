@@ -115,7 +115,7 @@ class SimpleViT(SimpleViTBase, kw_only=True):
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """Class token and patches through the transformer, `[b n d] -> [b 1+n d]`."""
-        cls = repeat(self.cls_token, 'd -> b 1 d', b=len(tokens))
+        cls = repeat(self.cls_token, 'd -> b 1 d', b=tokens.shape[0])
         return self.transformer(jnp.concatenate(self.promote(cls, tokens), axis=1), train=train)
 
     def classify(self, tokens: Array) -> Array:

@@ -103,13 +103,13 @@ class T2TViT(Module, kw_only=True):
         check_choice('pool', self.pool, ('cls', 'mean'))
         rows, columns = self._grid()
         self.to_patch_embedding = TokensToToken(self.t2t_layers, self.dim, self.dropout, **self.precision)
-        self.positions = ClassTokenAndPositions(rows * columns, self.image_size, self.emb_dropout, **self.precision)
+        self.positions = ClassTokenAndPositions((rows, columns), self.image_size, self.emb_dropout, **self.precision)
         if self.transformer is None:
             self.trunk = self._trunk()
         self.mlp_head = Dense(self.num_classes, **self.precision)
 
     def _grid(self) -> tuple[int, int]:
-        rows, columns = pair(self.image_size)
+        rows, columns = pair(self.image_size, 'image_size')
         for kernel_size, stride in self.t2t_layers:
             rows, columns = (pooled_length(size, kernel_size, stride, stride // 2) for size in (rows, columns))
             if min(rows, columns) < 1:
@@ -137,7 +137,7 @@ class T2TViT(Module, kw_only=True):
         """Images to tokens with positions, class token first, `[b h w c] -> [b 1+n d]`."""
         check_images(images, self.channels)
         x = self.to_patch_embedding(images, train)
-        return self.tap('embedding', self.positions(rearrange(x, 'b h w d -> b (h w) d'), train))
+        return self.tap('embedding', self.positions(x, train))
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer, `[b n d] -> [b n d]`."""
@@ -154,7 +154,7 @@ class T2TViT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'positions': '', 'trunk': 'transformer'}
 

@@ -88,8 +88,6 @@ class AST(Module):
         return dict(n_fft=self.spec_n_fft, hop_length=hop, pad=self.spec_pad, center=self.spec_center)
 
     def setup(self) -> None:
-        if not self.spec_power or self.spec_power < 0:
-            raise ValueError(f'spec_power={self.spec_power} must be a positive number: patches are of real numbers')
         # upstream: the window is a buffer of the state dict; here it is a constant of the model's variables, which
         # hold what the state dict holds.
         self.window = self.variable(
@@ -124,7 +122,7 @@ class AST(Module):
     def embed(self, audio: Array, train: bool = False) -> Array:
         """Audio, or spectrograms, to tokens with positions, registers first, `[b t] -> [b n d]`."""
         spec = self.spectrogram(audio)
-        patch = pair(self.patch_size)
+        patch = pair(self.patch_size, 'patch_size')
         rows, columns = (length // side for length, side in zip(spec.shape[1:], patch, strict=True))
         if not rows or not columns:
             raise ValueError(f'a spectrogram of shape {spec.shape[1:]} holds no patch of patch_size={patch}')
@@ -132,7 +130,7 @@ class AST(Module):
         x = rearrange(self.to_patch_tokens(whole), 'b h w d -> b (h w) d')
         x = x + sincos_2d(rows, columns, self.dim).astype(x.dtype)
         if self.num_register_tokens:
-            registers, x = self.promote(repeat(self.register_tokens, 'm d -> b m d', b=len(x)), x)
+            registers, x = self.promote(repeat(self.register_tokens, 'm d -> b m d', b=x.shape[0]), x)
             x = jnp.concatenate([registers, x], axis=1)
         return self.tap('embedding', x)
 
@@ -162,7 +160,7 @@ class AST(Module):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        rows, columns = pair(self.patch_size)
+        rows, columns = pair(self.patch_size, 'patch_size')
         if self.accept_spec:
             return jax.ShapeDtypeStruct((1, columns, rows), jnp.float32)
         samples = self.spec_n_fft + columns * self.spectrogram_sizes['hop_length']
@@ -244,7 +242,7 @@ class VAAT(ActionTransformer):
         batch, views = audio.shape[:2]
         together = audio.reshape(batch * views, *audio.shape[2:])
         heard = self.trajectory(self.hearer, self.layers_heard, together, train, freeze)
-        heard = rearrange(heard, 'l (b v) n d -> l b v n d', b=batch)
+        heard = rearrange(heard, 'l (b v) n d -> l b v n d', v=views)
         if self.num_audio_views is not None and self.num_audio_views > 1:
             heard = self.add_audio_views(heard)
         return rearrange(heard, 'l b v n d -> l b (v n) d')
@@ -298,8 +296,8 @@ class VAAT(ActionTransformer):
         seen = self.look(video_or_image, train, freeze_vit)
         heard = self.listen(audio_or_spec, train, freeze_ast)
         return self.act(
-            len(video_or_image),
-            {'image': jnp.broadcast_to(seen, (len(seen), heard.shape[1], *seen.shape[2:])), 'audio': heard},
+            video_or_image.shape[0],
+            {'image': jnp.broadcast_to(seen, (seen.shape[0], heard.shape[1], *seen.shape[2:])), 'audio': heard},
             extra=extra,
             tasks=tasks,
             advantages=advantages,

@@ -314,7 +314,7 @@ class ActionTransformer(Module, kw_only=True):
             raise ValueError(
                 f'{argument}={chosen} must be depth={self.depth} numbers from 0 to {model.depth}, the depth of {name}'
             )
-        return np.array(chosen)
+        return np.array(chosen, int)
 
     def trajectory(self, model: Any, layers: np.ndarray, x: Array, train: bool, freeze: bool) -> Array:
         """The layers of a model that the blocks attend to, `[l b n d]`, from its input with views as further batch."""
@@ -344,10 +344,10 @@ class ActionTransformer(Module, kw_only=True):
     def look(self, video: Array, train: bool = False, freeze: bool = False) -> Array:
         """What each block sees: all views and frames, `[b v t h w c] -> [l b m c]`."""
         video = self.with_all_axes(video)
-        batch, views = video.shape[:2]
+        _, views, frames = video.shape[:3]
         images = rearrange(video, 'b v t h w c -> (b v t) h w c')
         seen = self.trajectory(self.seer, self.layers_seen, images, train, freeze)
-        seen = rearrange(seen, 'l (b v t) n d -> l b v t n d', b=batch, v=views)
+        seen = rearrange(seen, 'l (b v t) n d -> l b v t n d', v=views, t=frames)
         if self.time_seq_len > 1:
             seen, times = self.promote(seen, self.time_pos_emb)
             seen = seen + rearrange(times, 't d -> t 1 d')
@@ -476,7 +476,7 @@ class ImageActionTransformer(ActionTransformer, kw_only=True):
           the mean absolute error alone.
         """
         return self.act(
-            len(video_or_image),
+            video_or_image.shape[0],
             {'image': self.look(video_or_image, train, freeze_vit)},
             extra=extra,
             tasks=tasks,

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks.checks import check_images, check_room, pair, patch_grid
+from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.precision import add
@@ -116,8 +116,11 @@ class SigLIP(Module):
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w 3] -> [b n d]`."""
         check_images(images, CHANNELS)
-        x = rearrange(self.to_patch_embed(images), 'b h w d -> b (h w) d')
-        check_room(x.shape[1], len(self.pos_embed), f'image_size={self.image_size}')
+        x = self.to_patch_embed(images)
+        size = f'image_size={self.image_size}'
+        check_places(x.shape[1:3], patch_grid(self.image_size, self.patch_size), size)
+        x = rearrange(x, 'b h w d -> b (h w) d')
+        check_room(x.shape[1], len(self.pos_embed), size)
         x, positions = self.promote(x, self.pos_embed)
         return self.tap('embedding', add(x, positions[: x.shape[1]]))
 
@@ -137,7 +140,7 @@ class SigLIP(Module):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), CHANNELS), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), CHANNELS), jnp.float32)
 
     torch_names = {'transformer/norm': 'norm', 'transformer': ''}
 

@@ -124,7 +124,10 @@ class GridViTBase(Grid, kw_only=True):
     def embed_patches(self, images: Array) -> Array:
         """Images to tokens, `[b h w c] -> [b n d]`."""
         self.check_input(images)
-        return rearrange(self.to_patch_embedding(images), 'b ... d -> b (...) d')
+        x = self.to_patch_embedding(images)
+        if self.num_positions > self.num_prefix_positions:
+            self.check_places(x.shape[1:-1])
+        return rearrange(x, 'b ... d -> b (...) d')
 
     def embed_tokens(self, patches: Array) -> Array:
         """Patches that are cut already to tokens without positions, `[b n p] -> [b n d]`."""
@@ -136,6 +139,7 @@ class GridViTBase(Grid, kw_only=True):
         if self.num_positions <= first:
             raise ValueError(f'{type(self).__name__} has no table of positions: its attention knows the places')
         self.check_room(patches, self.num_positions - first)
+        self.check_places(grid)
         return self.pos_embedding[first : first + patches]
 
     def prefix_tokens(self) -> Array:
@@ -148,7 +152,7 @@ class GridViTBase(Grid, kw_only=True):
 
     def prepend(self, tokens: Array, x: Array) -> Array:
         """The same learned tokens in front of every sequence, `[m d], [b n d] -> [b m+n d]`."""
-        tokens, x = self.promote(repeat(tokens, 'm d -> b m d', b=len(x)), x)
+        tokens, x = self.promote(repeat(tokens, 'm d -> b m d', b=x.shape[0]), x)
         return jnp.concatenate([tokens, x], axis=1)
 
     def add_positions(self, x: Array) -> Array:

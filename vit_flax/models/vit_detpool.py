@@ -4,6 +4,7 @@ vit-pytorch's `vit_detpool`: a ViT that takes a mask of an object, attends to th
 averages them. A mask generator, such as a frozen segmentation model, may stand in for the mask.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -37,7 +38,7 @@ def patches_of_mask(mask: Array, images: Array, patch_size: tuple[int, int]) -> 
     A patch counts when one of its pixels does.
     """
     rows, columns = patch_grid(images.shape[1:3], patch_size, 'the height and width of the images')
-    batch, p, q = len(images), *patch_size
+    batch, p, q = images.shape[0], *patch_size
     if mask.shape == images.shape[:3]:
         mask = reduce(mask.astype(bool), 'b (h p) (w q) -> b h w', 'max', p=p, q=q)
     if mask.shape not in ((batch, rows, columns), (batch, rows * columns)):
@@ -45,7 +46,7 @@ def patches_of_mask(mask: Array, images: Array, patch_size: tuple[int, int]) -> 
             f'object_mask of shape {mask.shape} must be a mask of pixels {images.shape[:3]} or of patches '
             f'{(batch, rows, columns)}, {(batch, rows * columns)}'
         )
-    return mask.reshape(batch, -1).astype(bool)
+    return mask.reshape(batch, math.prod(mask.shape[1:])).astype(bool)
 
 
 class ViTDetPool(ViTBase, kw_only=True):
@@ -121,7 +122,7 @@ class ViTDetPool(ViTBase, kw_only=True):
             object_mask = jax.lax.stop_gradient(self.mask_generator(images))
         seen = mask = None
         if object_mask is not None:
-            seen = mask = patches_of_mask(object_mask, images, pair(self.patch_size))
+            seen = mask = patches_of_mask(object_mask, images, pair(self.patch_size, 'patch_size'))
             if self.use_cls_token:
                 seen = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         tokens = self.encode(tokens, train, seen)

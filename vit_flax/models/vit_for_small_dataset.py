@@ -80,7 +80,7 @@ class SPT(Module, kw_only=True):
         # shifts them diagonally by half a patch; `paper_shifts=True` does that.
         steps = [(0, 1), (0, -1), (1, 0), (-1, 0)]
         if self.paper_shifts:
-            p, q = (size // 2 for size in pair(self.patch_size))
+            p, q = (size // 2 for size in pair(self.patch_size, 'patch_size'))
             steps = [(-p, -q), (-p, q), (p, -q), (p, q)]
         images = jnp.concatenate([images, *(shifted(images, *step) for step in steps)], axis=-1)
         x = rearrange(patchify(images, self.patch_size), 'b h w c -> b (h w) c')

@@ -65,7 +65,7 @@ class CausalViTBase(GridViTBase, NDGrid, kw_only=True):
 
     def on_grid(self, tokens: Array, grid: Sequence[int]) -> Array:
         """Tokens without a class token at their places, `[b n d] -> [b *grid d]`."""
-        return tokens.reshape(len(tokens), *grid, tokens.shape[-1])
+        return tokens.reshape(tokens.shape[0], *grid, tokens.shape[-1])
 
 
 class ViTND(PooledGridViT, CausalViTBase, kw_only=True):

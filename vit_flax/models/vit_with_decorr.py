@@ -58,8 +58,6 @@ class DecorrelationLoss(Module):
     across_depth: bool = False
 
     def setup(self) -> None:
-        if not 0 <= self.sample_frac <= 1:
-            raise ValueError(f'sample_frac={self.sample_frac} must be between 0 and 1')
         if self.use_subspace:
             if self.dim is None or self.dim_subspace >= self.dim:
                 raise ValueError(
@@ -108,7 +106,7 @@ class DecorrelationLoss(Module):
         products = jnp.einsum('... n d, ... n f -> ... d f', tokens, tokens) / count
         others = 1 - jnp.eye(width, dtype=products.dtype)
         loss = (products**2 * others).sum(axis=(-3, -2, -1)) / (width * (width - 1))
-        return loss.reshape(-1, loss.shape[-1]).sum(axis=0).mean()
+        return loss.sum(axis=tuple(range(loss.ndim - 1))).mean()
 
 
 class OpenFeedForward(FeedForward):
@@ -180,6 +178,8 @@ class ViT(PooledViT, kw_only=True):
     decorr_layer_outputs_across_depth: bool = False
 
     def setup(self) -> None:
+        if self.depth == 0:
+            raise ValueError('depth=0 must be at least 1: the loss looks at what the blocks see')
         super().setup()
         if self.decorr_sample_frac > 0:
             self.decorr_loss = DecorrelationLoss(

@@ -29,18 +29,13 @@ class ViT(HeadNormViT, kw_only=True):
     def num_prefix_positions(self) -> int:
         return 0
 
-    def setup(self) -> None:
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f'patch_dropout={self.patch_dropout} must be at least 0 and below 1')
-        super().setup()
-
     def patch_embedding(self) -> nn.Module:
         return PatchProjection(self.patch_size, self.dim, **self.precision)
 
     def embed(self, images: Array, train: bool = False, kept_patches: Array | None = None) -> Array:
         x = self.add_positions(self.embed_patches(images))
         if kept_patches is None and train and self.patch_dropout > 0:
-            kept_patches = draw_patches(self.make_rng('mask'), len(x), x.shape[1], self.patch_dropout)
+            kept_patches = draw_patches(self.make_rng('mask'), x.shape[0], x.shape[1], self.patch_dropout)
         if kept_patches is not None:
             x = jnp.take_along_axis(x, kept_patches[..., None], axis=1)
         x = self.embedding_dropout(self.prepend(self.cls_token, x), deterministic=not train)

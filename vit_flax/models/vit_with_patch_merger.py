@@ -39,7 +39,7 @@ class PatchMerger(Module):
         queries = self.param('queries', normal(1.0), (self.num_tokens_out, self.dim), self.param_dtype)
         x, queries = self.promote(LayerNorm(**self.precision, name='norm')(x), queries)
         tokens = rearrange(x, 'b n d -> b 1 n d')
-        merged = attend(self, repeat(queries, 'm d -> b 1 m d', b=len(x)), tokens, tokens, scale=self.dim**-0.5)
+        merged = attend(self, repeat(queries, 'm d -> b 1 m d', b=x.shape[0]), tokens, tokens, scale=self.dim**-0.5)
         return rearrange(merged, 'b 1 m d -> b m d')
 
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import Attention
-from vit_flax.blocks.checks import check_choice
+from vit_flax.blocks.checks import check_choice, check_places
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.grids import VideoGrid
 from vit_flax.blocks.module import Module
@@ -36,14 +36,14 @@ class FactorizedBlock(Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
         """Args: x `[b t n d]`; mask bool `[b t]`, which steps of time are seen."""
-        batch, steps, places, _ = x.shape
+        _, steps, places, _ = x.shape
         x = rearrange(x, 'b t n d -> (b t) n d')
         x = x + self.attention(name='spatial_attention')(x, train=train)
         x = rearrange(x, '(b t) n d -> (b n) t d', t=steps)
         keys = None if mask is None else key_mask(jnp.repeat(mask, places, axis=0))
         x = x + self.attention(name='temporal_attention')(x, keys, train=train)
         x = x + self.feedforward(name='feedforward')(x, train=train)
-        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', b=batch))
+        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', n=places))
 
     torch_names = {'spatial_attention': '0', 'temporal_attention': '1', 'feedforward': '2'}
 
@@ -122,7 +122,9 @@ class ViViTBase(VideoGrid, kw_only=True):
     def embed(self, video: Array, train: bool = False) -> Array:
         """Videos to boxes with positions, `[b T H W c] -> [b t n d]`; a class token comes first in each step."""
         self.check_input(video)
-        x = rearrange(self.to_patch_embedding(video), 'b t h w d -> b t (h w) d')
+        x = self.to_patch_embedding(video)
+        check_places(x.shape[2:4], self.grid[1:], self.stated_size)
+        x = rearrange(x, 'b t h w d -> b t (h w) d')
         batch, steps, places, _ = x.shape
         self.check_room(steps, self.grid[0])
         self.check_room(places, self.grid[1] * self.grid[2])
@@ -138,14 +140,14 @@ class ViViTBase(VideoGrid, kw_only=True):
         if mask is None:
             return None
         frames = tokens.shape[1] * self.frame_patch_size
-        if mask.shape != (len(tokens), frames):
-            raise ValueError(f'mask of shape {mask.shape} must be [b t], here {(len(tokens), frames)}')
-        return jnp.asarray(mask).reshape(len(tokens), -1, self.frame_patch_size).all(axis=-1)
+        if mask.shape != (tokens.shape[0], frames):
+            raise ValueError(f'mask of shape {mask.shape} must be [b t], here {(tokens.shape[0], frames)}')
+        return rearrange(jnp.asarray(mask), 'b (t p) -> b t p', p=self.frame_patch_size).all(axis=-1)
 
     def across_space(self, transformer: nn.Module, tokens: Array, train: bool) -> Array:
         """A transformer on each step by itself, `[b t n d] -> [b t n d]`."""
         x = transformer(rearrange(tokens, 'b t n d -> (b t) n d'), train=train)
-        return rearrange(x, '(b t) n d -> b t n d', b=len(tokens))
+        return rearrange(x, '(b t) n d -> b t n d', t=tokens.shape[1])
 
     def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
         """All attention; what `classify` takes."""
@@ -208,7 +210,7 @@ class ViViT(ViViTBase, kw_only=True):
         x = self.across_space(self.spatial_transformer, tokens, train)
         x = x[:, :, 0] if self.pool == 'cls' else x.mean(axis=2)
         if self.pool == 'cls':
-            cls, x = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=len(x)), x)
+            cls, x = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=x.shape[0]), x)
             x = jnp.concatenate([cls, x], axis=1)
             seen = None if seen is None else jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
         return self.temporal_transformer(x, None if seen is None else key_mask(seen), train=train)

@@ -23,7 +23,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Block
+from vit_flax.blocks.transformer import Block, check_layout
 from vit_flax.models.vit import NormedHead
 from vit_flax.models.vivit import ViViTBase, key_mask
 from vit_flax.registry import Model
@@ -45,13 +45,13 @@ class STSSEncoder(Module):
 
     @nn.compact
     def __call__(self, similarities: Array) -> Array:
-        batch, steps = len(similarities), similarities.shape[4]
+        time, steps = similarities.shape[1], similarities.shape[4]
         x = Dense(self.hidden_dim, **self.precision, name='spatial_to_hidden')(similarities)
         x = rearrange(x, 'b t h w l d -> (b t l) h w d')
         for i in range(2):
             x = Conv(self.hidden_dim, (3, 3), padding=1, **self.precision, name=f'conv_{i}')(x)
             x = gelu(FrameNorm(**self.precision, name=f'norm_{i}')(x))
-        x = rearrange(x, '(b t l) h w d -> b t h w (l d)', b=batch, l=steps)
+        x = rearrange(x, '(b t l) h w d -> b t h w (l d)', t=time, l=steps)
         return Dense(self.dim, **self.precision, name='time_to_out')(x)
 
     torch_names = {'conv_{i}': 'conv.{3*i}', 'norm_{i}': 'conv.{3*i+1}'}
@@ -250,6 +250,7 @@ class Transformer(Module, kw_only=True):
             x, after = block(x, keys, before, train=train)
             return x, after if return_cache else None
 
+        check_layout(self, self.scan)
         if self.remat:
             step = nn.remat(step, prevent_cse=not self.scan)
         caches: list[Any] = [None] * self.depth if cache is None else [*cache]
@@ -337,7 +338,7 @@ class ViViT(ViViTBase, kw_only=True):
         if self.pool == 'mean':
             return self.temporal_transformer(steps, seen, train=train)
         steps = x[:, :, 0] + steps
-        cls, steps = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=len(x)), steps)
+        cls, steps = self.promote(repeat(self.temporal_cls_token, 'd -> b 1 d', b=x.shape[0]), steps)
         steps = jnp.concatenate([steps, cls] if self.temporal_cls_last else [cls, steps], axis=1)
         if seen is not None:
             sides = (0, 1) if self.temporal_cls_last else (1, 0)

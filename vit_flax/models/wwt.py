@@ -25,7 +25,7 @@ from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
-from vit_flax.blocks.sigreg import draw_projections, fixed_projections, sigreg_loss
+from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.registry import Model
@@ -289,6 +289,8 @@ class WWT(Module, kw_only=True):
       num_register_slots: registers beside the slots, of each level or of all.
       task_heads: one module or several, called as `head(levels, masks, interactions)`, such as
         `AutoencodingHead`; what they return follows the logits.
+      sigreg_seed: of the directions of the SIGReg loss in evaluation, where there is no rng: those that
+        `draw_projections` makes of `jax.random.key(sigreg_seed)`, split over the levels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
       remat: compute activations again in the backward pass instead of keeping them.
 
@@ -318,6 +320,7 @@ class WWT(Module, kw_only=True):
     num_register_tokens: int = 0
     num_register_slots: int | Sequence[int] = 0
     task_heads: nn.Module | Sequence[nn.Module] = ()
+    sigreg_seed: int = 0
     scan: bool = False
     remat: bool = False
 
@@ -393,15 +396,18 @@ class WWT(Module, kw_only=True):
     def embed(self, images: Array, train: bool = False) -> tuple[Array, ...]:
         """Images to the levels, registers first in each, `[b h w c] -> ([b n d], ...)`."""
         check_images(images, self.channels)
-        if images.shape[1:3] != pair(self.image_size):
+        if images.shape[1:3] != pair(self.image_size, 'image_size'):
             raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
         tokens = rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
         tokens, positions = self.promote(tokens, self.pos_embedding)
-        levels = [add(tokens, positions), *(repeat(module(), 'm d -> b m d', b=len(images)) for module in self.slots)]
+        levels = [
+            add(tokens, positions),
+            *(repeat(module(), 'm d -> b m d', b=images.shape[0]) for module in self.slots),
+        ]
         joined = []
         for registers, level in zip((self.register_tokens, *self.register_slots), levels, strict=True):
             # in the dtype of the patches, as the blocks give them back
-            first, level, _ = self.promote(repeat(registers(), 'm d -> b m d', b=len(images)), level, tokens)
+            first, level, _ = self.promote(repeat(registers(), 'm d -> b m d', b=images.shape[0]), level, tokens)
             joined.append(self.tap('embedding', jnp.concatenate([first, level], axis=1)))
         return tuple(joined)
 
@@ -413,7 +419,7 @@ class WWT(Module, kw_only=True):
         one = not self.token_softmax_over_slots or self.project_mask_groups
         groups = 1 if one else 2
         masks = tuple(
-            jnp.zeros((len(levels[0]), groups, self.heads, levels[i].shape[1], levels[j].shape[1]), levels[0].dtype)
+            jnp.zeros((levels[0].shape[0], groups, self.heads, levels[i].shape[1], levels[j].shape[1]), levels[0].dtype)
             for i, j in self.pairs
         )
         transformer: Callable = self.transformer
@@ -433,13 +439,13 @@ class WWT(Module, kw_only=True):
 
     def regularise(self, levels: tuple[Array, ...], train: bool, projections: Array | None) -> Array:
         """The SIGReg loss of the encoded levels, a scalar."""
-        if projections is None and train:
-            rngs = jax.random.split(self.make_rng('projections'), len(self.regularised))
+        if projections is None:
+            # upstream: the projections are drawn anew in evaluation too; here those of `sigreg_seed` are used then.
+            key = self.make_rng('projections') if train else jax.random.key(self.sigreg_seed)
+            rngs = jax.random.split(key, len(self.regularised))
             projections = jnp.stack([draw_projections(rng, self.dim) for rng in rngs])
-        # upstream: the projections are drawn anew in evaluation too; here the same are used then at every call.
-        each = [fixed_projections(self.dim)] * len(self.regularised) if projections is None else projections
         slots = [levels[1 + level] for level in self.regularised]
-        losses = [sigreg_loss(x, directions) for x, directions in zip(slots, each, strict=True)]
+        losses = [sigreg_loss(x, directions) for x, directions in zip(slots, projections, strict=True)]
         return sum(losses, start=jnp.zeros((), levels[0].dtype))
 
     def __call__(
@@ -478,7 +484,7 @@ class WWT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'slots_{i}': 'slots.{i}',

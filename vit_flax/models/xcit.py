@@ -17,7 +17,7 @@ from jax import Array
 from jax.nn.initializers import normal, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, pair, patch_grid
+from vit_flax.blocks.checks import check_images, check_places, pair, patch_grid
 from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
@@ -222,6 +222,7 @@ class XCiT(Module, kw_only=True):
                 f'positions for {len(self.pos_embedding)}: build the model with the larger image_size and move the '
                 'table with vit_flax.resize_position_embedding'
             )
+        check_places((rows, columns), patch_grid(self.image_size, self.patch_size), f'image_size={self.image_size}')
         x, positions = self.promote(x, self.pos_embedding[: rows * columns])
         x = add(x, rearrange(positions, '(h w) d -> h w d', h=rows))
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
@@ -232,7 +233,7 @@ class XCiT(Module, kw_only=True):
 
     def classify(self, x: Array, train: bool = False, keep_cls_layers: Array | None = None) -> Array:
         """The class-attention blocks and the head, `[b h w d] -> [b num_classes]`."""
-        cls = repeat(self.cls_token, 'd -> b 1 d', b=len(x))
+        cls = repeat(self.cls_token, 'd -> b 1 d', b=x.shape[0])
         context = rearrange(x, 'b h w d -> b (h w) d')
         cls = self._run(self.cls_transformer, *self.promote(cls, context), keep=keep_cls_layers, train=train)
         return self.mlp_head(self.head_norm(self.tap('to_latent', cls[:, 0])))
@@ -263,7 +264,7 @@ class XCiT(Module, kw_only=True):
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size), self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
         'pos_embedding': ('pos_embedding', UnitAxes((0,))),

@@ -84,10 +84,6 @@ class SelfDistillation(Module, kw_only=True):
         raise NotImplementedError
 
     def setup(self) -> None:
-        if min(self.student_temp, self.teacher_temp) <= 0:
-            raise ValueError(
-                f'student_temp={self.student_temp} and teacher_temp={self.teacher_temp} must be more than 0'
-            )
         self.encoder = self.net.clone(_deep_clone=True)
         self.student = self.wrapped(self.network, self.encoder)
         teacher = in_collection('teacher', self.network, self.param_dtype)
@@ -110,7 +106,7 @@ class SelfDistillation(Module, kw_only=True):
         local = (self.local_augment_fn,) * 2 if self.local_augment_fn else augment
         large = self.global_lower_crop_scale, 1.0
         small = self.local_lower_crop_scale, self.local_upper_crop_scale
-        sizes = pair(self.image_size), pair(self.local_size or self.image_size)
+        sizes = pair(self.image_size, 'image_size'), pair(self.local_size or self.image_size)
         rngs = jax.random.split(rng)
         return {
             'global_views': draw_crops(rngs[0], images, 2, sizes[0], large, augment),
@@ -173,7 +169,7 @@ class SelfDistillation(Module, kw_only=True):
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Views that fit, for tracing."""
         example = self.net.example_input()
-        sizes = pair(self.image_size), pair(self.local_size or self.image_size)
+        sizes = pair(self.image_size, 'image_size'), pair(self.local_size or self.image_size)
         counts = 2, self.num_local_views
         return tuple(
             jax.ShapeDtypeStruct((count, 2, *size, example.shape[-1]), example.dtype)

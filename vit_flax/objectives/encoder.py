@@ -111,7 +111,7 @@ class EncoderObjective(Module, kw_only=True):
         """
         if class_token:
             prefix = self.encoder.prefix_tokens().astype(tokens.dtype)
-            tokens = jnp.concatenate([repeat(prefix, 'm d -> b m d', b=len(tokens)), tokens], axis=1)
+            tokens = jnp.concatenate([repeat(prefix, 'm d -> b m d', b=tokens.shape[0]), tokens], axis=1)
         name = type(self.encoder).__name__
         try:
             encoded = self.encoder.encode(tokens, train=train)

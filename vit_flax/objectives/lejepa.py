@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import FrozenDict
 from jax import Array
 
 from vit_flax.blocks import sigreg
@@ -106,11 +105,6 @@ class LeJEPA(Module, kw_only=True):
         wanted = not self.averages if self.use_sigreg is None else self.use_sigreg
         return wanted and self.sigreg_loss_weight > 0
 
-    def __post_init__(self) -> None:
-        # a plain dict could not be hashed, and the module be no static argument of jit
-        self.sigreg_loss_kwargs = None if self.sigreg_loss_kwargs is None else FrozenDict(self.sigreg_loss_kwargs)
-        super().__post_init__()
-
     @property
     def sigreg(self) -> dict[str, Any]:
         """`sigreg_loss_kwargs`, complete."""
@@ -137,7 +131,7 @@ class LeJEPA(Module, kw_only=True):
         whole batch at the same place, also subtracts ImageNet's mean: here that is left to the caller.
         """
         augment = self.augment_fn or byol_augment, self.augment_fn2 or byol_augment
-        sizes = pair(self.image_size), pair(self.local_size or self.image_size)
+        sizes = pair(self.image_size, 'image_size'), pair(self.local_size or self.image_size)
         rngs = jax.random.split(rng, 3)
         small, large = (0.05, self.local_upper_crop_scale), (self.global_lower_crop_scale, 1.0)
         views = {
@@ -216,7 +210,7 @@ class LeJEPA(Module, kw_only=True):
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Views and directions that fit, for tracing."""
         example = self.net.example_input()
-        sizes = pair(self.image_size), pair(self.local_size or self.image_size)
+        sizes = pair(self.image_size, 'image_size'), pair(self.local_size or self.image_size)
         views = tuple(
             jax.ShapeDtypeStruct((count, 2, *size, example.shape[-1]), example.dtype)
             for count, size in zip((2, self.num_local_views), sizes, strict=True)

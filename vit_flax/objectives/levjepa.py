@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import FrozenDict
 from jax import Array
 from jax.nn.initializers import normal, zeros
 
@@ -104,11 +103,6 @@ class VideoPredictionBase(Module, kw_only=True):
     sigreg_loss_weight: float = 0.02
     sigreg_loss_kwargs: Mapping[str, int] | None = None
     views_in_order: bool = False
-
-    def __post_init__(self) -> None:
-        # a plain dict could not be hashed, and the module be no static argument of jit
-        self.sigreg_loss_kwargs = None if self.sigreg_loss_kwargs is None else FrozenDict(self.sigreg_loss_kwargs)
-        super().__post_init__()
 
     @property
     def sigreg(self) -> dict[str, int]:
@@ -216,7 +210,7 @@ class LeVJEPA(VideoPredictionBase, kw_only=True):
 
     def setup(self) -> None:
         super().setup()
-        if pair(self.local_size) != pair(self.image_size):
+        if pair(self.local_size, 'local_size') != pair(self.image_size, 'image_size'):
             raise ValueError(
                 f'local_size={self.local_size} must equal image_size={self.image_size}: all views are encoded together'
             )
@@ -234,13 +228,13 @@ class LeVJEPA(VideoPredictionBase, kw_only=True):
             batch, frames, *size = videos.shape[:4]
             boxes = draw_boxes(where, batch, tuple(size), scale, self.crop_ratio_range)
             pictures = videos.reshape(-1, *videos.shape[2:])
-            cut = crop(pictures, jnp.repeat(boxes, frames, axis=0), pair(self.image_size), 'cubic')
+            cut = crop(pictures, jnp.repeat(boxes, frames, axis=0), pair(self.image_size, 'image_size'), 'cubic')
             cut = cut.reshape(batch, frames, *cut.shape[1:])
             return cut if augment is None else augment(how, cut)
 
         local = self.local_augment_fn or photometric_augment
         patch_rows, patch_columns = pair(self.encoder.patch_size)
-        height, width = pair(self.image_size)
+        height, width = pair(self.image_size, 'image_size')
         patches = videos.shape[1] * (height // patch_rows) * (width // patch_columns)
         return {
             'global_views': view(keys[0], self.global_crop_scale, self.global_augment_fn)[None],

@@ -90,6 +90,8 @@ class MAE(EncoderObjective, kw_only=True):
         super().setup()
         encoder, width, prefix = self.encoder, self.decoder_dim, self.prefix_length(self.class_token)
         masked_count(self.masking_ratio, encoder.num_patches)
+        if self.norm_pixels and encoder.channels * math.prod(encoder.patch_lengths) == 1:
+            raise ValueError('norm_pixels=True: patches of a single value have no deviation to divide by')
         check_masking(self.masking)
         check_choice('decoder_positions', self.decoder_positions, ('learned', 'sincos'))
         if encoder.dim != width:
@@ -135,7 +137,7 @@ class MAE(EncoderObjective, kw_only=True):
         if prefix:
             first = jnp.broadcast_to(jnp.arange(prefix, dtype=places.dtype), (len(places), prefix))
             places = jnp.concatenate([first, places], axis=1)
-        hidden = repeat(mask_token, 'd -> b m d', b=len(masked), m=masked.shape[1])
+        hidden = repeat(mask_token, 'd -> b m d', b=masked.shape[0], m=masked.shape[1])
         # the decoder does not know the order of its tokens but by their positions: they may stay where they are
         decoded = self.decoder(jnp.concatenate([encoded, hidden], axis=1) + take_rows(table, places), train=train)
         return self.to_pixels(decoded[:, -masked.shape[1] :])

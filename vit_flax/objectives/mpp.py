@@ -119,7 +119,7 @@ class MPP(EncoderObjective, kw_only=True):
     def setup(self) -> None:
         super().setup()
         encoder, lengths = self.encoder, tuple(self.encoder.patch_lengths)
-        given = pair(self.patch_size) if isinstance(self.patch_size, int) else tuple(self.patch_size)
+        given = pair(self.patch_size, 'patch_size') if isinstance(self.patch_size, int) else tuple(self.patch_size)
         for name, mine, theirs in (
             ('patch_size', given, lengths),
             ('dim', self.dim, encoder.dim),

@@ -36,7 +36,8 @@ def iterative_inverse(x: Array, iterations: int = 6, scale_each: bool = False) -
     else:
         # upstream: the iteration starts at the largest row and column sum of all heads and images, so that an
         # image's result depends a little on its batch; `scale_each_map=True` keeps the images apart.
-        z = x.mT / (columns.max() * rows.max())
+        # from 0, so that the largest of an empty batch is defined
+        z = x.mT / (columns.max(initial=0.0) * rows.max(initial=0.0))
     eye = jnp.eye(x.shape[-2], dtype=x.dtype)
     for _ in range(iterations):
         xz = x @ z

@@ -9,11 +9,16 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jax import Array
 
+from vit_flax.blocks.arguments import check_arguments
 from vit_flax.wrappers.recorder import apply_with_taps
 
 # What a watched submodule took or gave, beside the model's own taps.
 INPUT, OUTPUT = 'input of the module', 'output of the module'
+
+# Of one submodule: what it gave, or the tuple of what it took.
+Embeddings = Array | tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,14 @@ class Extractor:
     return_embeddings_only: bool = False
     detach: bool = True
 
-    def init(self, *args: Any, **kwargs: Any) -> Any:
+    def __post_init__(self) -> None:
+        check_arguments(self)
+
+    def init(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """The model's own variables: `variables` of the bare model serve as well."""
         return self.vit.init(*args, **kwargs)
 
-    def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Any, Embeddings] | Embeddings:
         """The model's `apply`.
 
         Returns:

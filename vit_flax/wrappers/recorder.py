@@ -10,6 +10,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
+from vit_flax.blocks.arguments import check_arguments
+
 
 @dataclass(frozen=True)
 class Recorder:
@@ -21,7 +23,10 @@ class Recorder:
 
     vit: nn.Module
 
-    def init(self, *args: Any, **kwargs: Any) -> Any:
+    def __post_init__(self) -> None:
+        check_arguments(self)
+
+    def init(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """The model's own variables: `variables` of the bare model serve as well."""
         return self.vit.init(*args, **kwargs)
 
