@@ -2,16 +2,19 @@
 
 import gc
 import os
+from importlib.metadata import version
 
-# Must be set before JAX starts: here compiling takes the time, not running. Each of the first three halves it, the
-# fourth saves a little. The last is patience: eight devices on a busy machine of two cores may wait for minutes.
+# Must be set before JAX starts: here compiling takes the time, not running. Each of the first two halves it, the
+# third saves a little. The last is patience: eight devices on a busy machine of two cores may wait for minutes.
 FLAGS = (
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
-    '--xla_cpu_use_fusion_emitters=false',
     '--xla_cpu_parallel_codegen_split_count=1',
     '--xla_cpu_collective_call_terminate_timeout_seconds=600',
 )
+# This one halves it too; later versions end the process at a flag that they do not know.
+if version('jaxlib').startswith('0.10.'):
+    FLAGS += ('--xla_cpu_use_fusion_emitters=false',)
 os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
 
 # The workers of a parallel run are new processes: they get their memory in large pages, which saves them a fifth of

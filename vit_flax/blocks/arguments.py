@@ -175,9 +175,9 @@ def _fit_number(kind: type, name: str, value: Any) -> Any:
     else:
         if not isinstance(value, numbers.Real):
             raise Unfit
-        # JAX takes no integer of more than 32 bits, and no float holds one of more than 1024
+        # JAX takes no integer of more than 32 bits, which a square may have; no float holds one of more than 1024
         number = value
-        if abs(number) >= 2**31:
+        if abs(number) >= 2**15:
             number = float(number) if abs(number) < 10**300 else math.inf
         fits = math.isfinite(number) and number in _range(NUMBERS, name)
     if not fits:
