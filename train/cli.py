@@ -19,7 +19,7 @@ import tyro
 from train import catalogue, commands, recipes, sources
 from train.commands.command import complain
 from train.config import Config, Dtype, Model, check, differences, to_json
-from train.errors import Diverged, UserError, nearest
+from train.errors import Diverged, UserError, is_out_of_memory, nearest
 from train.model import FROM_DATA, options
 from train.sources.source import Source
 
@@ -59,10 +59,10 @@ def _enough_memory() -> Iterator[None]:
     """What a device or the host cannot hold as one clear error."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # JAX's are RuntimeErrors
-        first = str(error).partition('\n')[0]
-        if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in first:
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
+        first = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(
             f'not enough memory ({first}): try a smaller batch_size, a larger optim.accumulate, --model.remat, or '
             'mesh.fsdp over more devices; what was saved is untouched'

@@ -20,7 +20,7 @@ from train.optim import optimizer, paths
 from train.scale import Scale
 from train.sharding import abstract, batch_sharding, check_batch, given_sharding, make_mesh, state_sharding
 from train.state import TrainState, initial_state
-from train.step import make_eval_step, make_train_step
+from train.step import make_eval_step, make_train_step, sound
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Setup:
       given: arrays that training reads beside its batches, see `Objective.given`.
       initial: makes the state before the first step.
       train_step, eval_step: see `train.step`; the first eats the state that it is given.
+      sound: see `train.step`.
       features: the network's features `[b d]` of a batch, its labels and weights, whole on every device; for probes.
       gather: copies a tree of arrays whole to every device.
     """
@@ -49,6 +50,7 @@ class Setup:
     initial: Callable
     train_step: jax.stages.Wrapped
     eval_step: Callable
+    sound: Callable
     features: Callable
     gather: Callable
 
@@ -105,6 +107,7 @@ def set_up(config: Config) -> Setup:
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         eval_step=jax.jit(make_eval_step(objective, model, scale, config)),
+        sound=jax.jit(sound, out_shardings=whole),
         features=jax.jit(_features(objective, model, scale, shape), out_shardings=whole),
         gather=jax.jit(lambda tree: tree, out_shardings=whole),
     )

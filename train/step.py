@@ -73,6 +73,14 @@ def make_train_step(
     return train_step
 
 
+def sound(state: TrainState) -> tuple[Array, Array]:
+    """Whether all numbers of a state are finite, and the largest absolute value of a parameter; to be jitted."""
+    floating = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in floating]).all()
+    largest = [jnp.abs(leaf).max(initial=0).astype(jnp.float32) for leaf in jax.tree.leaves((state.params, state.ema))]
+    return finite, jnp.stack(largest).max()
+
+
 def held_out_metrics(
     objective: Objective, model: nn.Module, scale: Scale, variables: Variables, batch: Batch, progress: Array | float
 ) -> Metrics:
