@@ -32,7 +32,7 @@ SPLITS: tuple[Split, ...] = ('train', 'val')
 
 # No network that learns has parameters beyond this; one that has diverged can have them and a finite loss, since norms
 # divide them out.
-LARGEST = 1e6
+LARGEST = 1e4
 
 
 def run(config: Config) -> None:
