@@ -1,7 +1,7 @@
 """Arrays in a file, as `np.savez` writes them."""
 
+import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from train.errors import UserError
+from train.places import place
 from train.sources.arrays import Arrays, from_arrays
 from train.sources.source import InMemory, Source, Split
 
@@ -17,6 +18,12 @@ HELP = (
     'images [n h w c] of uint8 or float32, labels [n] from 0; without val_ a part is held out; '
     'classes=[...] names the labels'
 )
+
+NAMES = ('train_images', 'train_labels', 'val_images', 'val_labels', 'classes')
+
+# A file that inflates to more bytes than these, and to more than so many times its own, is taken for a bomb.
+LARGEST = 2**30
+MOST = 100
 
 
 @dataclass(frozen=True)
@@ -58,19 +65,15 @@ class Npz(Source):
 
     @cached_property
     def _arrays(self) -> Arrays:
-        path = Path(self.path).expanduser()
+        path = place(self.path, 'data.path')
         if not path.is_file():
             raise UserError(f'data.path={self.path!r} is not a file: {HELP}')
         try:
-            file = np.load(path, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f'{path} is one array without a name: {HELP}')
-            with file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = _read(path)
         except UserError:
             raise
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f'{path} cannot be read: {error}') from error
+        except Exception as error:  # zip files, their compressions and headers of arrays fail in many ways
+            raise UserError(f'{path} cannot be read: {" ".join(str(error).split()) or type(error).__name__}') from error
         for name in ('train_images', 'train_labels'):
             if name not in arrays:
                 raise UserError(f'{path} has no {name}, it has {", ".join(sorted(arrays)) or "nothing"}: {HELP}')
@@ -80,8 +83,47 @@ class Npz(Source):
                 arrays['train_labels'],
                 arrays.get('val_images'),
                 arrays.get('val_labels'),
-                arrays['classes'].tolist() if 'classes' in arrays else (),
+                _names(arrays['classes']) if 'classes' in arrays else (),
                 self.held_out,
             )
         except UserError as error:
             raise UserError(f'{path}: {error}') from error
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays that are asked for; others are not looked at."""
+    with path.open('rb') as file:
+        if file.read(6) == b'\x93NUMPY':
+            raise UserError(f'{path} is one array without a name: {HELP}')
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix('.npy'): member for member in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise ValueError('it has several arrays of the same name')
+        wanted = {name: member for name, member in members.items() if name in NAMES}
+        for name, member in wanted.items():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                # From version 2 on headers may be longer, and from 3 on hold any letters.
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                size, claimed = member.file_size - file.tell(), math.prod(shape) * dtype.itemsize
+            if dtype.hasobject:
+                raise ValueError(f'Object arrays cannot be loaded, which {name} is')
+            if min(shape, default=0) < 0 or size != claimed:
+                raise ValueError(f'{name} claims the shape {shape} of {dtype}, and has {size:,} bytes')
+        inflated = sum(member.file_size for member in wanted.values())
+        if inflated > max(LARGEST, MOST * path.stat().st_size):
+            raise ValueError(f'it inflates to {inflated:,} bytes, {inflated // path.stat().st_size:,} times as many')
+        if not {'train_images', 'train_labels'} <= wanted.keys():
+            return dict.fromkeys(members, np.empty(0))  # whose names are told
+        arrays = {}
+        for name, member in wanted.items():
+            with archive.open(member) as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+        return arrays
+
+
+def _names(classes: np.ndarray) -> list[str]:
+    if classes.ndim != 1 or classes.dtype.kind not in 'USiu':
+        raise UserError(f'classes, {classes.dtype} of shape {classes.shape}, must be a list of names')
+    return [name.decode(errors='replace') if isinstance(name, bytes) else str(name) for name in classes.tolist()]
