@@ -59,7 +59,8 @@ class Optim:
     """What it becomes until the last step, along half a cosine, as in DINO (arXiv:2104.14294); by default it stays."""
     groups: tuple[tuple[str, Group], ...] = (('.*/kernel', 'decay'), ('.*', 'plain'))
     """Ordered pairs: a regular expression over whole parameter paths, and whether its parameters decay, are trained
-    without decay, or are frozen. The first match counts, and every parameter must have one."""
+    without decay, or are frozen. The first match counts, and every parameter must have one. Modules whose parameters
+    are all frozen are evaluated: they use their statistics and do not update them, and their dropout is off."""
     layer_decay: float = 1.0
     """Factor from the learning rate of a block to that of the block before it, as in arXiv:2106.08254; for
     fine-tuning, such as 0.75."""
@@ -71,7 +72,9 @@ class Optim:
     """Largest norm of the whole gradient; 0 clips nothing."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch,
-    but for dropout's draws and BatchNorm, which sees each part alone."""
+    but for draws inside the network, such as dropout's, and for BatchNorm, which normalises by each part alone and
+    averages their statistics; of objectives that need the whole batch at once it is refused. Numbers that describe a
+    batch in the rows, such as spreads, are means over the parts."""
     ema: float = 0.0
     """Memory of a running average of the parameters, which is then what is evaluated; 0 keeps none."""
 
@@ -232,6 +235,11 @@ def check(config: Config) -> None:
         )
     if config.batch_size % config.optim.accumulate:
         raise UserError(f'optim.accumulate={config.optim.accumulate} does not divide batch_size={config.batch_size}')
+    if config.optim.accumulate > 1 and config.objective.whole:
+        raise UserError(
+            f'optim.accumulate={config.optim.accumulate} must be 1 with the objective '
+            f'{catalogue.name_of(config.objective)}: {config.objective.whole}'
+        )
     config.data.check()
     config.augment.check()
     config.objective.check()

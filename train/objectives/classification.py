@@ -12,6 +12,7 @@ from jax import Array
 from train.errors import UserError
 from train.objectives.mixing import mix, neighbour
 from train.objectives.objective import RNGS, Batch, Objective, Scaled, Variables
+from vit_flax.objectives.encoder import wide
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Classification(Objective):
             logits, state = model.apply(variables, batch['image'], train=True, rngs=rngs, mutable=list(state))
         else:
             logits = model.apply(variables, batch['image'])
-        logits = logits.astype(jnp.float32)
+        logits = wide(logits)
         targets = self.targets(batch, logits.shape[-1]) if train else jax.nn.one_hot(batch['label'], logits.shape[-1])
         losses = optax.softmax_cross_entropy(logits, targets)
         hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
@@ -90,4 +91,4 @@ class Classification(Objective):
 
     def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
         logits: Any = model.apply(variables, images)
-        return logits.astype(jnp.float32)
+        return wide(logits)
