@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import inspect
+import io
 import logging
 import os
 import re
@@ -31,6 +32,9 @@ DTYPE_HELP = 'Type that the network computes in; parameters and the loss are alw
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command and returns the exit code: 0, 2 for what the user can mend, 1 for a diverged run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may have bytes that are no letters
+            stream.reconfigure(errors='backslashreplace')
     try:
         if not argv or argv[0] in ('-h', '--help'):
             sys.stdout.write(overview())
@@ -210,10 +214,12 @@ def _prepare_libraries() -> None:
     threading.excepthook = _but_failed_writes(threading.__excepthook__)
     sys.unraisablehook = _but_failed_writes(sys.__unraisablehook__)
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'vit_flax', 'compiled')
         try:
+            cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'vit_flax', 'compiled')
+            if not cache.is_absolute():
+                return
             cache.mkdir(parents=True, exist_ok=True)
-        except OSError:  # no home to write to: every start compiles anew
+        except (OSError, RuntimeError):  # no home, or none to write to: every start compiles anew
             return
         jax.config.update('jax_compilation_cache_dir', str(cache))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)

@@ -10,7 +10,9 @@ from train import catalogue, objectives, sources
 from train.data.augment import Augment
 from train.errors import UserError
 from train.objectives.objective import Objective
+from train.places import place, place_to_write
 from train.sources.source import Source
+from train.values import check_values
 
 Dtype = Literal['float32', 'bfloat16']
 Optimizer = Literal['adamw', 'lamb', 'lion', 'sgd', 'adafactor', 'muon']
@@ -178,9 +180,11 @@ def from_json(values: Mapping[str, Any]) -> Config:
             classes[part] = package.find(fields[part].pop('name'))
         for part, kind in classes.items():
             fields[part] = kind(**fields[part])
-        return Config(**fields)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'config.json is of another version of this trainer: {error}') from error
+        config = Config(**fields)
+        check_values(config)
+        return config
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f'config.json is damaged or of another version of this trainer: {error}') from error
 
 
 def _tuples(value: Any) -> Any:
@@ -209,6 +213,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Raises a `UserError` that names the first value that makes no sense."""
+    check_values(config)
+    place_to_write(config.out, 'out')
+    place(config.init, 'init')
     at_least = {
         1: ('steps', 'batch_size', 'eval_every', 'save_every', 'log_every', 'mesh.fsdp', 'mesh.tensor', 'mesh.seq',
             'loader.prefetch', 'optim.accumulate'),
@@ -226,6 +233,9 @@ def check(config: Config) -> None:
     for key in ('optim.warmup', 'optim.cooldown', 'optim.beta1', 'optim.beta2', 'optim.ema'):
         if not 0 <= values[key] < 1:
             raise UserError(f'{key}={values[key]} must be at least 0 and below 1')
+    for key in ('optim.learning_rate', 'optim.weight_decay', 'optim.weight_decay_end'):
+        if (values[key] or 0) > 1e30:
+            raise UserError(f'{key}={values[key]} must be at most 1e30')
     for key in ('optim.floor', 'optim.layer_decay'):
         if not 0 <= values[key] <= 1:
             raise UserError(f'{key}={values[key]} must lie between 0 and 1')

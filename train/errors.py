@@ -25,6 +25,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def in_a_line(error: BaseException) -> str:
+    """What an error of somebody else says, without its line breaks, and its kind where that says nothing."""
+    text = ' '.join(str(error).partition('\n--------')[0].split())
+    plain = isinstance(error, ValueError | RuntimeError | OSError) and text
+    return text if plain else f'{type(error).__name__}: {text}'.removesuffix(': ')
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the nearest one, or all there are."""
     names = sorted(names)

@@ -11,6 +11,7 @@ from typing import Any
 from train.config import Config, differences, to_json
 from train.errors import UserError
 from train.facts import FILE, Facts
+from train.places import place_to_write
 
 SUMMARY = 'summary.json'
 
@@ -21,7 +22,7 @@ def open_folder(config: Config) -> Path:
     Raises:
       UserError: the folder holds something else, a run of another config, or of other data.
     """
-    folder = Path(config.out).absolute()
+    folder = place_to_write(config.out, 'out').absolute()
     written = folder / 'config.json'
     started = folder / 'config.tmp'
     if folder.exists() and not folder.is_dir():

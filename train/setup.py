@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from train.config import Config
 from train.embeddings import embedder
-from train.errors import UserError
+from train.errors import UserError, in_a_line, is_out_of_memory
 from train.layers import depths
 from train.model import build
 from train.objectives.objective import Batch, Objective, Variables
@@ -73,10 +73,10 @@ def set_up(config: Config) -> Setup:
         name: jax.ShapeDtypeStruct((config.batch_size, *each), dtype, sharding=batch_sharding(mesh, 1 + len(each)))
         for name, each, dtype in (('image', shape, source.dtype), ('label', (), np.int32))
     } | abstract(given)
-    # One row is enough to initialise with.
-    one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
     key = jax.random.key(config.seed)
     try:
+        # One row is enough to initialise with.
+        one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
         # Compiled functions of the same arguments are traced once, here, where what is wrong with a model shows.
         init = jax.jit(lambda: objective.init(model, key, one))
         params = jax.eval_shape(init)['params']
@@ -92,10 +92,11 @@ def set_up(config: Config) -> Setup:
         shardings = state_sharding(shapes, mesh, config.mesh)
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
         jax.eval_shape(train_step, state, rows)
-    except UserError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise UserError(f'model {config.model.name!r} cannot be trained like this: {error}') from error
+    except Exception as error:  # a model meets sizes that it cannot be built with in its own ways
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        reason = in_a_line(error)
+        raise UserError(f'model {config.model.name!r} cannot be trained like this: {reason}') from error
     whole = NamedSharding(mesh, PartitionSpec())
     return Setup(
         mesh=mesh,

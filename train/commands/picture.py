@@ -1,7 +1,6 @@
 """A picture from somebody's disk as an image that the network knows: any format, orientation, depth and size."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -9,6 +8,7 @@ from PIL import Image, ImageOps
 from train.data import pillow
 from train.data.augment import Augment
 from train.errors import UserError
+from train.places import place
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
@@ -24,7 +24,7 @@ def read_picture(path: str, channels: int) -> np.ndarray:
     """
     if channels not in MODES:
         raise UserError(f'the run takes images of {channels} channels: a picture has {", ".join(map(str, MODES))}')
-    file = Path(path).expanduser()
+    file = place(path, 'IMAGE')
     if not file.is_file():
         raise UserError(f'{path} is a folder: name pictures' if file.is_dir() else f'{path}: there is no such file')
     try:

@@ -42,8 +42,8 @@ class Classification(Objective):
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f'objective.label_smoothing={self.label_smoothing} must be at least 0 and below 1')
         for name in ('mixup', 'cutmix'):
-            if not getattr(self, name) >= 0:
-                raise UserError(f'objective.{name}={getattr(self, name)} must be at least 0')
+            if not 0 <= getattr(self, name) <= 100:
+                raise UserError(f'objective.{name}={getattr(self, name)} must lie between 0 and 100')
         if not 0 <= self.mix_probability <= 1:
             raise UserError(f'objective.mix_probability={self.mix_probability} must lie between 0 and 1')
 

@@ -368,7 +368,7 @@ def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
         # Parts that differ, so that the last one alone is told from all.
         batch['image'][:3] //= 4
         prepare = partial(config.objective.prepare, model, scale=Scale((0.3,), (0.4,)), train=True)
-        prepared = jax.jit(prepare)(batch | config.objective.given(), rng=jax.random.key(1))
+        prepared = jax.jit(prepare)({**batch, **config.objective.given()}, rng=jax.random.key(1))
         # Drawn once, and in the precision that is asked for.
         prepared = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, prepared)
         monkeypatch.setattr(type(config.objective), 'prepare', lambda *args, **kwargs: prepared)
