@@ -73,17 +73,14 @@ def test_every_option_is_of_its_type_and_in_proportion_or_refused(name, tmp_path
                 stored = {'image': np.zeros((9, 7, 3), np.uint8)}
                 for seen in (tried.augment.train(stored, np.random.default_rng(0)), tried.augment.evaluate(stored)):
                     assert seen['image'].dtype == np.uint8
-    assert refused > 10 * len(keys)
+    assert refused >= 10 * len(keys)
 
 
 @pytest.mark.parametrize('name', commands.names())
 def test_every_argument_of_a_command_is_of_its_type(name):
     command = commands.find(name)
-    given = {
-        field.name: '' if field.type is str else 'x' for field in dataclasses.fields(command) if field.name == 'run'
-    }
-    if 'images' in {field.name for field in dataclasses.fields(command)}:
-        given['images'] = ()
+    fields = {field.name for field in dataclasses.fields(command)}
+    given: dict[str, Any] = {key: value for key, value in (('run', 'x'), ('images', ())) if key in fields}
     chosen = command(**given)
     check_values(chosen)
     for key in leaves(chosen):
