@@ -216,6 +216,7 @@ def check(config: Config) -> None:
     check_values(config)
     place_to_write(config.out, 'out')
     place(config.init, 'init')
+    place(getattr(config.data, 'path', ''), 'data.path')
     at_least = {
         1: ('steps', 'batch_size', 'eval_every', 'save_every', 'log_every', 'mesh.fsdp', 'mesh.tensor', 'mesh.seq',
             'loader.prefetch', 'optim.accumulate'),

@@ -3,17 +3,22 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from train import commands, sources
-from train.cli import main
+from train import commands, recipes, sources
+from train.checkpoints import Checkpoints
+from train.cli import main, parse
+from train.config import check
 from train.conftest import TINY
 from train.errors import UserError
 from train.facts import Facts
+from train.folder import open_folder
 from train.places import place, place_to_write
+from train.setup import set_up
 
 WRONG = {
     'too long': 'a' * 300,
@@ -41,11 +46,7 @@ def test_every_command_looks_at_its_paths(tmp_path, monkeypatch, capsys):
     for command in (
         ['digits', '--out', path],
         ['digits', '--init', path],
-        *(
-            ['digits', f'--data.name={name}', '--augment.image-size=8', '--data.path', path]
-            for name in sources.names()
-            if any(field.name == 'path' for field in dataclasses.fields(sources.find(name)))
-        ),
+        ['digits', '--data.name=mnist', '--data.path', path],
         ['distill', '--objective.teacher', path, '--data.name=digits'],
         *([name, path] for name in commands.names() if name not in ('recipes', 'predict')),
         ['predict', path, 'x.png'],
@@ -53,6 +54,12 @@ def test_every_command_looks_at_its_paths(tmp_path, monkeypatch, capsys):
         assert main(command) == 2, command
         out, err = capsys.readouterr()
         assert err.startswith('error: ') and err.count('\n') == 1 and len(err) < 700 and not out, command
+    for name in sources.names():
+        source: Any = sources.find(name)
+        if any(field.name == 'path' for field in dataclasses.fields(source)):
+            config = dataclasses.replace(recipes.find('digits').CONFIG, data=source(path=path))
+            with pytest.raises(UserError, match=r'^data\.path=.* cannot be used: File name too long'):
+                check(config)
     assert not os.listdir()
 
 
@@ -80,7 +87,7 @@ def test_without_a_home(tmp_path, monkeypatch, capsys):
 
 
 def test_names_of_any_bytes(tmp_path, capsys):
-    """Classes and files, from a disk that has seen other systems: a run on them is trained, drawn and used."""
+    """Classes and files, from a disk that has seen other systems: a run on them is begun and used."""
     draw = np.random.default_rng(0)
     for name in (b'caf\xe9', 'größe'.encode(), b'\xff\xfe $x$ $'):
         for split in ('train', 'val'):
@@ -88,13 +95,15 @@ def test_names_of_any_bytes(tmp_path, capsys):
             os.makedirs(folder)
             with open(os.path.join(folder, b'\xe9.png'), 'wb') as file:
                 Image.fromarray(draw.integers(0, 255, (16, 16, 3), np.uint8)).save(file, 'PNG')
-    data = ['--data.name=image_folder', f'--data.path={tmp_path}/data', '--augment.rotate=0', '--batch-size=8']
-    run = str(tmp_path / 'run')
-    assert main(['digits', *TINY, *data, '--steps=1', '--plots', '--out', run]) == 0
-    assert Facts.read(Path(run)).classes == ('caf\udce9', 'größe', '\udcff\udcfe $x$ $')
+    args = [*TINY, '--data.name=image_folder', f'--data.path={tmp_path}/data', '--out', str(tmp_path / 'run')]
+    config, _ = parse('digits', [*args, '--augment.rotate=0', '--optim.ema=0'])
+    setup, run = set_up(config), open_folder(config)
+    assert Facts.read(run).classes == ('caf\udce9', 'größe', '\udcff\udcfe $x$ $')
+    checkpoints = Checkpoints(run / 'checkpoints')
+    checkpoints.save(setup.initial(), {'step': 0, 'seconds': 0, 'val': {}})
+    checkpoints.close()
     picture = os.fsdecode(os.path.join(os.fsencode(tmp_path), b'data', b'val', b'caf\xe9', b'\xe9.png'))
-    assert main(['eval', run, '--json', str(tmp_path / 'numbers.json')]) == 0
-    assert main(['predict', run, picture, '--out', str(tmp_path / 'drawn')]) == 0
-    assert main(['features', run]) == 0
+    used = '--checkpoint=last', '--out', str(tmp_path / 'drawn')
+    assert main(['predict', str(run), picture, *used]) == 0
     assert capsys.readouterr().err == ''
     assert len(list((tmp_path / 'drawn').iterdir())) == 1
