@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from train import recipes
 from train.cli import main
 
-WHOLE = ('0', '-1', '1', '2', '3', '7', '1000', '-2147483648', '2147483648', '9223372036854775808', '1' + 30 * '0')
+WHOLE = ('0', '-1', '1', '2', '3', '7', '-2147483648', '2147483648', '9223372036854775808', '1' + 30 * '0')
 BROKEN = ('0', '-1', '1', '0.5', '-0.5', '1.5', '2', '1e-300', '1e300', 'nan', 'inf', '-inf')
 TEXTS = ('', 'x', '0', '~nobody/x', 300 * 'a', '\udcff', '(', '.*', '/dev/null', '.')
 # By the word that stands for a value in the help.
