@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import inspect
+import io
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ import tyro
 from train import catalogue, commands, recipes, sources
 from train.commands.command import complain
 from train.config import Config, Dtype, Model, check, differences, to_json
-from train.errors import Diverged, UserError, nearest
+from train.errors import Diverged, UserError, is_out_of_memory, nearest
 from train.model import FROM_DATA, options
 from train.sources.source import Source
 
@@ -31,6 +32,9 @@ DTYPE_HELP = 'Type that the network computes in; parameters and the loss are alw
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command and returns the exit code: 0, 2 for what the user can mend, 1 for a diverged run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may have bytes that are no letters
+            stream.reconfigure(errors='backslashreplace')
     try:
         if not argv or argv[0] in ('-h', '--help'):
             sys.stdout.write(overview())
@@ -59,10 +63,10 @@ def _enough_memory() -> Iterator[None]:
     """What a device or the host cannot hold as one clear error."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # JAX's are RuntimeErrors
-        first = str(error).partition('\n')[0]
-        if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in first:
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
+        first = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(
             f'not enough memory ({first}): try a smaller batch_size, a larger optim.accumulate, --model.remat, or '
             'mesh.fsdp over more devices; what was saved is untouched'
@@ -210,10 +214,12 @@ def _prepare_libraries() -> None:
     threading.excepthook = _but_failed_writes(threading.__excepthook__)
     sys.unraisablehook = _but_failed_writes(sys.__unraisablehook__)
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'vit_flax', 'compiled')
         try:
+            cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'vit_flax', 'compiled')
+            if not cache.is_absolute():
+                return
             cache.mkdir(parents=True, exist_ok=True)
-        except OSError:  # no home to write to: every start compiles anew
+        except (OSError, RuntimeError):  # no home, or none to write to: every start compiles anew
             return
         jax.config.update('jax_compilation_cache_dir', str(cache))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)

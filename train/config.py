@@ -10,7 +10,9 @@ from train import catalogue, objectives, sources
 from train.data.augment import Augment
 from train.errors import UserError
 from train.objectives.objective import Objective
+from train.places import place, place_to_write
 from train.sources.source import Source
+from train.values import check_values
 
 Dtype = Literal['float32', 'bfloat16']
 Optimizer = Literal['adamw', 'lamb', 'lion', 'sgd', 'adafactor', 'muon']
@@ -59,7 +61,8 @@ class Optim:
     """What it becomes until the last step, along half a cosine, as in DINO (arXiv:2104.14294); by default it stays."""
     groups: tuple[tuple[str, Group], ...] = (('.*/kernel', 'decay'), ('.*', 'plain'))
     """Ordered pairs: a regular expression over whole parameter paths, and whether its parameters decay, are trained
-    without decay, or are frozen. The first match counts, and every parameter must have one."""
+    without decay, or are frozen. The first match counts, and every parameter must have one. Modules whose parameters
+    are all frozen are evaluated: they use their statistics and do not update them, and their dropout is off."""
     layer_decay: float = 1.0
     """Factor from the learning rate of a block to that of the block before it, as in arXiv:2106.08254; for
     fine-tuning, such as 0.75."""
@@ -71,7 +74,9 @@ class Optim:
     """Largest norm of the whole gradient; 0 clips nothing."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch,
-    but for dropout's draws and BatchNorm, which sees each part alone."""
+    but for draws inside the network, such as dropout's, and for BatchNorm, which normalises by each part alone and
+    averages their statistics; of objectives that need the whole batch at once it is refused. Numbers that describe a
+    batch in the rows, such as spreads, are means over the parts."""
     ema: float = 0.0
     """Memory of a running average of the parameters, which is then what is evaluated; 0 keeps none."""
 
@@ -175,9 +180,11 @@ def from_json(values: Mapping[str, Any]) -> Config:
             classes[part] = package.find(fields[part].pop('name'))
         for part, kind in classes.items():
             fields[part] = kind(**fields[part])
-        return Config(**fields)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'config.json is of another version of this trainer: {error}') from error
+        config = Config(**fields)
+        check_values(config)
+        return config
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f'config.json is damaged or of another version of this trainer: {error}') from error
 
 
 def _tuples(value: Any) -> Any:
@@ -206,6 +213,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Raises a `UserError` that names the first value that makes no sense."""
+    check_values(config)
+    place_to_write(config.out, 'out')
+    place(config.init, 'init')
+    place(getattr(config.data, 'path', ''), 'data.path')
     at_least = {
         1: ('steps', 'batch_size', 'eval_every', 'save_every', 'log_every', 'mesh.fsdp', 'mesh.tensor', 'mesh.seq',
             'loader.prefetch', 'optim.accumulate'),
@@ -223,6 +234,9 @@ def check(config: Config) -> None:
     for key in ('optim.warmup', 'optim.cooldown', 'optim.beta1', 'optim.beta2', 'optim.ema'):
         if not 0 <= values[key] < 1:
             raise UserError(f'{key}={values[key]} must be at least 0 and below 1')
+    for key in ('optim.learning_rate', 'optim.weight_decay', 'optim.weight_decay_end'):
+        if (values[key] or 0) > 1e30:
+            raise UserError(f'{key}={values[key]} must be at most 1e30')
     for key in ('optim.floor', 'optim.layer_decay'):
         if not 0 <= values[key] <= 1:
             raise UserError(f'{key}={values[key]} must lie between 0 and 1')
@@ -232,6 +246,11 @@ def check(config: Config) -> None:
         )
     if config.batch_size % config.optim.accumulate:
         raise UserError(f'optim.accumulate={config.optim.accumulate} does not divide batch_size={config.batch_size}')
+    if config.optim.accumulate > 1 and config.objective.whole:
+        raise UserError(
+            f'optim.accumulate={config.optim.accumulate} must be 1 with the objective '
+            f'{catalogue.name_of(config.objective)}: {config.objective.whole}'
+        )
     config.data.check()
     config.augment.check()
     config.objective.check()

@@ -66,7 +66,9 @@ def start(tmp_path_factory, compiled):
         'PYTHONPATH': str(without_torch),
     }
 
-    def start(*args: str, program: tuple[str, ...] = ('-m', 'train'), **environment: str) -> subprocess.Popen:
+    def start(
+        *args: str, program: tuple[str, ...] = ('-m', 'train'), start_new_session: bool = False, **environment: str
+    ) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, *program, 'digits', *TINY, *args],
             cwd=ROOT,
@@ -74,6 +76,7 @@ def start(tmp_path_factory, compiled):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=start_new_session,
         )
 
     return start

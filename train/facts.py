@@ -6,8 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from train.config import Config
-from train.errors import UserError
+from train.errors import UserError, in_a_line
+from train.values import check_values
 
 FILE = 'data.json'
 
@@ -51,9 +54,14 @@ class Facts:
         try:
             values = json.loads((folder / FILE).read_text())
             classes, shape, mean, std = (tuple(values[name]) for name in ('classes', 'shape', 'mean', 'std'))
-            return cls(classes, shape, mean, std, str(values['dtype']))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f'{folder / FILE} cannot be read: {error}') from error
+            facts = cls(classes, shape, mean, std, str(values['dtype']))
+            check_values(facts)
+            if len(shape) not in (3, 4) or min(shape) < 1 or not {len(mean), len(std)} <= {1, shape[-1]} or not classes:
+                raise ValueError(f'{len(classes)} classes and images of shape {shape} make no sense')
+            np.dtype(facts.dtype)
+            return facts
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f'{folder / FILE} cannot be read: {in_a_line(error)}') from error
 
     def write(self, folder: Path) -> None:
         """All of it or nothing.
@@ -63,7 +71,7 @@ class Facts:
         """
         unfinished = folder / 'data.tmp'
         try:
-            unfinished.write_text(json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + '\n')
+            unfinished.write_text(json.dumps(dataclasses.asdict(self), indent=2) + '\n')
             os.replace(unfinished, folder / FILE)
         except OSError as error:
             raise UserError(f'{folder / FILE} cannot be written: {error.strerror}') from error

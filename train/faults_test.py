@@ -3,14 +3,18 @@
 docs/faults.md lists all cases with their tests.
 """
 
+import errno
+import os
 import random
 import re
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
 from train.conftest import ROOT, assert_same_run, copy_unfinished, number_in, wait_for
 from train.folder import locked
@@ -117,10 +121,24 @@ def test_data_that_are_not_there_leave_nothing_behind(tiny, tmp_path, capsys):
     assert not (tmp_path / 'run').exists()
 
 
+def raising(error: Exception):
+    def allocate(*_):
+        raise error
+
+    return allocate
+
+
 @pytest.mark.parametrize(
     'allocate, said',
-    [(jnp.zeros, 'RESOURCE_EXHAUSTED: .*'), (np.ones, 'Unable to allocate .*')],
-    ids=['device', 'host'],
+    [
+        (jnp.zeros, 'RESOURCE_EXHAUSTED: .*'),
+        (np.ones, 'Unable to allocate .*'),
+        (raising(JaxRuntimeError('INTERNAL: Error preparing computation: Out of memory allocating 9 bytes.')), 'INT.*'),
+        (raising(JaxRuntimeError('INTERNAL: std::bad_alloc\nmore')), 'INTERNAL: std::bad_alloc'),
+        (raising(OSError(errno.ENOMEM, 'Cannot allocate memory')), '.*Cannot allocate memory'),
+        (raising(MemoryError()), 'MemoryError'),
+    ],
+    ids=['device', 'host', 'cpu', 'library', 'system', 'python'],
 )
 def test_too_little_memory_is_one_message(allocate, said, tiny, tmp_path, monkeypatch, capsys):
     def run(config):
@@ -140,6 +158,24 @@ def test_two_processes_cannot_train_in_one_folder(tiny, whole, tmp_path, capsys)
     assert f'another process is training in {tmp_path}' in one_line(capsys.readouterr().err)
     with locked(tmp_path):
         pass
+
+
+# Between the first import and the first step.
+MOMENTS = 3
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_ctrl_c_while_starting_is_silent(start, workers, tmp_path):
+    """Sent to all processes, as a terminal does."""
+    dice = random.Random(workers)
+    for moment in range(MOMENTS if not workers else 1):
+        options = [f'--out={tmp_path / str(moment)}', '--steps=100000', f'--loader.workers={workers}']
+        process = start(*options, start_new_session=True)
+        time.sleep(dice.uniform(0.1, 4) if not workers else 5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGINT, 0)
+        assert 'Traceback' not in err and 'KeyboardInterrupt' not in err
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT], ids=['SIGTERM', 'Ctrl-C'])

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from train.config import Config, differences, to_json
 from train.errors import UserError
 from train.facts import FILE, Facts
+from train.places import place_to_write
 
 SUMMARY = 'summary.json'
 
@@ -20,7 +22,7 @@ def open_folder(config: Config) -> Path:
     Raises:
       UserError: the folder holds something else, a run of another config, or of other data.
     """
-    folder = Path(config.out).absolute()
+    folder = place_to_write(config.out, 'out').absolute()
     written = folder / 'config.json'
     started = folder / 'config.tmp'
     if folder.exists() and not folder.is_dir():
@@ -44,6 +46,36 @@ def open_folder(config: Config) -> Path:
     return folder
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      ValueError: it cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(error.strerror) from error
+    except RecursionError as error:
+        raise ValueError('it is nested too deeply') from error
+    if not isinstance(values, dict):
+        raise ValueError(f'it holds {"a list" if isinstance(values, list) else repr(values)[:40]}, not an object')
+    return values
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What a finished run wrote at its end; None if it is not finished, or if that is damaged: the same command then
+    writes it anew from the newest checkpoint."""
+    if not (folder / SUMMARY).is_file():
+        return None
+    try:
+        summary = read_json(folder / SUMMARY)
+    except ValueError:
+        return None
+    numbers = (value for value in summary.values() if not isinstance(value, dict))
+    return summary if summary and all(isinstance(value, int | float) for value in numbers) else None
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of the folder for as long as this one lives, however it ends.
@@ -63,8 +95,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _check_same(config: Config, written: Path) -> None:
     try:
-        old = json.loads(written.read_text())
-    except (OSError, ValueError) as error:
+        old = read_json(written)
+    except ValueError as error:
         raise UserError(f'{written} cannot be read ({error}): choose another --out') from error
     changed = differences(old, to_json(config))
     if changed:

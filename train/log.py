@@ -59,14 +59,24 @@ class Metrics:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`; a last line that was cut off by the end of the process is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    """The rows of a `metrics.jsonl`. What is no row is left out: the end of a process cuts off the last line, and a
+    disk may damage any."""
+    lines = path.read_bytes().decode(errors='replace').splitlines() if path.exists() else []
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get('step')) is not int:
+        return None
+    return (
+        row
+        if all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in row.values())
+        else None
+    )
 
 
 class Terminal:

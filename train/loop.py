@@ -1,6 +1,5 @@
 """A run from its first step to its last: the only imperative file."""
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,8 @@ from train.clock import Clock
 from train.config import Config
 from train.data.skipped import Skipped
 from train.data.stream import host_rows, place, train_batches, val_batches
-from train.errors import Diverged, UserError
-from train.folder import SUMMARY, locked, open_folder
+from train.errors import Diverged, UserError, is_out_of_memory
+from train.folder import locked, open_folder, read_summary
 from train.init import Inherited, begin, inherit
 from train.log import Metrics, Row, Terminal, describe
 from train.optim import schedule
@@ -30,6 +29,10 @@ from train.step import Metrics as Numbers
 from train.stop import Stop
 
 SPLITS: tuple[Split, ...] = ('train', 'val')
+
+# No network that learns has parameters beyond this; one that has diverged can have them and a finite loss, since norms
+# divide them out.
+LARGEST = 1e4
 
 
 def run(config: Config) -> None:
@@ -44,20 +47,20 @@ def run(config: Config) -> None:
     # Before the folder is made, so that what cannot begin leaves nothing behind.
     new = not steps_in(Path(config.out, 'checkpoints', 'last'))
     inherited = inherit(config, setup) if config.init and new else None
-    finished = Path(config.out, SUMMARY).exists()
-    data = {} if finished else {split: config.data.records(split) for split in SPLITS}
+    data = {} if read_summary(Path(config.out)) is not None else {split: config.data.records(split) for split in SPLITS}
     main_host = jax.process_index() == 0
     folder = open_folder(config) if main_host else Path(config.out).absolute()
     sync_global_devices('the folder is open')
     terminal = Terminal(config.steps, quiet=not main_host)
-    if (folder / SUMMARY).exists():
-        done = json.loads((folder / SUMMARY).read_text())
+    if (done := read_summary(folder)) is not None:
         terminal.say(f'finished already: {describe(done)}, everything is in {folder}')
         return
     try:
         with locked(folder) if main_host else nullcontext():
             _run(config, setup, data, inherited, folder, terminal, began)
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f'{error.filename or folder}: {error.strerror or error}; what was saved before is untouched: '
             'make room or mend the folder, and the same command continues'
@@ -76,13 +79,17 @@ def _run(
     main_host = jax.process_index() == 0
 
     # ------------------------------------------------------------------ the state, new or continued
-    checkpoints = Checkpoints(folder / 'checkpoints')
+    checkpoints = Checkpoints(folder / 'checkpoints', terminal.say)
     restored = checkpoints.restore(setup.state)
     state, meta = restored or (setup.initial(), {'step': 0, 'seconds': 0.0, 'val': {}})
     if inherited is not None:
         state = begin(config, setup, state, inherited)
     step, val, seconds_before = meta['step'], meta['val'], meta['seconds']
     best = checkpoints.best()
+    if best is None and step and (step % config.eval_every == 0 or step == config.steps):
+        # It was damaged or removed. Whether this one is as good nobody knows, but it is one.
+        best = meta
+        checkpoints.save_best(state, meta)
     terminal.say(_title(config, setup, folder))
     if step:
         terminal.say(f'continuing after step {step}')
@@ -138,11 +145,16 @@ def _run(
                     row = {**seen, 'learning_rate': float(learning_rate(step - 1)), **clock.row()}
                 if look:
                     val = evaluate(config, setup, state, held_out, rows, skipped_val)
+                    if not math.isfinite(val['val/loss']):
+                        raise Diverged(f'after step {step} the held-out loss is {val["val/loss"]}')
                     if config.objective.probed:
                         known = features(config, setup, state, training, rows, skipped)
                         asked = features(config, setup, state, held_out, rows, skipped_val)
                         val |= probed(config, known, asked)
                     row |= val
+                # Before the row is written: of a step that was the end of the road nothing is kept.
+                if look or save or stopping:
+                    check_sound(setup, state, placed, rows, config.batch_size, step, looked=look)
                 if row:
                     row = {'step': step, **row}
                     metrics.write(row)
@@ -157,7 +169,7 @@ def _run(
                 if look or save or stopping:
                     seconds = seconds_before + time.monotonic() - began
                     meta = {'step': step, 'seconds': seconds, 'val': val, 'skipped': skipped.found()}
-                    if look and _is_better(config, val, best):
+                    if look and is_better(config, val, best):
                         best = meta
                         checkpoints.save_best(state, meta)
                     if save or stopping:
@@ -238,8 +250,46 @@ def _finite(step: int, numbers: Numbers) -> Row:
     return row
 
 
-def _is_better(config: Config, val: Row, best: dict | None) -> bool:
-    """Strictly: a repeated stretch after a restart must not replace its own best."""
-    name = f'val/{config.objective.watch}'
+def check_sound(
+    setup: Setup, state: TrainState, batch: Mapping[str, jax.Array], rows: range, size: int, step: int, looked: bool
+) -> None:
+    """Whether a state may be saved. The loss of a step is that of the parameters before it, and tells nothing of those
+    that the step has made.
+
+    Args:
+      setup: of the run.
+      state: after the step.
+      batch: of the step.
+      rows: of the batch that are this host's, of `size`.
+      step: its number.
+      looked: the held-out data were evaluated, so that what is evaluated has been seen to work.
+
+    Raises:
+      Diverged: numbers that are not finite or out of all proportion, or a loss that is not finite.
+    """
+    finite, largest = jax.device_get(setup.sound(state))
+    if not finite:
+        raise Diverged(f'step {step} has made parameters or moments that are not finite')
+    if largest > LARGEST:
+        raise Diverged(f'step {step} has made parameters as large as {largest:.1e}')
+    weighed = {**batch, **place({'weight': np.ones(len(rows), np.float32)}, setup.mesh, size)}
+    averaged = state.ema is not None
+    states = [*([] if looked else [state]), *([state.replace(ema=state.params)] if averaged else [])]
+    for seen in states:
+        sums, count = jax.device_get(setup.eval_step(seen, weighed))
+        if not math.isfinite(sums['loss']):
+            raise Diverged(f'the parameters after step {step} have a loss of {sums["loss"] / count}')
+
+
+def is_better(config: Config, val: Row, best: dict | None) -> bool:
+    """Whether a look is the best so far; of equal accuracies that of the lower loss is.
+
+    Strictly: a repeated stretch after a restart must not replace its own best.
+    """
+    if best is None:
+        return True
     sign = 1 if config.objective.best == 'max' else -1
-    return best is None or sign * val[name] > sign * best['val'][name]
+    now, then = (
+        (sign * numbers[f'val/{config.objective.watch}'], -numbers['val/loss']) for numbers in (val, best['val'])
+    )
+    return now > then

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from train.config import Model
 from train.errors import UserError, nearest
+from train.values import check_value
 from vit_flax.registry import list_models, model_info, presets, stems
 
 # Not options: the trainer sets the dtypes, linen the rest.
@@ -67,6 +68,7 @@ def build(config: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
     for key in config.args:
         if key not in known:
             raise UserError(f'model {config.name!r} has no argument {key!r}: {nearest(key, known)}')
+        check_value(f'model.{key}', config.args[key], known[key].type)
     *time, height, width, channels = shape
     of_data: dict[str, Any] = dict.fromkeys(SIZES, height if height == width else (height, width))
     of_data |= dict.fromkeys(CHANNELS, channels) | dict.fromkeys(CLASSES, classes)

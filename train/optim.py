@@ -65,6 +65,8 @@ def optimizer(
       UserError: a pattern is wrong or matches nothing, or a parameter is in no group.
     """
     group_of = assign(config.groups, params)
+    if set(group_of.values()) == {'frozen'}:
+        raise UserError('optim.groups freezes every parameter: leave some to train')
     amount = _weight_decay(config, steps)
     decay = optax.add_decayed_weights(amount, _by_path(lambda path, _: group_of[path] == 'decay'))
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
@@ -202,4 +204,5 @@ def _joined(path) -> str:
 def average(ema, params, step: Array | int, memory: float):
     """The running average of the parameters after `step` updates; young averages forget faster."""
     keep = jnp.minimum(memory, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, ema, params)
+    # In this form what does not move stays what it is, to the bit.
+    return jax.tree.map(lambda old, new: new + keep * (old - new), ema, params)

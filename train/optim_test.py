@@ -244,3 +244,11 @@ def test_average_starts_young():
     params, ema = jnp.array(1.0), jnp.array(0.0)
     np.testing.assert_allclose(average(ema, params, 1, 0.999), 1 - 2 / 11, rtol=1e-6)
     np.testing.assert_allclose(average(ema, params, 10**6, 0.999), 0.001, rtol=1e-3)
+
+
+def test_the_average_of_what_does_not_move_is_itself():
+    params = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+    ema = params
+    for step in range(5):
+        ema = average(ema, params, step, 0.997)
+    np.testing.assert_array_equal(ema, params)

@@ -1,7 +1,6 @@
 """A run that somebody wants to use: its folder opened, its network ready, and nothing written."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,12 @@ from train import catalogue, sources
 from train.checkpoints import read, steps_in
 from train.config import Checkpoint, Config, Mesh, from_json
 from train.data.stream import place, val_batches
-from train.errors import UserError
+from train.errors import UserError, in_a_line
 from train.facts import FILE, Facts
+from train.folder import read_json
 from train.model import build
 from train.objectives.objective import Batch, Variables
+from train.places import place as place_of
 from train.scale import Scale
 from train.sharding import make_mesh
 from train.sources.source import Record, Source, Split
@@ -79,7 +80,7 @@ def open_config(folder: str) -> tuple[Path, Config, Facts]:
     Raises:
       UserError: there is no such folder, or it holds no run.
     """
-    path = Path(folder).expanduser().absolute()
+    path = place_of(folder, 'RUN').absolute()
     if not path.is_dir():
         raise UserError(f'{folder} is no folder: name that of a run, such as runs/digits')
     written = path / 'config.json'
@@ -88,9 +89,13 @@ def open_config(folder: str) -> tuple[Path, Config, Facts]:
         hint = f'; there are runs in it: {", ".join(below[:5])}' if below else ''
         raise UserError(f'{folder} is no run of this trainer, it has no config.json{hint}')
     try:
-        config = _config(json.loads(written.read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+        values = read_json(written)
+    except ValueError as error:
         raise UserError(f'{written} cannot be read: {error}') from error
+    try:
+        config = _config(values)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
     return path, config, Facts.read(path) if (path / FILE).exists() else Facts.of(config)
 
 
@@ -102,7 +107,8 @@ class _InMemory(Source):
 
 
 def _config(values: dict[str, Any]) -> Config:
-    if not isinstance(values, dict) or values.get('data', {}).get('name') != 'arrays':
+    data = values.get('data')
+    if not isinstance(data, dict) or data.get('name') != 'arrays':
         return from_json(values)
     return dataclasses.replace(from_json({**values, 'data': {'name': 'synthetic'}}), data=_InMemory())
 
@@ -134,8 +140,8 @@ def variable_shapes(config: Config, model: nn.Module, shape: tuple[int, ...]) ->
 
     try:
         return jax.eval_shape(init)
-    except (ValueError, TypeError) as error:
-        raise UserError(f'model {config.model.name!r} cannot be built from config.json: {error}') from error
+    except Exception as error:  # a model meets sizes that it cannot be built with in its own ways
+        raise UserError(f'model {config.model.name!r} cannot be built from config.json: {in_a_line(error)}') from error
 
 
 def data_of(run: Run, split: Split, path: str = '') -> Sequence[Record]:

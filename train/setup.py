@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from train.config import Config
 from train.embeddings import embedder
-from train.errors import UserError
+from train.errors import UserError, in_a_line, is_out_of_memory
 from train.layers import depths
 from train.model import build
 from train.objectives.objective import Batch, Objective, Variables
@@ -20,7 +20,7 @@ from train.optim import optimizer, paths
 from train.scale import Scale
 from train.sharding import abstract, batch_sharding, check_batch, given_sharding, make_mesh, state_sharding
 from train.state import TrainState, initial_state
-from train.step import make_eval_step, make_train_step
+from train.step import make_eval_step, make_train_step, sound
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Setup:
       given: arrays that training reads beside its batches, see `Objective.given`.
       initial: makes the state before the first step.
       train_step, eval_step: see `train.step`; the first eats the state that it is given.
+      sound: see `train.step`.
       features: the network's features `[b d]` of a batch, its labels and weights, whole on every device; for probes.
       gather: copies a tree of arrays whole to every device.
     """
@@ -49,6 +50,7 @@ class Setup:
     initial: Callable
     train_step: jax.stages.Wrapped
     eval_step: Callable
+    sound: Callable
     features: Callable
     gather: Callable
 
@@ -71,10 +73,10 @@ def set_up(config: Config) -> Setup:
         name: jax.ShapeDtypeStruct((config.batch_size, *each), dtype, sharding=batch_sharding(mesh, 1 + len(each)))
         for name, each, dtype in (('image', shape, source.dtype), ('label', (), np.int32))
     } | abstract(given)
-    # One row is enough to initialise with.
-    one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
     key = jax.random.key(config.seed)
     try:
+        # One row is enough to initialise with.
+        one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
         # Compiled functions of the same arguments are traced once, here, where what is wrong with a model shows.
         init = jax.jit(lambda: objective.init(model, key, one))
         params = jax.eval_shape(init)['params']
@@ -90,10 +92,11 @@ def set_up(config: Config) -> Setup:
         shardings = state_sharding(shapes, mesh, config.mesh)
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
         jax.eval_shape(train_step, state, rows)
-    except UserError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise UserError(f'model {config.model.name!r} cannot be trained like this: {error}') from error
+    except Exception as error:  # a model meets sizes that it cannot be built with in its own ways
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        reason = in_a_line(error)
+        raise UserError(f'model {config.model.name!r} cannot be trained like this: {reason}') from error
     whole = NamedSharding(mesh, PartitionSpec())
     return Setup(
         mesh=mesh,
@@ -105,6 +108,7 @@ def set_up(config: Config) -> Setup:
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         eval_step=jax.jit(make_eval_step(objective, model, scale, config)),
+        sound=jax.jit(sound, out_shardings=whole),
         features=jax.jit(_features(objective, model, scale, shape), out_shardings=whole),
         gather=jax.jit(lambda tree: tree, out_shardings=whole),
     )

@@ -1,6 +1,7 @@
 """One training step and one evaluation step: pure functions, the same for every objective."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from train.config import Config
+from train.frozen import Frozen
 from train.objectives.objective import Batch, Objective, Variables
 from train.optim import average
 from train.scale import Scale
@@ -26,28 +28,37 @@ def make_train_step(
     """The step, to be jitted. What is random in it depends on (seed, step) alone."""
 
     def gradient(params, collections, batch: Batch, rng: Array, progress: Array):
+        frozen = Frozen(config.optim.groups, params, objective.followed)
+
         def loss_of(params):
-            return objective.loss(model, {**collections, 'params': params}, batch, rng, True, progress)
+            params = frozen.without_gradient(params)
+            with nn.intercept_methods(frozen.call) if frozen else nullcontext():
+                return objective.loss(model, {**collections, 'params': params}, batch, rng, True, progress)
 
         (loss, (metrics, collections)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return grads, collections, {**{name: value.mean() for name, value in metrics.items()}, 'loss': loss}
 
     def accumulated(params, collections, batch: Batch, rng: Array, progress: Array):
-        """The same in parts, one after the other."""
+        """The same in parts, one after the other. Each begins with the state of the whole batch, and what they make of
+        it is averaged like the gradient: a centre is then the mean of all rows and not that of the last part."""
         parts = config.optim.accumulate
 
-        def add(carry, part):
-            (collections, total), (index, rows) = carry, part
-            grads, collections, numbers = gradient(params, collections, rows, jax.random.fold_in(rng, index), progress)
-            return (collections, jax.tree.map(jnp.add, total, (grads, numbers))), None
+        def of_part(rows: Batch, index: Array):
+            grads, new, numbers = gradient(params, collections, rows, jax.random.fold_in(rng, index), progress)
+            # What no part changes, such as a whole teacher, is not added up.
+            changes = jax.tree.map(lambda new, old: None if new is old else new - old, new, collections)
+            return grads, numbers, changes
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, of_part(*part)), None
 
         # Every part takes rows from everywhere, so that each device keeps the rows that it has.
         split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
-        first = jax.tree.map(lambda x: x[0], split)
-        grads, _, numbers = jax.eval_shape(gradient, params, collections, first, rng, progress)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, numbers))
-        (collections, total), _ = jax.lax.scan(add, (collections, zeros), (jnp.arange(parts), split))
-        grads, numbers = jax.tree.map(lambda x: x / parts, total)
+        shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], split), jnp.int32(0))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, (split, jnp.arange(parts)))
+        grads, numbers, changes = jax.tree.map(lambda x: (x / parts).astype(x.dtype), total)
+        collections = jax.tree.map(lambda old, change: old if change is None else old + change, collections, changes)
         return grads, collections, numbers
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -60,6 +71,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         variables = dict(objective.post_update(model, {'params': params, **collections}, progress))
         params = variables.pop('params')
+        if frozen := Frozen(config.optim.groups, params, objective.followed):
+            params, variables = frozen.kept(state.params, params), frozen.kept_state(state.collections, variables)
         step = state.step + 1
         new_state = TrainState(
             step=step,
@@ -71,6 +84,14 @@ def make_train_step(
         return new_state, {**numbers, 'grad_norm': optax.tree.norm(grads)}
 
     return train_step
+
+
+def sound(state: TrainState) -> tuple[Array, Array]:
+    """Whether all numbers of a state are finite, and the largest absolute value of a parameter; to be jitted."""
+    floating = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in floating]).all()
+    largest = [jnp.abs(leaf).max(initial=0).astype(jnp.float32) for leaf in jax.tree.leaves((state.params, state.ema))]
+    return finite, jnp.stack(largest).max()
 
 
 def held_out_metrics(

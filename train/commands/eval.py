@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -17,10 +16,12 @@ from train.commands.command import Command, Data, RunFolder, Which, console
 from train.embeddings import embedder
 from train.errors import UserError
 from train.objectives.objective import Batch, Variables
+from train.places import place
 from train.probes import Features, chosen, probe
 from train.run import Run, data_of, open_run, rows_of
 from train.sources.source import Record, Split
 from train.step import held_out_metrics
+from train.values import check_values
 
 SPLITS: tuple[Split, ...] = ('train', 'val')
 
@@ -42,15 +43,17 @@ class Eval(Command):
     json: Annotated[str, tyro.conf.arg(metavar='FILE', help='Write every number into this file, too.')] = ''
 
     def execute(self) -> int:
-        run = open_run(self.run, self.checkpoint)
+        check_values(self)
         if self.batch_size < 0:
             raise UserError(f'batch_size={self.batch_size} must be at least 1')
+        out = place(self.json, '--json') if self.json else None
+        run = open_run(self.run, self.checkpoint)
         numbers = evaluate(run, self.split, self.data.path, self.batch_size or run.config.batch_size)
         numbers = {'run': str(run.folder), 'checkpoint': self.checkpoint, 'step': run.step, **numbers}
         _show(numbers)
-        if self.json:
+        if out:
             try:
-                Path(self.json).write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + '\n')
+                out.write_text(json.dumps(numbers, indent=2) + '\n')
             except OSError as error:
                 raise UserError(f'--json {self.json} cannot be written: {error.strerror}') from error
         return 0

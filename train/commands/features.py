@@ -13,8 +13,10 @@ from train.commands.command import Command, Data, RunFolder, Which, console
 from train.embeddings import embedder
 from train.errors import UserError
 from train.objectives.objective import Batch, Variables
+from train.places import place
 from train.run import data_of, open_run, rows_of
 from train.sources.source import Some, Split
+from train.values import check_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,11 @@ class Features(Command):
     data: Data = field(default_factory=Data)
 
     def execute(self) -> int:
+        check_values(self)
         if self.limit < 0:
             raise UserError(f'limit={self.limit} must be at least 0')
-        if self.out and Path(self.out).expanduser().is_dir():
+        given = place(self.out, '--out') if self.out else None
+        if given and given.is_dir():
             raise UserError(f'--out {self.out} is a folder: name a file')
         run = open_run(self.run, self.checkpoint)
         embed = embedder(run.model, run.facts.shape, self.layer)
@@ -65,7 +69,7 @@ class Features(Command):
             'classes': np.array(run.facts.classes),
             'split': np.concatenate(parts),
         }
-        out = Path(self.out).expanduser() if self.out else run.folder / 'features.npz'
+        out = given or run.folder / 'features.npz'
         _write(out, arrays)
         shape = 'x'.join(map(str, arrays['features'].shape))
         console().print(f'{shape} features of {len(arrays["labels"]):,} images are in {out}', markup=False)

@@ -1,8 +1,6 @@
 """A picture from somebody's disk as an image that the network knows: any format, orientation, depth and size."""
 
 import dataclasses
-import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,6 +8,7 @@ from PIL import Image, ImageOps
 from train.data import pillow
 from train.data.augment import Augment
 from train.errors import UserError
+from train.places import place
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
@@ -25,17 +24,13 @@ def read_picture(path: str, channels: int) -> np.ndarray:
     """
     if channels not in MODES:
         raise UserError(f'the run takes images of {channels} channels: a picture has {", ".join(map(str, MODES))}')
-    file = Path(path).expanduser()
+    file = place(path, 'IMAGE')
     if not file.is_file():
         raise UserError(f'{path} is a folder: name pictures' if file.is_dir() else f'{path}: there is no such file')
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of what it takes for a decompression bomb, and refuses only what is twice as large.
-            warnings.simplefilter('ignore')
-            warnings.simplefilter('error', Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
-                return pillow.to_array(pillow.in_mode(ImageOps.exif_transpose(picture), MODES[channels]))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with pillow.open_picture(file) as picture:
+            return pillow.to_array(pillow.in_mode(ImageOps.exif_transpose(picture), MODES[channels]))
+    except Image.DecompressionBombError as error:
         raise UserError(
             f'{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which could be a trap: make it smaller first'
         ) from error

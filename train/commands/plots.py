@@ -1,7 +1,6 @@
 """`python -m train plots RUN`."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -9,6 +8,7 @@ import tyro
 from train.commands.command import Command, Data, RunFolder, Which, console
 from train.errors import UserError
 from train.log import read_rows
+from train.places import place
 from train.run import data_of, open_config, open_run
 
 
@@ -24,7 +24,7 @@ class Plots(Command):
     def execute(self) -> int:
         folder, _, _ = open_config(self.run)
         rows = read_rows(folder / 'metrics.jsonl')
-        out, screen = Path(self.out).expanduser() if self.out else folder / 'plots', console()
+        out, screen = place(self.out, '--out') if self.out else folder / 'plots', console()
         # matplotlib is slow to import
         from train.plots.curves import curves
         from train.plots.draw import draw

@@ -16,6 +16,7 @@ from train.commands.command import Command, RunFolder, Which, complain, console
 from train.commands.picture import as_seen, read_picture
 from train.errors import UserError
 from train.grids import token_grid
+from train.places import place
 from train.run import Run, open_run
 from vit_flax.wrappers.recorder import Recorder
 
@@ -55,7 +56,7 @@ class Predict(Command):
             raise UserError(f'{self.run} knows videos, no pictures: `python -m train eval` measures it on others')
         if run.facts.dtype != 'uint8':
             raise UserError(f'{self.run} knows images of {run.facts.dtype}, and in what scale a picture does not tell')
-        out = Path(self.out).expanduser() if self.out else run.folder / 'predictions'
+        out = place(self.out, '--out') if self.out else run.folder / 'predictions'
         if self.draw:
             _make(out)
         look, screen, failed = looker(run), console(), False

@@ -19,6 +19,9 @@ from train.sources.source import Record, Source
 # Of a photograph, evaluation sees the middle: 224 of 256 pixels, as is usual since arXiv:1409.4842.
 MIDDLE = 0.875
 
+# Of a crop: the least part of the area, and the narrowest shape.
+SMALLEST, SLENDEREST = 0.0001, 100
+
 # left, top, right, bottom
 Box = tuple[int, int, int, int]
 
@@ -55,11 +58,13 @@ class Augment:
     def check(self) -> None:
         """Raises a `UserError` if an option makes no sense."""
         low, high = self.resized_crop
-        if not 0 < low <= high <= 1:
-            raise UserError(f'augment.resized_crop={self.resized_crop} must be two rising numbers above 0 and up to 1')
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise UserError(f'augment.aspect={self.aspect} must be two rising numbers above 0')
-        for name in ('image_size', 'pad_crop', 'randaugment', 'magnitude_spread'):
+        if not SMALLEST <= low <= high <= 1:
+            raise UserError(f'augment.resized_crop={self.resized_crop} must be two rising numbers from {SMALLEST} to 1')
+        if not 1 / SLENDEREST <= self.aspect[0] <= self.aspect[1] <= SLENDEREST:
+            raise UserError(
+                f'augment.aspect={self.aspect} must be two rising numbers from {1 / SLENDEREST} to {SLENDEREST}'
+            )
+        for name in ('image_size', 'pad_crop', 'randaugment'):
             if not getattr(self, name) >= 0:
                 raise UserError(f'augment.{name}={getattr(self, name)} must be at least 0')
         for name in ('flip', 'erase'):
@@ -70,8 +75,9 @@ class Augment:
                 raise UserError(f'augment.{name}={getattr(self, name)} must be at least 0 and below 1')
         if not 0 <= self.rotate <= 180:
             raise UserError(f'augment.rotate={self.rotate} must lie between 0 and 180 degrees')
-        if not 0 <= self.magnitude <= 10:
-            raise UserError(f'augment.magnitude={self.magnitude} must lie between 0 and 10')
+        for name in ('magnitude', 'magnitude_spread'):
+            if not 0 <= getattr(self, name) <= 10:
+                raise UserError(f'augment.{name}={getattr(self, name)} must lie between 0 and 10')
         if self.resized_crop != (1.0, 1.0) and (self.rotate or self.shift or self.zoom):
             raise UserError('augment: a random resized crop and rotate, shift, zoom exclude each other')
 

@@ -1,9 +1,17 @@
 """Pillow on arrays: grey, coloured, and with any other number of channels."""
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+
+from train.sources.source import check_file
+
+# `open_picture` refuses what these warn of.
+warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 Function = Callable[[Image.Image], Image.Image]
 
@@ -24,6 +32,28 @@ def each(image: np.ndarray, function: Function) -> np.ndarray:
 def crop(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
     """The box `(left, top, right, bottom)` of an image `[h w c]`, resized to `(h, w)`."""
     return each(image, lambda part: part.resize((size[1], size[0]), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
+
+
+def open_picture(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """The first picture of a file, not yet decoded.
+
+    Args:
+      file: a path or an open file.
+      formats: that are tried; None for all that Pillow knows.
+
+    Raises:
+      Image.DecompressionBombError: it has more pixels than `Image.MAX_IMAGE_PIXELS`, which could be a trap. Pillow
+        itself warns of these, and refuses only what is twice as large.
+      OSError: it is no file, such as a pipe, which would be waited for.
+    """
+    if isinstance(file, str | Path):
+        check_file(file)
+    opened = Image.open(file, formats=formats)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and opened.width * opened.height > limit:
+        opened.close()
+        raise Image.DecompressionBombError(f'it has {opened.width}x{opened.height} pixels, more than {limit:,}')
+    return opened
 
 
 def to_picture(image: np.ndarray) -> Image.Image:

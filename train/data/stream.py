@@ -5,7 +5,10 @@ one record and one random generator. Threads, processes and hosts share the posi
 so their number changes nothing, and a run that continues simply starts at a later position.
 """
 
-from collections.abc import Callable, Generator, Sequence
+import multiprocessing.resource_tracker
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import absl.flags
@@ -133,9 +136,26 @@ def _batches(
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(loader.workers, per_worker_buffer_size=ahead))
     iterator = iter(batches)
     try:
-        yield from iterator
+        # The processes start with the first batch.
+        with _deaf_children() if loader.workers else nullcontext():
+            first = next(iterator, None)
+        if first is not None:
+            yield first
+            yield from iterator
     finally:  # threads and processes end
         iterator.close()
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started now hear no signals, which a terminal sends to all: they end when this one does."""
+    # What this starts unblocks these signals.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def host_rows(mesh: jax.sharding.Mesh, batch_size: int) -> range:

@@ -12,6 +12,7 @@ from jax import Array
 from train.errors import UserError
 from train.objectives.mixing import mix, neighbour
 from train.objectives.objective import RNGS, Batch, Objective, Scaled, Variables
+from vit_flax.blocks.precision import to_float32
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Classification(Objective):
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f'objective.label_smoothing={self.label_smoothing} must be at least 0 and below 1')
         for name in ('mixup', 'cutmix'):
-            if not getattr(self, name) >= 0:
-                raise UserError(f'objective.{name}={getattr(self, name)} must be at least 0')
+            if not 0 <= getattr(self, name) <= 100:
+                raise UserError(f'objective.{name}={getattr(self, name)} must lie between 0 and 100')
         if not 0 <= self.mix_probability <= 1:
             raise UserError(f'objective.mix_probability={self.mix_probability} must lie between 0 and 1')
 
@@ -79,7 +80,7 @@ class Classification(Objective):
             logits, state = model.apply(variables, batch['image'], train=True, rngs=rngs, mutable=list(state))
         else:
             logits = model.apply(variables, batch['image'])
-        logits = logits.astype(jnp.float32)
+        logits = to_float32(logits)
         targets = self.targets(batch, logits.shape[-1]) if train else jax.nn.one_hot(batch['label'], logits.shape[-1])
         losses = optax.softmax_cross_entropy(logits, targets)
         hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
@@ -90,4 +91,4 @@ class Classification(Objective):
 
     def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
         logits: Any = model.apply(variables, images)
-        return logits.astype(jnp.float32)
+        return to_float32(logits)

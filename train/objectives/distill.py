@@ -16,6 +16,7 @@ from jax import Array
 from train.errors import UserError
 from train.objectives.classification import Classification
 from train.objectives.objective import RNGS, Batch, Scaled, Variables
+from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.distill import DistillWrapper
 from vit_flax.objectives.encoder import encoder_variables
 from vit_flax.objectives.monitors import MONITORS
@@ -130,7 +131,7 @@ class Distill(Classification):
     def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
         """Shares of the class token and of the distillation token averaged, as in the paper, as logarithms."""
         both = self.module(model).apply(variables, images, method='logits')
-        of_class, of_token = (jax.nn.log_softmax(jnp.asarray(logits, jnp.float32)) for logits in both)
+        of_class, of_token = (jax.nn.log_softmax(to_float32(jnp.asarray(logits))) for logits in both)
         return jnp.logaddexp(of_class, of_token) - jnp.log(2.0) if self.alpha else of_class
 
     def network(self, variables: Variables) -> Variables:

@@ -16,9 +16,7 @@ from vit_flax.objectives.lejepa import LeJEPA
 
 @dataclass(frozen=True)
 class LeJepa(Views):
-    """Views of an image are to have the same embedding, and those of a batch to be distributed normally (SIGReg).
-
-    A batch that is computed in parts has the distribution of each part looked at."""
+    """Views of an image are to have the same embedding, and those of a batch to be distributed normally (SIGReg)."""
 
     local_views: int = 6
     """Small crops of each image; there are two large ones."""
@@ -36,6 +34,8 @@ class LeJepa(Views):
     """Weight of the distribution in the loss; the rest is that of the prediction."""
     slices: int = 1024
     """Random directions along which the distribution is looked at."""
+
+    whole = 'SIGReg compares the distribution of all rows of a batch with the normal one'
 
     def check(self) -> None:
         super().check()

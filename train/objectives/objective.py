@@ -24,10 +24,12 @@ class Objective:
     Class attributes:
       classifies: whether it trains the network's own head to tell the labels; only then `logits` are there.
       inside: where in the parameters those of the network stand, such as `encoder/`.
+      whole: why a batch cannot be computed in parts; '' if it can.
     """
 
     classifies: ClassVar[bool] = False
     inside: ClassVar[str] = ''
+    whole: ClassVar[str] = ''
 
     @property
     def watch(self) -> str:
@@ -105,6 +107,11 @@ class Objective:
     def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
         """Of the classes, `[b classes]`, for scaled images; of an objective that `classifies`."""
         raise NotImplementedError
+
+    def followed(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        """Path of a module, or of a parameter, to that of the one whose past it is an average of, such as a teacher's
+        student; others stay as they are."""
+        return path
 
     def network(self, variables: Variables) -> Variables:
         """The variables of the network alone, as `model.apply` takes them, out of those of the objective."""

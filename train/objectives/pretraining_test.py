@@ -3,27 +3,36 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from train import catalogue, objectives, recipes
 from train.cli import main, parse
+from train.config import check
 from train.conftest import arrays
 from train.data.stream import place, train_batches
 from train.errors import UserError
 from train.init import begin, inherit
 from train.log import read_rows
+from train.model import build
 from train.objectives.dino import Dino
 from train.objectives.lejepa import LeJepa
 from train.objectives.mae import Mae
 from train.objectives.mpp import Mpp
+from train.optim import paths
 from train.run import open_run
 from train.scale import Scale
 from train.setup import depths_of, set_up
 from train.sharding import abstract
+from train.state import initial_state
+from train.step import make_train_step
 from vit_flax import create_model
 from vit_flax.objectives.encoder import encoder_variables
 
@@ -319,3 +328,68 @@ def test_a_mistake_is_one_line(recipe, args, message, capsys, tmp_path):
     assert main([recipe, *SHORT, *own, '--out', str(tmp_path / 'run'), *args]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count('\n') == 1 and not (tmp_path / 'run').exists()
+
+
+# ---------------------------------------------------------------------- parts of a batch
+
+# Of several recipes with one objective the smallest.
+RECIPE_OF = {catalogue.name_of(recipes.find(name).CONFIG.objective): name for name in (*recipes.names(), 'digits')}
+# A network with a feature map and without BatchNorm, which sees each part alone.
+NEST = [
+    '--model.name=nest', '--model.patch-size=4', '--model.dim=8', '--model.heads=1', '--model.num-hierarchies=2',
+    '--model.block-repeats=1',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', objectives.names())
+def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
+    """In float64: parameters, and every state that an objective keeps, such as a centre of the teacher's answers."""
+    recipe = RECIPE_OF[name]
+    own = RECIPES.get(recipe, ['--model.patch-size=8', *VIT])
+    if recipe == 'esvit':
+        own = [*TEACHER, *NEST]
+    if name in ('dino', 'esvit'):  # small crops as large as the others are one call with them, and compile faster
+        own = [*own, '--objective.local-views=1', '--objective.local-size=0']
+    if recipe == 'distill':
+        own = [*own, f'--objective.teacher={finished}', '--objective.mixup=0.3']
+    config = parse(recipe, [*SHORT, '--batch-size=6', *own])[0]
+    if config.objective.whole:
+        parted = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=3))
+        with pytest.raises(UserError, match=rf'optim\.accumulate=3 must be 1 with the objective {name}: '):
+            check(parted)
+        return
+    with jax.enable_x64(True):
+        model = build(config.model, (16, 16, 1), 10).clone(dtype=jnp.float64)
+        draw = np.random.default_rng(0)
+        batch: dict[str, Any] = {
+            'image': draw.integers(0, 256, (6, 16, 16, 1), np.uint8),
+            'label': np.arange(6, dtype=np.int32),
+        }
+        # Parts that differ, so that the last one alone is told from all.
+        batch['image'][:3] //= 4
+        prepare = partial(config.objective.prepare, model, scale=Scale((0.3,), (0.4,)), train=True)
+        prepared = jax.jit(prepare)({**batch, **config.objective.given()}, rng=jax.random.key(1))
+        # Drawn once, and in the precision that is asked for.
+        prepared = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, prepared)
+        monkeypatch.setattr(type(config.objective), 'prepare', lambda *args, **kwargs: prepared)
+        one = {'image': np.zeros((1, 16, 16, 1)), 'label': np.zeros(1, np.int32)}
+        shapes = jax.eval_shape(lambda: config.objective.init(model, jax.random.key(0), one))
+        variables = jax.tree.map(lambda x: draw.normal(size=x.shape) / 3, shapes)
+        state = initial_state(variables, optax.sgd(0.1), ema=False)
+        ends = []
+        for count in (1, 3):
+            optim = dataclasses.replace(config.optim, accumulate=count)
+            parted = dataclasses.replace(config, optim=optim)
+            step = make_train_step(config.objective, model, optax.sgd(0.1), Scale((0.3,), (0.4,)), parted)
+            ends.append(jax.jit(step)(state, prepared))
+        (whole, of_whole), (parts, of_parts) = ends
+        for path, a, b in zip(paths(whole), jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12, err_msg=path)
+        for number in ('loss', 'grad_norm'):
+            np.testing.assert_allclose(of_parts[number], of_whole[number], rtol=1e-9, err_msg=number)
+        before = dict(zip(paths(state), jax.tree.leaves(state), strict=True))
+        moved = {path for path, leaf in zip(paths(parts), jax.tree.leaves(parts), strict=True)
+                 if not np.array_equal(leaf, before[path])}  # fmt: skip
+        assert any(path.startswith('params/') for path in moved)
+        centres = {path for path in before if '/centers/' in path}
+        assert centres <= moved and bool(centres) == (name in ('dino', 'esvit'))

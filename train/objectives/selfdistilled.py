@@ -81,6 +81,11 @@ class SelfDistilled(Views):
         variables = super().post_update(model, variables, progress)
         return self.module(model, None).post_update(variables, decay=self.memory(progress))
 
+    def followed(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        if path[:2] == ('teacher', 'net'):
+            return 'encoder', *path[2:]
+        return ('student', *path[1:]) if path[:1] == ('teacher',) and len(path) > 1 else path
+
     def network(self, variables: Variables) -> Variables:
         """The teacher's, which is what the paper evaluates."""
         others = {name: tree for name, tree in variables.items() if name not in ('params', 'teacher')}

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 INK, FAINT, GRID = '#1f2933', '#7b8794', '#e4e7eb'
 BLUE, ORANGE, RED, GREEN = '#2f6fb3', '#e07b39', '#c8323c', '#3a8a5f'
@@ -37,6 +38,8 @@ RC: dict[Any, Any] = {
     'ytick.color': FAINT,
     'legend.frameon': False,
     'image.interpolation': 'nearest',
+    # A dollar in the name of a class begins no formula.
+    'text.parse_math': False,
 }
 
 
@@ -51,6 +54,8 @@ def figure(path: Path, width: float, height: float, title: str, subtitle: str = 
         drawn.text(0.16 / width, 1 - 0.17 / height, title, size=13, weight='bold', va='top')
         drawn.text(0.16 / width, 1 - 0.45 / height, subtitle, size=9, color=FAINT, va='top')
         yield drawn
+        for text in drawn.findobj(Text):  # names of classes may have bytes that are no letters
+            text.set_text(text.get_text().encode(errors='backslashreplace').decode())
         drawn.savefig(path)
         plt.close(drawn)
 

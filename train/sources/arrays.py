@@ -97,7 +97,15 @@ def from_arrays(
     of_train, of_val = (f'{part.images.dtype}{list(part.images.shape[1:])}' for part in (train, val))
     if of_train != of_val:
         raise UserError(f'train_images are {of_train}, val_images {of_val}: they must be alike')
-    names = tuple(map(str, classes)) or tuple(map(str, range(1 + max(train.labels.max(), val.labels.max()))))
+    names = tuple(map(str, classes))
+    if not names:
+        count, highest = len(train) + len(val), int(max(train.labels.max(), val.labels.max()))
+        if highest >= count:
+            raise UserError(
+                f'label {highest} is above the number of images, {count}: number the classes from 0, such as by '
+                'np.unique(labels, return_inverse=True)[1], or name them all in classes'
+            )
+        names = tuple(map(str, range(highest + 1)))
     for split, part in (('train', train), ('val', val)):
         check_labels(part.labels, len(names), f'{split}_labels')
     digest = hashlib.sha256(repr(names).encode())
@@ -114,12 +122,13 @@ def _records(split: Split, images: np.ndarray, labels: np.ndarray) -> InMemory:
     if images.ndim != 4 or not images.size:
         raise UserError(f'{split}_images of shape {images.shape} must be images [n h w c], or grey [n h w]')
     if np.issubdtype(images.dtype, np.floating):
-        images = images.astype(np.float32, copy=False)
+        with np.errstate(over='ignore'):  # what becomes infinite is refused
+            images = images.astype(np.float32, copy=False)
         if not np.isfinite(images).all():
             raise UserError(f'{split}_images have numbers that are not finite')
     elif images.dtype != np.uint8:
         raise UserError(f'{split}_images of {images.dtype} must be uint8 from 0 to 255, or floating numbers')
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu':
         raise UserError(
             f'{split}_labels, {labels.dtype} of shape {labels.shape}, must be {len(images)} integers, '
             'as there are images'

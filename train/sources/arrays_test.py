@@ -1,8 +1,8 @@
 """Users' own arrays, from Python and from a file; the example of docs/data.md."""
 
 import dataclasses
+import os
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,13 @@ def test_a_part_is_held_out_the_same_in_every_run():
         ((IMAGES, LABELS, FLOATS, LABELS), r'val_images float32\[6, 5, 3\]: they must be alike'),
         ((IMAGES, LABELS, IMAGES, LABELS, 'abc'), 'label 3 is out of range, there are 3 classes: 0 to 2'),
         ((IMAGES, LABELS, IMAGES, LABELS + 1, 'abcd'), 'val_labels: label 4 is out of range'),
+        ((IMAGES, LABELS * 10**12), 'label 3000000000000 is above the number of images, 20: number the classes from 0'),
+        ((IMAGES, np.where(LABELS > 2, 2**64 - 1, LABELS).astype(np.uint64)), 'label 18446744073709551615 is above'),
+        ((IMAGES, LABELS > 1), r'train_labels, bool of shape \(20,\), must be 20 integers'),
+        ((IMAGES, LABELS.astype('m8[s]')), 'train_labels, timedelta64'),
+        ((IMAGES, LABELS.astype(str)), 'train_labels, <U21'),
+        ((IMAGES, np.where(LABELS > 2, np.nan, LABELS)), 'train_labels, float64'),
+        ((FLOATS * 1e300, LABELS), 'train_images have numbers that are not finite'),
         ((IMAGES[:1], LABELS[:1]), 'held_out=0.1 of 1 images leaves nothing'),
         ((IMAGES, LABELS, None, None, (), 1.0), 'held_out=1.0 of 20 images leaves nothing'),
     ],
@@ -146,14 +153,63 @@ def test_npz_that_is_wrong(tmp_path, write, message):
         Npz(path=str(tmp_path / 'mine.npz')).records('train')
 
 
-def test_npz_that_would_fill_the_memory(tmp_path, monkeypatch):
-    with zipfile.ZipFile(tmp_path / 'claims.npz', 'w') as archive, archive.open('train_images.npy', 'w') as file:
-        np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': (2**50,)})
+def bomb(f):
+    """Megabytes of zeros in kilobytes."""
+    np.savez_compressed(f, train_images=np.zeros((2, 2**10, 2**11, 1), np.uint8), train_labels=LABELS[:2])
+
+
+def claiming(f, claim=b'(99, 6, 5, 3)'):
+    """An array whose header tells of more numbers than there are."""
+    np.savez(f, train_images=IMAGES, train_labels=LABELS)
+    said = str(IMAGES.shape).encode()
+    f.write_bytes(f.read_bytes().replace(said + b', }' + b' ' * (len(claim) - len(said)), claim + b', }'))
+
+
+def encrypted(f):
+    np.savez(f, train_images=IMAGES, train_labels=LABELS)
+    data = bytearray(f.read_bytes())
+    for magic, place in ((b'PK\3\4', 6), (b'PK\1\2', 8)):
+        data[data.index(magic) + place] |= 1
+    f.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    'write, message',
+    [
+        (bomb, 'inflate to 4 MiB'),
+        (claiming, 'is damaged: '),
+        (lambda f: claiming(f, b'(10**12, 6, 5, 3)'), 'is damaged: '),
+        (encrypted, 'encrypted'),
+        (lambda f: np.savez(f, train_images=IMAGES, train_labels=LABELS, classes='abcd'), 'must be a list of names'),
+        (lambda f: np.savez(f, train_images=IMAGES, train_labels=LABELS, classes=[[1.0]]), 'must be a list of names'),
+        (os.mkfifo, 'is not a file'),
+    ],
+)
+def test_npz_that_is_a_trap(tmp_path, write, message, monkeypatch):
     monkeypatch.setattr(common, 'MAX_INFLATED', 2**20)
-    np.savez_compressed(tmp_path / 'inflates.npz', train_images=np.zeros((2**11, 32, 32), np.uint8))
-    for name, message in (('claims', 'too little memory'), ('inflates', 'inflate to 2 MiB')):
-        with pytest.raises(UserError, match=message):
-            Npz(path=str(tmp_path / f'{name}.npz')).records('train')
+    write(tmp_path / 'mine.npz')
+    with pytest.raises(UserError, match=message) as refused:
+        Npz(path=str(tmp_path / 'mine.npz')).records('train')
+    assert '\n' not in str(refused.value)
+
+
+def test_an_npz_with_any_damage_is_read_right_or_refused(tmp_path):
+    """Every byte of its directory and headers, and some of its numbers, changed in turn."""
+    file, draw = tmp_path / 'mine.npz', np.random.default_rng(0)
+    for save in (np.savez, np.savez_compressed):
+        save(file, train_images=IMAGES, train_labels=LABELS, val_images=IMAGES[:3], val_labels=LABELS[:3])
+        whole, refused = file.read_bytes(), 0
+        for place in draw.permutation(len(whole))[:150]:
+            data = bytearray(whole)
+            data[place] ^= draw.integers(1, 256)
+            file.write_bytes(data[: draw.integers(len(data))] if place % 9 == 0 else data)
+            try:
+                found = Npz(path=str(file)).records('train')
+            except UserError:
+                refused += 1
+            else:
+                np.testing.assert_array_equal(found.images, IMAGES)
+        assert refused > 75
 
 
 @pytest.mark.parametrize('held_out', [0.0, 1.0])

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from train.data.pillow import open_picture
 from train.errors import UserError
 from train.sources.pictures import UNREADABLE
-from train.sources.source import InMemory
+from train.sources.source import InMemory, check_file
 
 # All that a batch needs to become arrays; a pickle that asks for anything else is refused.
 ALLOWED = {
@@ -51,8 +51,14 @@ def _python_batch(path: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
         with path.open('rb') as file:
             batch = _OnlyArrays(file, encoding='bytes').load()
         batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-        rows = np.asarray(batch['data'], np.uint8).reshape(-1, 3, 32, 32)
-        found = np.asarray(batch[labels], np.int32)
+        data, given = batch['data'], batch[labels]
+        # Lists within lists can be small in a pickle and without end in memory.
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
+            raise ValueError('its data are no array of bytes')
+        if not isinstance(given, list | np.ndarray) or not all(isinstance(label, int | np.integer) for label in given):
+            raise ValueError('its labels are no integers')
+        rows = data.reshape(-1, 3, 32, 32)
+        found = np.array(given, np.int32)
     except Exception as error:  # a pickle can fail in any way
         reason = f'it has no {error}' if isinstance(error, KeyError) else str(error)
         raise UserError(f'{path} is no batch of CIFAR: {reason}') from error
@@ -88,7 +94,7 @@ def png_strips(files: Sequence[Path], labels: Path) -> InMemory:
     parts = []
     for path in files:
         try:
-            with Image.open(path) as picture:
+            with open_picture(path, ('PNG',)) as picture:
                 strip = np.asarray(picture.convert('RGB'))
         except UNREADABLE as error:
             raise UserError(f'{path} cannot be read: {error}') from error
@@ -96,6 +102,7 @@ def png_strips(files: Sequence[Path], labels: Path) -> InMemory:
             raise UserError(f'{path} is {strip.shape[1]} pixels wide; a row of 32x32 pixels has 1024')
         parts.append(strip.reshape(-1, 32, 32, 3))
     try:
+        check_file(labels)
         found = np.asarray(json.loads(labels.read_text()), np.int32)
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f'{labels} is no list of labels: {error}') from error

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import BinaryIO, ClassVar
 
 import numpy as np
+from PIL import Image
 
 from train.errors import UserError
 from train.sources.pictures import Pictures
+from train.sources.source import check_file
 
 ENDINGS = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.gif')
 # No other reader of FFmpeg's is let near files of unknown origin, least of all playlists, which open other files.
@@ -115,11 +117,16 @@ def pyav():
 
 
 def _opened(av, path: str):
+    check_file(path)
     # `file:` keeps a colon in a name from being taken for a protocol.
     container = av.open(f'file:{path}', options=OPTIONS)
     if not container.streams.video:
         container.close()
         raise ValueError('it has no video')
+    shape = container.streams.video[0].codec_context
+    if Image.MAX_IMAGE_PIXELS and shape.width * shape.height > Image.MAX_IMAGE_PIXELS:
+        container.close()
+        raise ValueError(f'it has {shape.width}x{shape.height} pixels, more than {Image.MAX_IMAGE_PIXELS:,}')
     # Others are decoded at the same time, on the loader's threads.
     container.streams.video[0].codec_context.thread_count = 1
     return container

@@ -4,10 +4,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from train.errors import UserError, nearest
+from train.places import place
 from train.sources.pictures import MEAN, STD, Corrupt, Pictures, check_options
 from train.sources.source import Source, Split
 
@@ -40,8 +40,10 @@ class _Rows(Sequence):
         label = row[self.label]
         label = label if self.numbers is None else self.numbers.get(label, -1)
         picture = row[self.image]
-        # A data set may hold paths instead of the pictures themselves.
-        return io.BytesIO(picture['bytes']) if picture['bytes'] else picture['path'], -1 if label is None else label
+        # A data set may hold paths instead of the pictures themselves, or neither.
+        path = None if picture is None or picture['bytes'] else picture['path']
+        file = path or io.BytesIO((picture or {}).get('bytes') or b'')
+        return file, -1 if label is None else label
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,10 @@ class HuggingFace(Source):
         if isinstance(train.features[label], datasets.ClassLabel):
             names, numbers = train.features[label].names, None
         else:
-            names = sorted(train.unique(label))
+            try:
+                names = sorted(train.unique(label))
+            except Exception as error:  # of lists, of nothing beside words, ...
+                raise UserError(f'{self._where}: column {label!r} has no labels that can be sorted: {error}') from error
             numbers = {name: number for number, name in enumerate(names)}
         encoded = {name: split.cast_column(image, datasets.Image(decode=False)) for name, split in splits.items()}
         rows = {name: _Rows(split, image, label, numbers) for name, split in encoded.items()}
@@ -129,9 +134,11 @@ class HuggingFace(Source):
     def _splits(self, datasets) -> dict[Split, Any]:
         try:
             if self.path:
-                loaded = datasets.load_from_disk(str(Path(self.path).expanduser()))
+                loaded = datasets.load_from_disk(str(place(self.path, 'data.path')))
             else:
                 loaded = datasets.load_dataset(self.dataset, self.subset or None)
+        except UserError:
+            raise
         except Exception as error:  # the library and its servers have many
             reason = str(error).strip().partition('\n')[0].rstrip('.: ')
             raise UserError(f'{self._where!r} cannot be loaded: {reason}: {HELP}') from error

@@ -11,7 +11,7 @@ from train.errors import UserError
 from train.sources.source import InMemory, Split, check_labels, existing
 
 # More than any such data set has; a file that says more would fill the memory.
-LARGEST = 2**31
+LARGEST = 2**30
 
 PREFIX = {'train': 'train', 'val': 't10k'}
 

@@ -1,13 +1,16 @@
 """Folders of pictures: of any size and mode, divided by name, and every way in which they can be wrong."""
 
 import dataclasses
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from train.commands.picture import read_picture
 from train.errors import UserError
 from train.sources.image_folder import ImageFolder
 from train.sources.pictures import decode
@@ -243,3 +246,97 @@ def test_no_bomb_goes_off(tmp_path, monkeypatch):
     picture(tmp_path / 'val' / 'a' / '0.png')
     with pytest.raises(UserError, match=r'cannot be read: .*decompression bomb'):
         ImageFolder(path=str(tmp_path)).records('train')[0]
+
+
+# ---------------------------------------------------------------------- what is no picture of its own
+
+
+def test_what_would_be_waited_for_is_no_picture(tmp_path):
+    for split in ('train', 'val'):
+        picture(tmp_path / split / 'a' / '0.png')
+    folder = tmp_path / 'train' / 'a'
+    os.mkfifo(folder / 'pipe.png')
+    (folder / 'device.png').symlink_to('/dev/zero')
+    with socket.socket(socket.AF_UNIX) as heard:
+        heard.bind(os.path.relpath(folder / 'socket.png'))
+    (folder / 'gone.png').symlink_to('nowhere')
+    (folder / 'itself.png').symlink_to('itself.png')
+    source = ImageFolder(path=str(tmp_path))
+    records = source.records('train')
+    assert len(records) == 6
+    for index in range(1, 6):
+        with pytest.raises(UserError, match=r'\.png cannot be read: .*(no file, but|No such file|symbolic links)'):
+            records[index]
+    skipping = dataclasses.replace(source, corrupt='skip').records('train')
+    assert [int(record['skipped']) for record in skipping] == [0, *range(2, 7)]
+
+
+def test_links_that_lead_back_end(tmp_path):
+    for name in ('a', 'b'):
+        for i in range(6):
+            picture(tmp_path / name / 'deep' / f'{i}.png', i)
+    (tmp_path / 'a' / 'deep' / 'up').symlink_to('..')
+    (tmp_path / 'b' / 'itself').symlink_to('.')
+    source = ImageFolder(path=str(tmp_path), held_out=0.5)
+    found = [str(path) for split in ('train', 'val') for path, _ in source.records(split).items]
+    assert len(found) == len({os.path.realpath(path) for path in found}) == 12
+    assert not any('up' in path or 'itself' in path for path in found)
+
+
+def test_elsewhere_may_be_linked_to(tmp_path):
+    for i in range(3):
+        picture(tmp_path / 'store' / f'{i}.png', i)
+        (tmp_path / 'data' / 'a').mkdir(parents=True, exist_ok=True)
+    (tmp_path / 'data' / 'a' / 'of one.png').symlink_to(tmp_path / 'store' / '1.png')
+    (tmp_path / 'data' / 'b').symlink_to(picture(tmp_path / 'more' / '0.png').parent)
+    source = ImageFolder(path=str(tmp_path / 'data'), held_out=0.01)
+    with pytest.raises(UserError, match='has one picture of each class'):
+        source.records('train')
+    (tmp_path / 'data' / 'a' / 'all').symlink_to(tmp_path / 'store')
+    again = dataclasses.replace(source)
+    assert labels(again.records('train')) + labels(again.records('val')) == [0, 0, 1, 0]
+
+
+def symbolic(old: Path, new: Path) -> None:
+    new.symlink_to(old)
+
+
+@pytest.mark.parametrize('link', [symbolic, lambda old, new: new.hardlink_to(old)], ids=['symbolic', 'hard'])
+def test_one_file_under_two_names_counts_once_and_has_one_class(tmp_path, link):
+    for name in ('cat', 'dog'):
+        for i in range(4):
+            picture(tmp_path / name / f'{i}.png', i)
+    link(tmp_path / 'cat' / '0.png', tmp_path / 'cat' / 'again.png')
+    source = ImageFolder(path=str(tmp_path))
+    assert len(source.records('train')) + len(source.records('val')) == 8
+    link(tmp_path / 'cat' / '1.png', tmp_path / 'dog' / 'cat.png')
+    with pytest.raises(UserError, match=r'cat/1\.png and .*dog/cat\.png are the same file'):
+        dataclasses.replace(source).records('train')
+
+
+@pytest.mark.parametrize('folder', ['dog', 'dog/all cats', 'dog/all'], ids=['class', 'within', 'root'])
+def test_a_folder_under_two_names_has_one_class(tmp_path, folder):
+    picture(tmp_path / 'cat' / '0.png')
+    (tmp_path / folder).parent.mkdir(exist_ok=True)
+    (tmp_path / folder).symlink_to(tmp_path if folder == 'dog/all' else tmp_path / 'cat')
+    with pytest.raises(UserError, match='are the same file'):
+        ImageFolder(path=str(tmp_path)).records('train')
+
+
+def test_what_is_trained_on_is_not_held_out(tmp_path):
+    trained = picture(tmp_path / 'train' / 'a' / '0.png')
+    (tmp_path / 'val' / 'a').mkdir(parents=True)
+    (tmp_path / 'val' / 'a' / '1.png').symlink_to(trained)
+    with pytest.raises(UserError, match=r'train/a/0\.png and .*val/a/1\.png are the same file'):
+        ImageFolder(path=str(tmp_path)).records('train')
+
+
+def test_training_takes_no_larger_pictures_than_predict(tmp_path, monkeypatch):
+    """Pillow refuses what is twice as large as its own limit, of which it warns."""
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    for split in ('train', 'val'):
+        picture(tmp_path / split / 'a' / '0.png')
+    with pytest.raises(UserError, match=r'train/a/0\.png cannot be read: it has 12x10 pixels, more than 100'):
+        ImageFolder(path=str(tmp_path)).records('train')[0]
+    with pytest.raises(UserError, match='more than 100 pixels'):
+        read_picture(str(tmp_path / 'train' / 'a' / '0.png'), 3)

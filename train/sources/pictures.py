@@ -11,7 +11,7 @@ from typing import BinaryIO, ClassVar, Literal, Self
 import numpy as np
 from PIL import Image, ImageOps
 
-from train.data.pillow import in_mode, to_array
+from train.data.pillow import in_mode, open_picture, to_array
 from train.errors import UserError
 from train.sources.source import Record
 
@@ -23,8 +23,8 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP')
 
 # What Pillow raises for files that are cut off, empty, something else, or huge.
 UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error,
-    Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError,
+    RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 # So many unreadable pictures in a row are a broken data set.
@@ -142,7 +142,7 @@ def decode(file: str | BinaryIO, channels: int = 3, least: int = 0) -> np.ndarra
     Raises:
       UNREADABLE: any of these.
     """
-    with Image.open(file, formats=FORMATS) as opened:
+    with open_picture(file, FORMATS) as opened:
         if least:
             scale = least / min(opened.size)
             opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
@@ -151,4 +151,6 @@ def decode(file: str | BinaryIO, channels: int = 3, least: int = 0) -> np.ndarra
 
 
 def _reason(error: Exception) -> str:
-    return 'it is no JPEG, PNG, WebP or BMP' if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return 'it is no JPEG, PNG, WebP or BMP'
+    return ' '.join(str(error).split()) or type(error).__name__

@@ -1,5 +1,7 @@
 """What a data set must offer."""
 
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from train.errors import UserError
+from train.places import place
 
 Record = dict[str, Any]
 Split = Literal['train', 'val']
@@ -104,9 +107,15 @@ def check_labels(labels: np.ndarray, classes: int, where: object) -> np.ndarray:
     return labels.astype(np.int32)
 
 
+def check_file(path: str | Path) -> None:
+    """Raises an `OSError` for what would be waited for, such as a pipe, or could never end, such as a device."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError('it is no file, but a folder, a pipe, a socket or a device')
+
+
 def existing(folder: str, help: str) -> Path:
     """The folder of `--data.path`, or a `UserError` that says how to get what should be in it."""
-    path = Path(folder).expanduser()
+    path = place(folder, 'data.path')
     if not path.is_dir():
         raise UserError(f'data.path={folder!r} is not a folder: {help}')
     return path

@@ -10,6 +10,9 @@ import numpy as np
 from train.errors import UserError
 from train.sources.source import Record, Source, Split
 
+# Bytes of an image, more than any network sees.
+LARGEST = 2**27
+
 
 @dataclass(frozen=True)
 class _Noise(Sequence[Record]):
@@ -62,6 +65,11 @@ class Synthetic(Source):
         for name in ('image_size', 'channels', 'num_classes', 'examples'):
             if getattr(self, name) < 1:
                 raise UserError(f'data.{name}={getattr(self, name)} must be at least 1')
+        if math.prod(self.shape) > LARGEST:
+            raise UserError(
+                f'data.image_size={self.image_size} and data.channels={self.channels} make images of '
+                f'{math.prod(self.shape):,} bytes: take at most {LARGEST:,}'
+            )
 
     def records(self, split: Split) -> Sequence[Record]:
         length = self.examples if split == 'train' else -(-self.examples // 4)

@@ -4,10 +4,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from train.errors import UserError, nearest
+from train.places import place
 from train.sources.pictures import MEAN, STD, Corrupt, Pictures, check_options
 from train.sources.source import Source, Split
 
@@ -102,7 +102,7 @@ class Tfds(Source):
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise UserError("data sets of TFDS need its library: pip install 'vit-linen[tfds]'") from error
-        folder = Path(self.path).expanduser()
+        folder = place(self.path, 'data.path')
         try:
             builder = tfds.builder(self.dataset, data_dir=folder)
         except Exception as error:  # the library has many

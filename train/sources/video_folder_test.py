@@ -1,6 +1,7 @@
 """Folders of clips: which frames are taken, in every container, and every way in which they can be wrong."""
 
 import dataclasses
+import os
 import re
 import runpy
 import struct
@@ -430,3 +431,14 @@ def test_a_run_of_other_length_is_other_data(finished, folder):
     with pytest.raises(UserError, match='the run has videos of 4 frames, these data have videos of 8 frames'):
         Facts.read(finished).check_same(Facts.of(other), 'run')
     Facts.read(finished).check_same(Facts.of(config), 'run')
+
+
+def test_what_would_be_waited_for_and_what_is_huge(films, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / 'pipe.mp4')
+    (tmp_path / 'device.mp4').symlink_to('/dev/zero')
+    for name in ('pipe.mp4', 'device.mp4'):
+        with pytest.raises(OSError, match='it is no file'):
+            decode(str(tmp_path / name), 4, 1)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 64 * 48 - 1)
+    with pytest.raises(ValueError, match='it has 64x48 pixels, more than 3,071'):
+        decode(str(clip(tmp_path / 'a.mp4')), 4, 1)

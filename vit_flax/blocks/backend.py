@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 
@@ -14,7 +15,7 @@ def platform() -> str:
 
     A choice by it may only be one of speed, since arguments can be committed to another device.
     """
-    device = jax.config.jax_default_device
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
     if target := _target.get():
         return target
     if device is None:

@@ -27,7 +27,7 @@ def add(x: Array, y: Array) -> Array:
     return (to_float32(x) + to_float32(y)).astype(x.dtype)
 
 
-def multiply(x: Array, y: Array) -> Array:
+def multiply(x: Array, y: Array | float) -> Array:
     """`x * y` in the dtype of x, for a factor `y` that is broadcast; its gradient is summed in float32."""
     return (to_float32(x) * to_float32(y)).astype(x.dtype)
 

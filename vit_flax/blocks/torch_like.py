@@ -102,7 +102,8 @@ class Dense(Module):
         init = uniform_by_fan_in(x.shape[-1])
         kernel = self.param('kernel', self.kernel_init or init, (x.shape[-1], self.features), self.param_dtype)
         if not self.use_bias:
-            return matmul(*self.promote(x, kernel))
+            x, kernel = self.promote(x, kernel)
+            return matmul(x, kernel)
         bias = self.param('bias', self.bias_init or init, (self.features,), self.param_dtype)
         x, kernel, bias = self.promote(x, kernel, bias)
         return affine(x, kernel, bias)

@@ -196,4 +196,4 @@ def in_collection(name: str, network: Any, dtype: DTypeLike) -> Any:
 
 def moved(old: Any, new: Any, decay: float | Array) -> Any:
     """Exponential moving average of two trees, in float32 at least: in 16 bits a decay of 0.996 would move nothing."""
-    return jax.tree.map(lambda a, b: to_float32(a) * decay + to_float32(b) * (1 - decay), old, new)
+    return jax.tree.map(lambda a, b: to_float32(b) + (to_float32(a) - to_float32(b)) * decay, old, new)
