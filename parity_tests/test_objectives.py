@@ -168,6 +168,6 @@ def test_the_harness_names_what_differs_first(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_harness_sees_a_wrong_target(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mae, 'wide', lambda x: 1.001 * x)
+    monkeypatch.setattr(mae, 'to_float32', lambda x: 1.001 * x)
     said = complaint('mae-vit_mean_equal_widths')
     assert 'between its submodules' in said and 'and so does everything up to to_pixels' in said
