@@ -138,6 +138,9 @@ class Config:
     init: str = ''
     """Run, or file of weights, whose parameters this one begins with, for fine-tuning: a head of another shape is new,
     positions of another grid are resized."""
+    init_image_size: tuple[int, ...] = ()
+    """Height and width of the images that a file of weights was trained on, to resize its positions. A run knows its
+    own."""
     eval_every: int = 100
     """Steps between two looks at the held-out data."""
     save_every: int = 100
@@ -217,6 +220,9 @@ def check(config: Config) -> None:
     place_to_write(config.out, 'out')
     place(config.init, 'init')
     place(getattr(config.data, 'path', ''), 'data.path')
+    size = config.init_image_size
+    if size and (len(size) > 2 or min(size) < 1 or not config.init):
+        raise UserError(f'init_image_size={size} must be height and width, each at least 1, beside --init')
     at_least = {
         1: ('steps', 'batch_size', 'eval_every', 'save_every', 'log_every', 'mesh.fsdp', 'mesh.tensor', 'mesh.seq',
             'loader.prefetch', 'optim.accumulate'),

@@ -41,8 +41,9 @@ def token_grid(tokens: int, size: tuple[int, int], model: Any) -> TokenGrid | No
         down, across = pair(model.patch_size)
         rows, columns = height // down, width // across
         if rows * columns <= tokens < rows * columns + min(rows, columns) + 16:
-            # Registers of a network without class token stand behind the patches.
-            behind = isinstance(model, SimpleGridViTBase) and hasattr(model, 'num_register_tokens')
+            # Registers of a network without class token stand behind the patches, unless it says otherwise.
+            registers = isinstance(model, SimpleGridViTBase) and hasattr(model, 'num_register_tokens')
+            behind = registers and not getattr(model, 'registers_first', False)
             return TokenGrid(0 if behind else tokens - rows * columns, rows, columns)
     for prefix in (0, 1):
         grid = proportional(tokens - prefix, size)

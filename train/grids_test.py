@@ -16,6 +16,7 @@ SMALL = dict(num_classes=3, dim=16, depth=1, heads=2, mlp_dim=16)
         ('vit', 6, TokenGrid(0, 2, 3)),
         ('simple_vit', 6, TokenGrid(0, 2, 3)),
         ('simple_vit_with_register_tokens', 10, TokenGrid(0, 2, 3)),
+        ('simple_vit_with_sparse_gating', 10, TokenGrid(4, 2, 3)),
     ],
 )
 def test_patches_say_the_grid(name, tokens, expected):

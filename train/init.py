@@ -1,10 +1,10 @@
 """Fine-tuning: a run that begins with the parameters of another, or of a file of weights."""
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,12 +15,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from train.config import Config
 from train.errors import UserError
-from train.grids import proportional, token_grid
 from train.heads import head_parameters
+from train.model import SIZES, build
+from train.places import place
 from train.run import open_run
 from train.setup import Setup
 from train.state import TrainState
-from vit_flax import resize_position_embedding
+from vit_flax.blocks.position_tables import PositionTable, position_tables
 from vit_flax.cli.text import fold
 from vit_flax.weights.files import FileError, read_arrays
 from vit_flax.weights.formats.names import without_prefix
@@ -53,6 +54,8 @@ class _Fit:
     new: list[str] = field(default_factory=list)
     missing: dict[str, Shape] = field(default_factory=dict)
     misshapen: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    # position tables of images of unknown size
+    unknown: list[str] = field(default_factory=list)
 
 
 def inherit(config: Config, setup: Setup) -> Inherited:
@@ -63,8 +66,9 @@ def inherit(config: Config, setup: Setup) -> Inherited:
     Raises:
       UserError: it cannot be read, or anything else is missing, unexpected or of another shape; all of it is listed.
     """
-    old, size, what, has_head = _read(config.init)
+    old, tables, what, has_head = _read(config)
     shape = config.augment.shape(config.data)
+    new_tables = _tables(setup.model, shape)
     heads = {f'params/{path}' for path in head_parameters(setup.model, shape)}
     network = config.objective.network(setup.state.variables)
     wanted = {path: leaf.shape for path, leaf in flatten_dict(network, sep='/').items()}
@@ -73,21 +77,22 @@ def inherit(config: Config, setup: Setup) -> Inherited:
         old = {path: array for path, array in old.items() if path not in heads}
     fit = _Fit()
     for path, here in wanted.items():
-        array = old.get(path)
-        if array is not None and array.shape == here:
+        array, new = old.get(path), new_tables.get(_of_layers(path))
+        # of a file whose images are not known, a table that has as many rows is taken as it is
+        before = new if tables is None else tables.get(_of_layers(path))
+        if array is not None and new and before and before != new and _holds(array, before):
+            fit.taken[path] = before.move(array, new)
+            fit.resized[path] = f'{_words(before)} to {_words(new)} {"offsets" if new.offsets else "places"}'
+        elif array is not None and array.shape == here:
             fit.taken[path] = array
         elif path in heads or path.startswith('constants/'):  # constants follow from the network's size
             fit.new.append(path)
         elif array is None:
             fit.missing[path] = here
         else:
-            grids = _grids(path, array.shape, here, size, (shape[-3], shape[-2]), setup.model)
-            if grids is None:
-                fit.misshapen[path] = array.shape, here
-            else:
-                prefix, before, after = grids
-                fit.taken[path] = resize_position_embedding(array, before, after, prefix_tokens=prefix, antialias=True)
-                fit.resized[path] = f'{before[0]}x{before[1]} to {after[0]}x{after[1]} places'
+            fit.misshapen[path] = array.shape, here
+            if tables is None and new and array.shape[1:] == here[1:]:
+                fit.unknown.append(path)
     unexpected = {path: array.shape for path, array in old.items() if path not in wanted}
     _refuse(config, fit, unexpected, what)
     return Inherited(fit.taken, _lines(fit, what))
@@ -108,15 +113,17 @@ def begin(config: Config, setup: Setup, state: TrainState, inherited: Inherited)
     return jax.jit(replaced, out_shardings=shardings)(state, flat)
 
 
-def _read(place: str) -> tuple[dict[str, np.ndarray], tuple[int, int], str, bool]:
-    """Arrays by path, height and width of the images they know, what it is in words, and whether their head has learned
+def _read(config: Config) -> tuple[dict[str, np.ndarray], Mapping[str, PositionTable] | None, str, bool]:
+    """Arrays by path, their position tables if those are known, what it is in words, and whether the head has learned
     anything."""
-    path = Path(place).expanduser()
+    path, size = place(config.init, 'init'), config.init_image_size
     if path.is_dir() and not (path / '_METADATA').exists():
-        run = open_run(place, 'best')
+        if size:
+            raise UserError(f'init_image_size={size} goes with a file of weights: the run {config.init} knows its own')
+        run = open_run(config.init, 'best')
         arrays = jax.device_get(flatten_dict(run.network, sep='/'))
-        name = f'{place} ({run.config.model.name}, best checkpoint, step {run.step})'
-        return arrays, run.facts.size, name, run.config.objective.classifies
+        name = f'{config.init} ({run.config.model.name}, best checkpoint, step {run.step})'
+        return arrays, _tables(run.model, run.facts.shape), name, run.config.objective.classifies
     try:
         # Of a checkpoint of a run, what is trained.
         arrays = without_prefix(read_arrays(path), 'collections/')
@@ -125,11 +132,38 @@ def _read(place: str) -> tuple[dict[str, np.ndarray], tuple[int, int], str, bool
     if not any(name.startswith('params/') for name in arrays):
         some = next(iter(arrays), 'nothing')
         raise UserError(
-            f"init={place!r} holds {some!r}, which is no path of Flax's: `python -m vit_flax convert` translates "
+            f"init={config.init!r} holds {some!r}, which is no path of Flax's: `python -m vit_flax convert` translates "
             "weights with PyTorch's names"
         )
     arrays = {name: array for name, array in arrays.items() if not name.startswith(('opt_state/', 'ema/', 'step'))}
-    return arrays, (1, 1), place, True
+    tables = None
+    if size:
+        *time, _, _, channels = config.augment.shape(config.data)
+        shape = (*time, *(size * 2)[:2], channels)
+        args = {key: value for key, value in config.model.args.items() if key not in SIZES}
+        model = build(dataclasses.replace(config.model, args=args), shape, len(config.data.classes))
+        tables = _tables(model, shape)
+    return arrays, tables, config.init, True
+
+
+def _tables(model: nn.Module, shape: Shape) -> dict[str, PositionTable]:
+    """The position tables of a network by path, layers as one; for an image or video of this shape."""
+    found = position_tables(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return {_of_layers(f'params/{path}'): table for path, table in found.items()}
+
+
+def _of_layers(path: str) -> str:
+    """What a path is called where blocks are stacked."""
+    return BLOCK.sub(r'\1block/', path, count=1)
+
+
+def _holds(array: Any, table: PositionTable) -> bool:
+    """Whether an array can be of this table, alone or of many layers."""
+    return bool(array.size) and array.size % table.rows == 0
+
+
+def _words(table: PositionTable) -> str:
+    return 'x'.join(map(str, table.grid))
 
 
 def _in_layout(old: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
@@ -149,21 +183,8 @@ def _layers(names: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, dict[int, str]] = {}
     for path in names:
         if block := BLOCK.search(path):
-            found.setdefault(BLOCK.sub(r'\1block/', path, count=1), {})[int(block[2])] = path
+            found.setdefault(_of_layers(path), {})[int(block[2])] = path
     return {together: [layers[i] for i in sorted(layers)] for together, layers in found.items()}
-
-
-def _grids(
-    path: str, there: Shape, here: Shape, size: tuple[int, int], new_size: tuple[int, int], model: nn.Module
-) -> tuple[int, tuple[int, int], tuple[int, int]] | None:
-    """Rows of a position table without a place, and its old and new grid; None if it is no such table."""
-    if 'pos' not in '/'.join(path.split('/')[-2:]) or len(there) != 2 or len(here) != 2 or there[1] != here[1]:
-        return None
-    new = token_grid(here[0], new_size, model)
-    if new is None or new.prefix + new.rows * new.columns != here[0]:
-        return None
-    old = proportional(there[0] - new.prefix, size)
-    return None if old is None else (new.prefix, old, (new.rows, new.columns))
 
 
 def _refuse(config: Config, fit: _Fit, unexpected: Mapping[str, Shape], what: str) -> None:
@@ -180,6 +201,8 @@ def _refuse(config: Config, fit: _Fit, unexpected: Mapping[str, Shape], what: st
     for entry in fold(fit.misshapen):
         there, here = entry.value
         lines.append(f'  other shape: {entry.name} is {there} there and {here} here')
+    if fit.unknown:
+        lines.append('  say with --init-image-size the height and width of the images that it was trained on')
     raise UserError(f'init: {what} does not fit model {config.model.name!r}:\n' + '\n'.join(lines))
 
 

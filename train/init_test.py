@@ -1,5 +1,6 @@
 """A run that begins with what another one has learned."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -8,14 +9,18 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from train.cli import parse
-from train.config import Loader
+from train.config import Loader, Model, check
 from train.conftest import TINY, arrays
+from train.data.augment import Augment
 from train.data.stream import train_batches
 from train.errors import UserError
 from train.init import begin, inherit
 from train.log import read_rows
+from train.loop import run
+from train.recipes.digits import CONFIG
 from train.run import open_run
 from train.setup import set_up
+from train.sources.arrays import from_arrays
 from vit_flax import resize_position_embedding
 from vit_flax.weights.files import write_arrays
 
@@ -88,17 +93,20 @@ def test_fine_tuning_at_another_size_with_other_classes(finished, tiny, tmp_path
 
 @pytest.mark.parametrize('ending', ['.npz', '.safetensors'])
 def test_a_file_of_weights_serves_as_well(finished, ending, tmp_path):
-    run, file = open_run(str(finished), 'best'), tmp_path / f'weights{ending}'
-    write_arrays(file, flat(run.variables))
+    old, file = open_run(str(finished), 'best'), tmp_path / f'weights{ending}'
+    write_arrays(file, flat(old.variables))
     ours, theirs = (
         inherit(config, set_up(config))
-        for config in (config_of('--init', str(place), *OTHERWISE) for place in (file, finished))
+        for config in (
+            config_of('--init', str(file), '--init-image-size', str(old.facts.size[0]), *OTHERWISE),
+            config_of('--init', str(finished), *OTHERWISE),
+        )
     )
     assert ours.arrays.keys() == theirs.arrays.keys() and len(ours.arrays) > 20
     for name, array in ours.arrays.items():
         np.testing.assert_array_equal(array, theirs.arrays[name])
     # A file may lack the head.
-    write_arrays(file, {n: a for n, a in flat(run.variables).items() if '/mlp_head/' not in n}, force=True)
+    write_arrays(file, {n: a for n, a in flat(old.variables).items() if '/mlp_head/' not in n}, force=True)
     config = config_of('--init', str(file))
     assert inherit(config, set_up(config)).lines[-1] == '  new: mlp_head/bias, mlp_head/kernel'
 
@@ -173,7 +181,8 @@ def test_statistics_are_taken_and_constants_follow_the_size(tmp_path):
     lines = inherit(large, set_up(large)).lines
     assert '  new: constants/classifier/positional_emb' in lines
     learned = [parse('digits', [*cct, '--model.positional-embedding=learnable', f'--augment.image-size={size}',
-                                '--init', str(tmp_path / 'c.npz')])[0] for size in (32, 64)]  # fmt: skip
+                                '--init', str(tmp_path / 'c.npz'), '--init-image-size=32'])[0]
+               for size in (32, 64)]  # fmt: skip
     write_arrays(tmp_path / 'c.npz', random_like(set_up(learned[0])))
     assert any('resized: classifier/positional_emb, from' in line for line in
                inherit(learned[1], set_up(learned[1])).lines)  # fmt: skip
@@ -188,3 +197,94 @@ def test_state_lives_where_it_should(finished):
     for tree in (state.params, state.ema):
         for name, leaf in flat(tree).items():
             np.testing.assert_array_equal(leaf, old[name])
+
+
+def config_for(size, model, file, **changes):
+    """A config of a network for images of one size, which begins with this file."""
+    images = np.random.default_rng(0).integers(0, 255, (24, *size, 3), np.uint8)
+    data = from_arrays(images, np.arange(24) % 3)
+    return dataclasses.replace(
+        CONFIG, data=data, augment=Augment(), batch_size=8, init=str(file), model=model, **changes
+    )
+
+
+VIT = dict(dim=8, depth=1, heads=2, dim_head=8, mlp_dim=8)
+
+
+@pytest.mark.parametrize(
+    'patch, sizes, grids',
+    [
+        ((4, 16), ((32, 32), (64, 64)), ((8, 2), (16, 4))),  # rectangular patches
+        ((8, 8), ((16, 64), (32, 32)), ((2, 8), (4, 4))),  # as many patches, elsewhere
+        ((8, 8), ((32, 128), (32, 32)), ((4, 16), (4, 4))),
+    ],
+)
+def test_positions_move_between_the_true_grids(tmp_path, patch, sizes, grids):
+    file, model = tmp_path / 'weights.npz', Model('vit', {**VIT, 'patch_size': patch})
+    old = random_like(set_up(config_for(sizes[0], model, file)))
+    write_arrays(file, old)
+    config = config_for(sizes[1], model, file, init_image_size=sizes[0])
+    found = inherit(config, set_up(config))
+    words = [f'{rows}x{columns}' for rows, columns in grids]
+    assert f'  resized: pos_embedding, from {words[0]} to {words[1]} places' in found.lines
+    want = resize_position_embedding(old['params/pos_embedding'], *grids, prefix_tokens=1, antialias=True)
+    np.testing.assert_allclose(found.arrays['params/pos_embedding'], want, rtol=0, atol=1e-6)
+    unknown = config_for(sizes[1], model, file)
+    if np.prod(grids[0]) != np.prod(grids[1]):
+        with pytest.raises(UserError, match='--init-image-size the height and width'):
+            inherit(unknown, set_up(unknown))
+    else:  # a file does not tell its grid, and as many rows fit
+        assert 'resized' not in ' '.join(inherit(unknown, set_up(unknown)).lines)
+
+
+def test_a_run_knows_the_grid_of_its_images(tmp_path):
+    """As many patches as the new images have, in another order of rows and columns."""
+    model = Model('vit', {**VIT, 'patch_size': 8})
+    run(config_for((16, 32), model, '', out=str(tmp_path / 'a'), steps=1, plots=False))
+    config = config_for((32, 16), model, tmp_path / 'a')
+    found = inherit(config, set_up(config))
+    assert '  resized: pos_embedding, from 2x4 to 4x2 places' in found.lines
+    old = flat(open_run(str(tmp_path / 'a'), 'best').variables)['params/pos_embedding']
+    want = resize_position_embedding(old, (2, 4), (4, 2), prefix_tokens=1, antialias=True)
+    np.testing.assert_allclose(found.arrays['params/pos_embedding'], want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'model, says',
+    [
+        (
+            Model('levit', dict(dim=8, depth=1, heads=2, stages=1, mlp_mult=2)),
+            'resized: stage_0/block_0/attention/pos_bias, from 2x4 to 4x4 offsets',
+        ),
+        (
+            Model('nest', dict(patch_size=4, dim=8, heads=2, mlp_mult=1, num_hierarchies=2, block_repeats=1)),
+            'resized: hierarchy_0/pos_emb, from 4x8 to 8x8 places',
+        ),
+        (
+            Model('looped_vit', dict(patch_size=8, dim=8, loop_depth=1, heads=2, mlp_dim=8)),
+            'resized: positions/pos_embedding, from 4x8 to 8x8 places',
+        ),
+    ],
+)
+def test_other_tables_move_too(tmp_path, model, says):
+    file = tmp_path / 'weights.npz'
+    write_arrays(file, random_like(set_up(config_for((32, 64), model, file))))
+    config = config_for((64, 64), model, file, init_image_size=(32, 64))
+    lines = inherit(config, set_up(config)).lines
+    assert any(says in line for line in lines), lines
+
+
+def test_the_size_of_a_file_goes_with_a_file(finished):
+    for args, says in (
+        (('--init', str(finished), '--init-image-size', '16'), 'knows its own'),
+        (('--init-image-size', '16'), 'beside --init'),
+        (('--init', str(finished), '--init-image-size', '0', '16'), 'each at least 1'),
+        (('--init', str(finished), '--init-image-size', '1', '2', '3'), 'height and width'),
+    ):
+        with pytest.raises(UserError, match=says):
+            begin_with(config_of(*args))
+
+
+def begin_with(config):
+    check(config)
+    inherit(config, set_up(config))

@@ -11,6 +11,7 @@ from jax.nn.initializers import normal
 
 from vit_flax.blocks.checks import check_places, check_room
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.weights.ops import UnitAxes
 
@@ -38,5 +39,8 @@ class ClassTokenAndPositions(Module):
         x, cls, table = self.promote(x, cls, table)
         x = add(jnp.concatenate([repeat(cls, '1 d -> b 1 d', b=batch), x], axis=1), table[: 1 + patches])
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_embedding': PositionTable(tuple(self.grid), 1)}
 
     torch_names = {'cls_token': ('cls_token', UnitAxes((0,))), 'pos_embedding': ('pos_embedding', UnitAxes((0,)))}

@@ -48,6 +48,10 @@ class Module(nn.Module, kw_only=True):
             return with_automatic_axes(self, fun, args, kwargs)
         return super()._call_wrapped_method(fun, args, kwargs)
 
+    def position_tables(self) -> Mapping[str, Any]:
+        """Own parameters that are tables of positions, by name: a `blocks.position_tables.PositionTable` for each."""
+        return {}
+
     def promote(self, *arrays: Array) -> tuple[Array, ...]:
         """Casts arrays to `dtype`, or to their common dtype when it is None."""
         return tuple(promote_dtype(*arrays, dtype=self.dtype))

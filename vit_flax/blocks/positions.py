@@ -86,7 +86,7 @@ def resize_position_embedding(
         grid = jax.image.resize(grid, shape, 'bicubic', antialias=antialias).astype(table.dtype)
     else:
         for axis, (old, new) in enumerate(zip(old_grid, new_grid, strict=True)):
-            matrix = _torch_bicubic(old, new, antialias).astype(table.dtype)
+            matrix = torch_bicubic(old, new, antialias).astype(table.dtype)
             # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
             grid = jnp.tensordot(matrix, grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
             grid = jnp.moveaxis(grid, 0, axis)
@@ -102,13 +102,14 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
-def _torch_bicubic(old: int, new: int, antialias: bool) -> np.ndarray:
-    """The matrix `[new old]` by which torch resizes one axis."""
+def torch_bicubic(old: int, new: int, antialias: bool, align_corners: bool = False) -> np.ndarray:
+    """The matrix `[new old]` by which torch resizes one axis; aligned corners are for a table of offsets."""
     scale = old / new
     matrix = np.zeros((new, old))
     if not antialias:
         # Four taps around each source coordinate; those outside take the border's value.
-        centres = (np.arange(new) + 0.5) * scale - 0.5
+        corners = np.arange(new) * ((old - 1) / max(new - 1, 1))
+        centres = corners if align_corners else (np.arange(new) + 0.5) * scale - 0.5
         for tap in range(-1, 3):
             source = np.floor(centres).astype(int) + tap
             np.add.at(matrix, (np.arange(new), source.clip(0, old - 1)), _cubic(centres - source, -0.75))

@@ -10,6 +10,7 @@ from jax.nn.initializers import normal
 
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 
 
@@ -71,6 +72,10 @@ class RelativePositionBias(Module):
         """Of the table: one for each way."""
         p, q = pair(self.size, 'size')
         return (2 * p - 1) * (2 * q - 1)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        p, q = pair(self.size)
+        return {'embedding': PositionTable((2 * p - 1, 2 * q - 1), offsets=True)}
 
     def index(self) -> np.ndarray:
         """Row of the table for each query and key, `[n n]`."""

@@ -22,6 +22,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_choice, check_divisible, check_images, pair
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.pooling import max_pool, pooled_length
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu
 from vit_flax.blocks.torch_like import Dense as TorchDense
@@ -130,15 +131,15 @@ class Tokenizer(Module):
             x = max_pool(jax.nn.relu(x), self.pooling_kernel_size, self.pooling_stride, self.pooling_padding)
         return rearrange(x, 'b ... d -> b (...) d')
 
-    def tokens(self, lengths: Sequence[int]) -> int:
-        """Tokens that an input of this size becomes; none if it is too small."""
+    def grid(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Tokens along each axis that an input of this size becomes; none if it is too small."""
         for _ in range(self.n_conv_layers):
             for windows in (
                 (self.kernel_size, self.stride, self.padding),
                 (self.pooling_kernel_size, self.pooling_stride, self.pooling_padding),
             ):
                 lengths = [max(0, pooled_length(*axis)) for axis in zip(lengths, *windows, strict=True)]
-        return math.prod(lengths)
+        return tuple(lengths)
 
     torch_names = {'conv_{i}': 'conv_layers.{i}.0'}
 
@@ -262,6 +263,11 @@ class TransformerClassifier(Module, kw_only=True):
         """Tokens to logits; `keep_paths` as for CCT."""
         return self.mlp_head(self.pool(self.encode(self.embed(tokens, train), train, keep_paths)))
 
+    def position_tables(self) -> dict[str, PositionTable]:
+        if self.positional_embedding != 'learnable' or self.sequence_length is None:
+            return {}
+        return {'positional_emb': PositionTable((self.sequence_length,), int(not self.seq_pool))}
+
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
         return jax.ShapeDtypeStruct((1, self.sequence_length or 1, self.embedding_dim), jnp.float32)
@@ -345,7 +351,7 @@ class CCT(Module, kw_only=True):
 
     def setup(self) -> None:
         self.tokenizer = Tokenizer(self.embedding_dim, self.n_conv_layers, *self.windows, **self.precision)
-        tokens = self.tokenizer.tokens(self.lengths)
+        tokens = math.prod(self.tokenizer.grid(self.lengths))
         if tokens < 1:
             raise ValueError(f'{self.stated_size} is too small: convolutions and pooling leave nothing of it')
         self.classifier = TransformerClassifier(
@@ -388,6 +394,12 @@ class CCT(Module, kw_only=True):
             rng `drop_path`.
         """
         return self.classify(self.encode(self.embed(images, train), train, keep_paths))
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        if self.positional_embedding != 'learnable':
+            return {}
+        grid = Tokenizer(self.embedding_dim, self.n_conv_layers, *self.windows, parent=None).grid(self.lengths)
+        return {'classifier/positional_emb': PositionTable(grid, int(not self.seq_pool))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""

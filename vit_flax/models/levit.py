@@ -20,6 +20,7 @@ from vit_flax.blocks.attention import attend
 from vit_flax.blocks.checks import check_images, pair
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, gelu, hard_swish
@@ -85,6 +86,9 @@ class Attention(Module):
         x = PointwiseConv(self.dim_out, **self.precision, name='to_out')(x)
         x = BatchNorm(scale_init=zeros, **self.precision, name='out_norm')(x, train)
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_bias': PositionTable(self.grid, offsets=True)}
 
     torch_names = {'pos_bias': 'pos_bias.weight', 'to_out': 'to_out.1', 'out_norm': 'to_out.2'}
     torch_only = {'pos_indices': lambda module: distances(module.grid, module.stride)}

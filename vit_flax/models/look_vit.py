@@ -22,6 +22,7 @@ from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import OffsetLayerNorm
 from vit_flax.blocks.patches import patchify
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.positions import sincos_2d
 from vit_flax.blocks.torch_like import Conv, Dense, gelu
 from vit_flax.blocks.transformer import Transformer
@@ -243,6 +244,9 @@ class LookViT(Module, kw_only=True):
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         return self.classify(*self.encode(*self.embed(images, train), train))
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.highres_patch_size))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""

@@ -5,6 +5,7 @@ that belong to no place. The average of what they became in all windows begins e
 it they are thrown away.
 """
 
+import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.nn.initializers import normal
 
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
 from vit_flax.models import max_vit
@@ -30,6 +32,10 @@ class RegisterBias(RelativePositionBias):
     @property
     def rows(self) -> int:
         return super().rows + 1
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        (table,) = super().position_tables().values()
+        return {'embedding': dataclasses.replace(table, suffix=1)}
 
     def index(self) -> np.ndarray:
         return np.pad(super().index(), ((self.registers, 0), (self.registers, 0)), constant_values=self.rows - 1)

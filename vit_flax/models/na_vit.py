@@ -24,6 +24,7 @@ from vit_flax.blocks.grids import Grid, ImageGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import HeadRMSNorm
 from vit_flax.blocks.patches import patchify
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
@@ -190,6 +191,9 @@ class PackedViTBase(Grid, kw_only=True):
 
     # names of the position tables, one for each axis of the grid
     axes: ClassVar[tuple[str, ...]] = ('height', 'width')
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {f'pos_embed_{axis}': PositionTable((rows,)) for axis, rows in zip(self.axes, self.grid, strict=True)}
 
     def setup(self) -> None:
         rate = self.token_dropout_prob

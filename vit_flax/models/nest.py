@@ -5,6 +5,7 @@ hierarchies a convolution with max pooling joins every four blocks into one. It 
 that attention never leaves a block, and in being averaged at the end.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,11 +17,12 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
-from vit_flax.blocks.checks import check_images, pair, patch_grid
+from vit_flax.blocks.checks import check_images, check_places, pair, patch_grid
 from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.pooling import max_pool
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense
@@ -68,7 +70,7 @@ class Hierarchy(Module):
     """Positions and a transformer in each of `blocks` x `blocks` blocks, `[b h w d] -> [b h w d]`."""
 
     blocks: int
-    length: int
+    size: tuple[int, int]
     depth: int
     heads: int
     mlp_mult: int
@@ -77,18 +79,22 @@ class Hierarchy(Module):
     scan: bool = False
     remat: bool = False
 
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_emb': PositionTable(self.size, channels=int(self.paper_positions))}
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         (_, height, width, dim), grid = x.shape, (self.blocks, self.blocks)
         if height % self.blocks or width % self.blocks:
             raise ValueError(f'the feature map of {height} x {width} cannot be cut into blocks of {grid}')
         size = height // self.blocks, width // self.blocks
-        n = size[0] * size[1]
-        if n > self.length:
-            raise ValueError(f'blocks of {n} places are larger than those of image_size, which have {self.length}')
+        n, length = math.prod(size), math.prod(self.size)
+        check_places(size, self.size, f'image_size, in each of {self.blocks} x {self.blocks} blocks,')
+        if n > length:
+            raise ValueError(f'blocks of {n} places are larger than those of image_size, which have {length}')
         x = to_windows(x, size)
         if self.paper_positions:
-            shape = (self.blocks**2, self.length, dim)
+            shape = (self.blocks**2, length, dim)
             positions = self.param('pos_emb', normal(0.02), shape, self.param_dtype)[:, :n]
             x = rearrange(x, '(b blocks) n d -> b blocks n d', blocks=self.blocks**2)
             x, positions = self.promote(x, positions)
@@ -97,7 +103,7 @@ class Hierarchy(Module):
             # upstream: a position is one number for all channels, which every LayerNorm takes away again: only the
             # convolution to the next hierarchy sees it, and in the last hierarchy nothing does.
             # `paper_positions=True` has a vector for each place of each block.
-            x, positions = self.promote(x, self.param('pos_emb', normal(1.0), (self.length,), self.param_dtype))
+            x, positions = self.promote(x, self.param('pos_emb', normal(1.0), (length,), self.param_dtype))
             x = add(x, positions[:n, None])
         x = Transformer(
             self.depth,
@@ -184,7 +190,7 @@ class NesT(Module, kw_only=True):
         self.hierarchy = [
             Hierarchy(
                 blocks // 2**level,
-                rows * columns // blocks**2,
+                (rows // blocks, columns // blocks),
                 depth,
                 self.heads * 2**level,
                 self.mlp_mult,

@@ -22,6 +22,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import matmul, silu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
@@ -217,6 +218,9 @@ class nViT(Module, kw_only=True):
             elif path[-1] == 'embedding':
                 leaves[path] = unit_length(leaf).astype(leaf.dtype)
         return {**variables, 'params': unflatten_dict(leaves)}
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'abs_pos_emb/embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""

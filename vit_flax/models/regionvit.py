@@ -22,6 +22,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_images
 from vit_flax.blocks.conv import PEG, ChannelLayerNorm, PointwiseConv
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
@@ -129,6 +130,10 @@ class RegionTransformer(Module):
         down, right = relative_positions(size) + self.window_size - 1
         index: np.ndarray = down + right * span
         return jnp.pad(rearrange(to_float32(table)[index], 'n m e -> e n m'), ((0, 0), (1, 0), (1, 0)))
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        span = 2 * self.window_size - 1
+        return {'local_rel_pos_bias': PositionTable((span, span), offsets=True)}
 
     torch_names = {
         'local_rel_pos_bias': 'local_rel_pos_bias.weight',

@@ -4,6 +4,8 @@ vit-pytorch's `simple_vit_with_register_tokens`: SimpleViT whose trunk also carr
 tokens that belong to no patch and are thrown away before pooling.
 """
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import normal
@@ -22,6 +24,9 @@ class WithRegisters(simple_vit.SimpleViTBase, kw_only=True):
     """
 
     num_register_tokens: int = 4
+
+    # whether they stand before the patches
+    registers_first: ClassVar[bool] = False
 
     def setup(self) -> None:
         super().setup()

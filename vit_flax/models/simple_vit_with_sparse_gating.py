@@ -5,7 +5,7 @@ and patch the probability that it matters; its logarithm joins the score, and a 
 probabilities low. Registers are never gated.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,8 @@ class SimpleViTWithSparseGating(WithRegisters, kw_only=True):
     dim_mask: int = 4
     sparsity_loss_type: str = 'thresholded_l1'
     sparsity_threshold: float = 0.05
+
+    registers_first: ClassVar[bool] = True
 
     def setup(self) -> None:
         check_choice('sparsity_loss_type', self.sparsity_loss_type, ('l1', 'thresholded_l1'))

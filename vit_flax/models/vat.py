@@ -20,6 +20,7 @@ from jax.nn.initializers import normal, zeros
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module, example_inputs
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Transformer
@@ -281,6 +282,9 @@ class ActionTransformer(Module, kw_only=True):
         self.transformer = Transformer(self.depth, block, scan=self.scan, remat=self.remat)
         self.final_norm = LayerNorm(**self.precision)
         self.to_pred_action = Dense(self.dim_action, use_bias=False, **self.precision)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'time_pos_emb': PositionTable((self.time_seq_len,))} if self.time_seq_len > 1 else {}
 
     def learned(self, name: str, rows: int, dim: int) -> Array:
         """Learned vectors, `[rows dim]`."""

@@ -21,6 +21,7 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu_tanh
 from vit_flax.blocks.transformer import Block, Transformer
@@ -137,6 +138,9 @@ class SigLIP(Module):
           return_hiddens: return what entered each block `[depth b n d]`, too.
         """
         return self.transformer(self.embed(x, train), train=train, return_hiddens=return_hiddens)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_embed': PositionTable(patch_grid(self.image_size, self.patch_size))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""

@@ -25,6 +25,7 @@ from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.grids import Grid, ImageGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
@@ -92,6 +93,12 @@ class GridViTBase(Grid, kw_only=True):
         self.transformer = self.trunk()
         if self.num_classes > 0:
             self.mlp_head = self.head()
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        if not self.num_positions:
+            return {}
+        prefix = self.num_prefix_positions
+        return {'pos_embedding': PositionTable(self.grid, prefix, self.num_positions - prefix - self.num_patches)}
 
     def token_init(self) -> Initializer:
         """Initial distribution of learned tokens and positions."""

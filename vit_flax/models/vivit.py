@@ -20,6 +20,7 @@ from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.grids import VideoGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
@@ -118,6 +119,9 @@ class ViViTBase(VideoGrid, kw_only=True):
         """Blocks and a norm."""
         norm = partial(LayerNorm, **self.precision)
         return Transformer(depth, partial(block, self.attention(), self.feedforward()), norm, self.scan, self.remat)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_embedding': PositionTable(self.grid)}
 
     def embed(self, video: Array, train: bool = False) -> Array:
         """Videos to boxes with positions, `[b T H W c] -> [b t n d]`; a class token comes first in each step."""

@@ -24,6 +24,7 @@ from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
 from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
@@ -481,6 +482,9 @@ class WWT(Module, kw_only=True):
             parts = result if isinstance(result, tuple) else (result,)
             result = (*parts, self.regularise(levels, train, sigreg_projections))
         return result
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""

@@ -24,6 +24,7 @@ from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_sca
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
@@ -261,6 +262,9 @@ class XCiT(Module, kw_only=True):
         """
         x = self.encode(self.embed(images, train), train, keep_layers)
         return self.classify(x, train, keep_cls_layers)
+
+    def position_tables(self) -> dict[str, PositionTable]:
+        return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""

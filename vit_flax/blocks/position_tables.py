@@ -1,0 +1,113 @@
+"""Learned tables of positions: which grid each row of one belongs to, and how a table is moved to another grid."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from vit_flax.blocks.module import Module, example_inputs
+from vit_flax.blocks.positions import torch_bicubic
+
+
+@dataclass(frozen=True)
+class PositionTable:
+    """What the rows of a parameter are positions of; a module states it of its own in `position_tables`.
+
+    Attributes:
+      grid: rows of the table along each axis, the first axis outermost.
+      prefix, suffix: rows before and behind them that have no place, such as that of a class token.
+      offsets: the rows are ways from one place to another, from the shortest or the most negative on.
+      channels: axes of the parameter behind the rows.
+    """
+
+    grid: tuple[int, ...]
+    prefix: int = 0
+    suffix: int = 0
+    offsets: bool = False
+    channels: int = 1
+
+    @property
+    def rows(self) -> int:
+        return self.prefix + math.prod(self.grid) + self.suffix
+
+    def move(self, table: Array | np.ndarray, new: 'PositionTable') -> Array:
+        """The table interpolated to another grid, equal to PyTorch.
+
+        Places are moved by their centres, as `torch.nn.functional.interpolate` moves pixels with `mode='bicubic'` and
+        `antialias=True`; ways by their ends, as with `align_corners=True`: no way stays no way, and the longest stays
+        the longest.
+
+        Args:
+          table: of this grid; axes in front of the rows, such as those of stacked layers, are kept.
+          new: of the same kind.
+
+        Returns:
+          The table of the new grid, in the same dtype.
+
+        Raises:
+          ValueError: it has not the rows of this grid, or the new one is of another kind.
+        """
+        kinds = [(each.prefix, each.suffix, each.offsets, each.channels, len(each.grid)) for each in (self, new)]
+        shape = np.shape(table)
+        split = len(shape) - self.channels
+        lead, rest = divmod(math.prod(shape[:split]), self.rows)
+        if kinds[0] != kinds[1] or rest:
+            raise ValueError(f'a table of shape {shape} of {self} cannot be moved to {new}')
+        if self.grid == new.grid:
+            return jnp.asarray(table)
+        width = math.prod(shape[split:])
+        ends = [self.prefix, self.rows - self.suffix]
+        prefix, places, suffix = jnp.split(jnp.asarray(table).reshape(lead, self.rows, width), ends, axis=1)
+        places = places.reshape(lead, *self.grid, width)
+        for axis, (before, after) in enumerate(zip(self.grid, new.grid, strict=True), start=1):
+            matrix = torch_bicubic(before, after, antialias=not self.offsets, align_corners=self.offsets)
+            # Small matrices: full precision costs nothing, and TPUs would round to bfloat16 otherwise.
+            places = jnp.tensordot(
+                matrix.astype(places.dtype), places, axes=(1, axis), precision=jax.lax.Precision.HIGHEST
+            )
+            places = jnp.moveaxis(places, 0, axis)
+        moved = jnp.concatenate([prefix, places.reshape(lead, math.prod(new.grid), width), suffix], axis=1)
+        return moved.reshape(self._shape(shape, split, new))
+
+    def _shape(self, shape: tuple[int, ...], split: int, new: 'PositionTable') -> tuple[int, ...]:
+        """Of the moved table. Rows may have several axes, as in a table of steps by places."""
+        first, count = split, 1
+        while count < self.rows:
+            first -= 1
+            count *= shape[first]
+        inner = math.prod(new.grid) // new.grid[0] if split - first > 1 else new.rows
+        of_rows = (new.grid[0], inner) if split - first > 1 else (new.rows,)
+        return (*shape[:first], *of_rows, *shape[split:])
+
+
+def position_tables(model: nn.Module, *example_inputs_: Any) -> dict[str, PositionTable]:
+    """All position tables of a model, by path in `params` such as `positions/pos_embedding`.
+
+    Args:
+      model: the model.
+      *example_inputs_: inputs, or `jax.ShapeDtypeStruct`s, to trace it with; its own `example_input()` if left out.
+    """
+    found: dict[str, PositionTable] = {}
+    asked: set[tuple[str, ...]] = set()
+
+    def remember(function: Any, args: tuple, kwargs: Mapping[str, Any], context: Any) -> Any:
+        module = context.module
+        # what a module is asked it may answer by methods of its own, which come here too
+        if isinstance(module, Module) and module.scope is not None and module.path not in asked:
+            asked.add(module.path)
+            for name, table in module.position_tables().items():
+                # the first to speak is the parent, which may know more of a child's table than the child
+                found.setdefault('/'.join((*module.path, name)), table)
+        return function(*args, **kwargs)
+
+    with nn.intercept_methods(remember):
+        jax.eval_shape(
+            lambda *inputs: model.init(jax.random.key(0), *inputs), *(example_inputs_ or example_inputs(model))
+        )
+    return found
