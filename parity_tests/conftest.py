@@ -22,9 +22,28 @@ os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
 os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
 gc.set_threshold(20_000, 20, 20)
 
+from functools import lru_cache  # noqa: E402
+from typing import Any  # noqa: E402
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from vit_flax.weights import convert, table  # noqa: E402
+
+_build_table = table.build_table
+_kept_table = lru_cache(maxsize=32)(_build_table)
+
+
+def build_table(model: Any, *example_inputs: Any, **kwargs: Any) -> table.Table:
+    """The table of a model is traced once for all tests that come one after the other and need it."""
+    try:
+        return _kept_table(model, *example_inputs, **kwargs)
+    except TypeError:  # arrays among the arguments
+        return _build_table(model, *example_inputs, **kwargs)
+
+
+convert.build_table = table.build_table = build_table
 
 from parity_tests.case import all_cases, all_refusals, batch_norm_cases, first_cases  # noqa: E402
 from parity_tests.objective_case import (  # noqa: E402

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vit_flax.blocks.position_tables import position_tables as position_tables
     from vit_flax.blocks.positions import resize_position_embedding as resize_position_embedding
     from vit_flax.registry import create_model as create_model
     from vit_flax.registry import list_models as list_models
@@ -27,6 +28,7 @@ _HOME = {
     'stack_layers': 'vit_flax.weights',
     'unstack_layers': 'vit_flax.weights',
     'resize_position_embedding': 'vit_flax.blocks.positions',
+    'position_tables': 'vit_flax.blocks.position_tables',
 }
 
 __all__ = [*_HOME]

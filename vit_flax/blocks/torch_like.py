@@ -24,8 +24,8 @@ from vit_flax.blocks.volumes import conv_3d
 def gelu(x: Array) -> Array:
     """Exact GELU, as torch has it.
 
-    By erf, since erfc as in `jax.nn.gelu` is slower on a CPU; but 1 + erf has no digit left far below zero, where 16-bit
-    floats have all of theirs.
+    By erf, since erfc as in `jax.nn.gelu` is slower on a CPU; but 1 + erf has no digit left far below zero, where
+    16-bit floats have all of theirs.
     """
     if x.dtype.itemsize > 2:
         return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
