@@ -4,7 +4,7 @@ Each gets the newest releases that its Python takes: 3.11 another JAX than 3.12 
 root; what follows `--` goes to pytest:
 
     python benchmarks/each_python.py
-    python benchmarks/each_python.py 3.13 -- --stem cait
+    python benchmarks/each_python.py 3.13 -- --stem=cait
 """
 
 import argparse

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_flax.models.vit import ViT
 from vit_flax.objectives import views
 from vit_flax.objectives.dino import Dino
 
@@ -96,7 +97,8 @@ def test_a_video_is_changed_alike_in_all_frames():
 
 
 def test_views_of_an_objective_have_the_sizes_that_it_says():
-    dino = Dino(net=None, image_size=(8, 12), num_local_views=5, local_size=6)
+    net = ViT(image_size=(8, 12), patch_size=4, num_classes=3, dim=8, depth=1, heads=1, mlp_dim=8)
+    dino = Dino(net=net, image_size=(8, 12), num_local_views=5, local_size=6)
     drawn = jax.eval_shape(dino.draw, jax.random.key(0), IMAGES)
     assert {name: array.shape for name, array in drawn.items()} == {
         'global_views': (2, 3, 8, 12, 3),
