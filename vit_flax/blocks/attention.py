@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from vit_flax.blocks.backend import platform
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
@@ -47,7 +48,7 @@ def attend(
     Returns:
       `[b e n k]`.
     """
-    if not module.tapped and not (train and dropout > 0) and _fused_kernel_fits(q, v):
+    if not module.tapped and not (train and dropout > 0) and _fused_kernel_fits(q, k, v, bias, mask):
         out = _fused(q, k, v, scale, bias, mask)
         if out is not None:
             return out
@@ -121,18 +122,27 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return out, _apply_weights(raised, v) - lowered + _apply_weights(weights, v_dot)
 
 
-def _fused_kernel_fits(q: Array, v: Array) -> bool:
-    """cuDNN's kernel: 16-bit floats, head widths that are multiples of 8 up to 128."""
+def _fused_kernel_fits(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None) -> bool:
+    """cuDNN's kernel: 16-bit floats, head widths that are multiples of 8 up to 128; with a bias or mask even lengths.
+
+    Asked before, since the rule of its gradient refuses odd lengths where nobody can catch it: under scan and remat.
+    """
+    even = q.shape[-2] % 2 == 0 and k.shape[-2] % 2 == 0
     return (
-        jax.default_backend() == 'gpu'
+        platform() == 'gpu'
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and q.shape[-1] == v.shape[-1]
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 128
+        and (even or (bias is None and mask is None))
     )
 
 
 def _fused(q, k, v, scale, bias, mask) -> Array | None:
+    # of bias and mask it wants queries and keys whole, and of the bias the dtype of the queries
+    lengths = q.shape[-2], k.shape[-2]
+    bias, mask = (x if x is None else jnp.broadcast_to(x, (*x.shape[:-2], *lengths)) for x in (bias, mask))
+    bias = bias if bias is None else bias.astype(q.dtype)
     q, k, v = (rearrange(x, 'b e n k -> b n e k') for x in (q, k, v))
     try:
         out = jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, implementation='cudnn')

@@ -66,13 +66,23 @@ def pretend_gpu(monkeypatch):
     return calls
 
 
-def test_fused_kernel_gives_the_same(pretend_gpu):
-    q, k, v = qkv(jnp.bfloat16)
-    bias = jax.random.normal(jax.random.key(1), (1, 3, 5, 7), jnp.bfloat16)
-    got = apply(q, k, v, bias=bias)
-    assert pretend_gpu == ['cudnn']
-    want = apply(*(x.astype(jnp.float32) for x in (q, k, v)), bias=bias)
+@pytest.mark.parametrize('mask', [None, np.arange(6)[None, None, None] < 4], ids=['bias', 'key_mask'])
+def test_fused_kernel_gives_the_same(pretend_gpu, mask):
+    """Of a bias it gets the dtype of the queries, of a mask of keys one for each query."""
+    q, k, v = (x[:, :, :length] for x, length in zip(qkv(jnp.bfloat16), (4, 6, 6), strict=True))
+    bias = jax.random.normal(jax.random.key(1), (1, 3, 4, 6))
+    got = apply(q, k, v, bias=bias, mask=mask)
+    assert pretend_gpu == ['cudnn'] and got.dtype == jnp.bfloat16
+    want = apply(*(x.astype(jnp.float32) for x in (q, k, v)), bias=bias, mask=mask)
     np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.03)
+
+
+def test_odd_lengths_with_a_bias_are_not_tried(pretend_gpu):
+    apply(*qkv(jnp.bfloat16), bias=jnp.zeros((1, 3, 5, 7)))
+    apply(*qkv(jnp.bfloat16), mask=jnp.ones((1, 1, 1, 7), bool))
+    assert not pretend_gpu
+    apply(*qkv(jnp.bfloat16))
+    assert pretend_gpu == ['cudnn']
 
 
 def test_reading_the_map_switches_the_fused_kernel_off(pretend_gpu):
