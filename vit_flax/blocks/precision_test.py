@@ -1,5 +1,8 @@
 """What 16-bit floats must not spoil: each case was wrong once."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,15 +19,27 @@ from vit_flax.objectives.projection import moved, scaled
 NARROW = (jnp.bfloat16, jnp.float16)
 
 
-def distance(got, want):
-    got, want = (np.asarray(x, np.float64) for x in (got, want))
-    return np.linalg.norm(got - want) / np.linalg.norm(want)
+def double(x) -> np.ndarray:
+    return np.asarray(x, np.float64)
+
+
+def distance(got, want) -> float:
+    got, want = double(got), double(want)
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
 class Attention(Module):
     @nn.compact
     def __call__(self, q, k, v):
         return attend(self, q, k, v, scale=q.shape[-1] ** -0.5)
+
+
+def attention(*arrays) -> Any:
+    return Attention().apply({}, *arrays)
+
+
+def eps(dtype) -> float:
+    return float(jnp.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize('dtype', NARROW)
@@ -35,11 +50,11 @@ def test_gradients_of_attention_whose_values_have_a_common_part(dtype, common):
     seed = jnp.asarray(draw.normal(size=(1, 2, 97, 16)), dtype)
 
     def gradients(*arrays):
-        out, pull_back = jax.vjp(lambda *arrays: Attention().apply({}, *arrays), *arrays)
+        out, pull_back = jax.vjp(attention, *arrays)
         return pull_back(seed.astype(out.dtype))
 
     want = gradients(*(x.astype(jnp.float32) for x in (q, k, v)))
-    bound = 8 * float(jnp.finfo(dtype).eps)
+    bound = 8 * eps(dtype)
     assert [distance(*pair) < bound for pair in zip(gradients(q, k, v), want, strict=True)] == [True] * 3
 
 
@@ -48,9 +63,9 @@ def test_weights_of_large_scores(dtype):
     """A score of 18 rounded to bfloat16 is off by 0.06; in float16 the largest of these are infinite."""
     draw = np.random.default_rng(1)
     q, k, v = (jnp.asarray(factor * draw.normal(size=(1, 1, 33, 16)), dtype) for factor in (4, 4, 1))
-    got = Attention().apply({}, q, k, v)
-    assert distance(got, Attention().apply({}, *(x.astype(jnp.float32) for x in (q, k, v)))) < 2 * jnp.finfo(dtype).eps
-    assert jnp.isfinite(Attention().apply({}, 100 * q, 100 * k, v)).all()
+    got = attention(q, k, v)
+    assert distance(got, attention(*(x.astype(jnp.float32) for x in (q, k, v)))) < 2 * eps(dtype)
+    assert jnp.isfinite(attention(100 * q, 100 * k, v)).all()
 
 
 @pytest.mark.parametrize('train', [True, False])
@@ -65,8 +80,8 @@ def test_batch_norm_of_channels_with_large_means(dtype, train):
     variables['batch_stats'] |= {'mean': jnp.asarray(mean, jnp.float32), 'var': jnp.asarray(var, jnp.float32)}
     y, _ = norm.apply(variables, x, train=train, mutable=['batch_stats'])
     want = (wide - mean) / np.sqrt(var + 1e-5)
-    assert np.abs(np.asarray(y, np.float64) - want).mean((0, 1)).max() < jnp.finfo(dtype).eps
-    assert np.abs((np.asarray(y, np.float64) - want).mean((0, 1))).max() < jnp.finfo(dtype).eps / 4
+    assert np.abs(np.asarray(y, np.float64) - want).mean((0, 1)).max() < eps(dtype)
+    assert np.abs((np.asarray(y, np.float64) - want).mean((0, 1))).max() < eps(dtype) / 4
 
 
 @pytest.mark.parametrize('dtype', NARROW)
@@ -80,45 +95,47 @@ def test_layer_norm_gradient_orthogonal_to_the_input(dtype):
     def gradient(x):
         return jax.vjp(lambda x: norm.apply({}, x), x)[1](seed.astype(x.dtype))[0]
 
-    assert distance(gradient(x), gradient(x.astype(jnp.float32))) < jnp.finfo(dtype).eps
+    assert distance(gradient(x), gradient(x.astype(jnp.float32))) < eps(dtype)
 
 
 @pytest.mark.parametrize('dtype', NARROW)
 @pytest.mark.parametrize('value', [0, 1e-7, 1e-3, 40, 6e4])
 def test_lengths_of_small_and_large_vectors(dtype, value):
+    def normed(norm, x):
+        return norm.init_with_output(jax.random.key(0), x)[0] / 8
+
     x = jnp.full((2, 3, 4, 64), value, dtype)
-    norms = [lambda x: unit_length(x), lambda x: scaled(x, -1)]
-    norms += [
-        lambda x, norm=norm: norm.init_with_output(jax.random.key(0), x)[0] / 8 for norm in (RMSNorm(), HeadRMSNorm())
-    ]
-    for norm in norms:
-        y, slope = jax.value_and_grad(lambda x, norm=norm: norm(x).astype(jnp.float32).mean())(x)
-        assert jnp.isfinite(y) and not jnp.isnan(slope).any()
+    for norm in (unit_length, partial(scaled, axis=-1), partial(normed, RMSNorm()), partial(normed, HeadRMSNorm())):
+        mean, slope = jax.value_and_grad(lambda x, norm=norm: norm(x).astype(jnp.float32).mean())(x)
+        assert jnp.isfinite(mean) and not jnp.isnan(slope).any()
         if float(x[0, 0, 0, 0]) > 1e-5:  # what is shorter, some of them leave short
-            np.testing.assert_allclose(y, 1 / 8, rtol=2 * jnp.finfo(dtype).eps)
+            np.testing.assert_allclose(mean, 1 / 8, rtol=2 * eps(dtype))
+
+
+EXACT: dict[Any, Any] = {
+    gelu: partial(jax.nn.gelu, approximate=False),
+    silu: jax.nn.silu,
+    hard_swish: jax.nn.hard_swish,
+}
 
 
 @pytest.mark.parametrize('dtype', NARROW)
 def test_activations_far_from_zero(dtype):
     x = jnp.asarray(np.linspace(-5, 5, 401), dtype)
-    for function, plain in (
-        (gelu, lambda x: jax.nn.gelu(x, approximate=False)),
-        (silu, jax.nn.silu),
-        (hard_swish, jax.nn.hard_swish),
-    ):
-        wide = x.astype(jnp.float32)
-        np.testing.assert_allclose(
-            *map(np.float64, (function(x), plain(wide))), rtol=2 * jnp.finfo(dtype).eps, atol=1e-6
-        )
-        slopes = [jax.vmap(jax.grad(f))(z) for f, z in ((function, x), (plain, wide))]
-        kinks = function is hard_swish and (jnp.abs(jnp.abs(wide) - 3) < 1e-6)
-        got, want = (np.where(kinks, 0, np.float64(slope)) for slope in slopes)
-        np.testing.assert_allclose(got, want, rtol=2 * jnp.finfo(dtype).eps, atol=1e-5)
-    # as many digits far below zero as elsewhere, as long as the numbers are normal ones
+    wide = x.astype(jnp.float32)
+    for function, exact in EXACT.items():
+        np.testing.assert_allclose(double(function(x)), double(exact(wide)), rtol=2 * eps(dtype), atol=1e-6)
+        got, want = (double(jax.vmap(jax.grad(f))(z)) for f, z in ((function, x), (exact, wide)))
+        smooth = np.abs(np.abs(double(x)) - 3) > 1e-6 if function is hard_swish else slice(None)
+        np.testing.assert_allclose(got[smooth], want[smooth], rtol=2 * eps(dtype), atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', NARROW)
+def test_gelu_has_as_many_digits_far_below_zero(dtype):
     x = jnp.asarray(np.linspace(-8, -3, 101), dtype)
-    want = np.float64(jax.nn.gelu(x.astype(jnp.float32), approximate=False))
-    normal = np.abs(want) > jnp.finfo(dtype).smallest_normal
-    np.testing.assert_allclose(np.float64(gelu(x))[normal], want[normal], rtol=jnp.finfo(dtype).eps)
+    want = double(jax.nn.gelu(x.astype(jnp.float32), approximate=False))
+    normal = np.abs(want) > float(jnp.finfo(dtype).smallest_normal)
+    np.testing.assert_allclose(double(gelu(x))[normal], want[normal], rtol=eps(dtype))
 
 
 def test_sums_of_many_elements():
@@ -131,7 +148,7 @@ def test_sums_of_many_elements():
         (lambda row: take_rows(row[None], index), many.reshape(-1, 4)),
     ):
         (total,) = jax.vjp(function, one)[1](seed)
-        np.testing.assert_allclose(np.float64(total), 15_000, rtol=0.004)
+        np.testing.assert_allclose(double(total), 15_000, rtol=0.004)
 
 
 def test_products_keep_narrow_factors():
