@@ -37,8 +37,8 @@ class Rotary(nn.Module):
     # upstream: queries and keys are rounded to float32 before they are turned; here they are not.
     def forward(self, x: Tensor, grid) -> Tensor:
         # there are no complex numbers of 16 bits
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        turned = torch.complex(*wide.chunk(2, dim=-1)) * torch.exp(1j * angles(grid, self.freqs))
+        wide, turns = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, angles(grid, self.freqs)))
+        turned = torch.complex(*wide.chunk(2, dim=-1)) * torch.exp(1j * turns)
         return torch.cat([turned.real, turned.imag], dim=-1).to(x.dtype)
 
 
