@@ -57,6 +57,14 @@ jax.config.update('jax_num_cpu_devices', 8)
 torch.set_num_threads(1)
 
 
+@pytest.fixture
+def fresh_tables():
+    """For tests that change the names of a class: tables are neither taken from before nor kept."""
+    _kept_table.cache_clear()
+    yield
+    _kept_table.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def float64():
     """Doubles for every test of this folder."""

@@ -39,6 +39,10 @@ ROUNDING = {'bfloat16': 2.0**-9, 'float16': 2.0**-12}
 BOUND = 1.5
 
 
+class Unmeasured(Exception):
+    """There is nothing to compare with: PyTorch has no such operation, not even by autocasting."""
+
+
 @dataclass(frozen=True)
 class Errors:
     """Typical errors of one output or gradient, relative to the exact one."""
@@ -227,7 +231,10 @@ def measure(case: Case, dtype: str, half_parameters: bool = False, draws: int = 
         except RuntimeError:
             # torch has no complex numbers and no Fourier transform of these dtypes
             autocast = True
-            reference = theirs(inputs, seeds, low, autocast)
+            try:
+                reference = theirs(inputs, seeds, low, autocast)
+            except RuntimeError as error:
+                raise Unmeasured(f'PyTorch cannot run {case.id} in {dtype}: {error}') from error
         mine = ours(inputs, seeds)
         named = [(f'output {i}', output, mine[0][i], reference[0][i]) for i, output in enumerate(outputs)]
         named += [(name, grad, mine[1][name], reference[1][name]) for name, grad in gradients.items()]
@@ -326,14 +333,18 @@ traced program of every model and objective that nothing is added up in 16 bits.
 """
 
 
+def named(case: Case) -> str:
+    """A model or an objective, as the table has it."""
+    return f'`{case.stem}`' + ('' if case.folder == 'models' else ' (objective)')
+
+
 def row(case: Case, dtype: str, measured: Measured) -> str:
     """A line of the table."""
     ratios = measured.ratios
     worst = max(ratios, key=lambda name: ratios[name])
     gradients = [ratio for name, ratio in ratios.items() if not name.startswith('output ')]
-    kind = '' if case.folder == 'models' else ' (objective)'
     cells = [
-        f'`{case.stem}`{kind}',
+        named(case),
         dtype,
         f'{measured.outputs.ours:.1e}',
         f'{measured.outputs.torch:.1e}',
@@ -356,7 +367,12 @@ def main() -> None:
         if options.stems and case.stem not in options.stems:
             continue
         for dtype in DTYPES:
-            measured = measure(case, dtype, draws=options.draws)
+            try:
+                measured = measure(case, dtype, draws=options.draws)
+            except Unmeasured as error:
+                print(error, flush=True)
+                rows.append(f'| {named(case)} | {dtype} | | | | | PyTorch cannot run it |')
+                continue
             rows.append(row(case, dtype, measured))
             print(rows[-1], flush=True)
             for name, ratio in measured.too_inexact.items():

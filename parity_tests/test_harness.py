@@ -13,6 +13,8 @@ from vit_flax.blocks import attention, feedforward, patches, torch_like, transfo
 from vit_flax.models import cvt, xcit
 from vit_flax.weights.ops import KEEP
 
+pytestmark = pytest.mark.usefixtures('fresh_tables')
+
 
 def case_named(name: str) -> Case:
     return next(case for case in all_cases() if case.id == name)

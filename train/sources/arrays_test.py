@@ -83,7 +83,10 @@ def test_a_part_is_held_out_the_same_in_every_run():
         ((IMAGES, LABELS, IMAGES, LABELS, 'abc'), 'label 3 is out of range, there are 3 classes: 0 to 2'),
         ((IMAGES, LABELS, IMAGES, LABELS + 1, 'abcd'), 'val_labels: label 4 is out of range'),
         ((IMAGES, LABELS * 10**12), 'label 3000000000000 is above the number of images, 20: number the classes from 0'),
-        ((IMAGES, np.where(LABELS > 2, 2**64 - 1, LABELS).astype(np.uint64)), 'label 18446744073709551615 is above'),
+        (
+            (IMAGES, np.where(LABELS > 2, np.uint64(2**64 - 1), LABELS.astype(np.uint64))),
+            'label 18446744073709551615 is above',
+        ),
         ((IMAGES, LABELS > 1), r'train_labels, bool of shape \(20,\), must be 20 integers'),
         ((IMAGES, LABELS.astype('m8[s]')), 'train_labels, timedelta64'),
         ((IMAGES, LABELS.astype(str)), 'train_labels, <U21'),
