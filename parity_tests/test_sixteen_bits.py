@@ -1,10 +1,12 @@
 """Sixteen bits: nothing is added up in them, and results are as exact as PyTorch's."""
 
+import jax.numpy as jnp
 import pytest
 
 from parity_tests.case import Case, first_cases
 from parity_tests.objective_case import ObjectiveCase, first_objective_cases
 from parity_tests.sixteen_bits import BOUND, measure, narrow_sums
+from vit_flax.blocks import attention
 
 # One of each kind of trunk, attention, norm and activation, and of each kind of loss.
 MODELS = ('vit', 'cait', 'xcit', 'cvt', 'max_vit', 'normalized_vit', 'looped_vit', 'wwt', 'jet_vit')
@@ -39,10 +41,8 @@ def test_float16_is_as_exact_as_torch(stem: str):
     assert measure(case, 'float16').too_inexact == {}
 
 
-def test_the_measure_sees_a_gradient_of_rounded_parts(monkeypatch):
-    """What was wrong once: the softmax's gradient from an output that had been rounded."""
-    from vit_flax.blocks import attention
-
+def test_the_measure_sees_rounded_scores(monkeypatch):
+    """What was wrong once: scores rounded to 16 bits before the softmax."""
     (case,) = (case for case in first_cases() if case.stem == 'vit')
     monkeypatch.setattr(attention, 'attention_scores', _rounded_scores)
     found = measure(case, 'bfloat16')
@@ -50,6 +50,4 @@ def test_the_measure_sees_a_gradient_of_rounded_parts(monkeypatch):
 
 
 def _rounded_scores(q, k, scale):
-    import jax.numpy as jnp
-
     return jnp.einsum('b e n k, b e m k -> b e n m', q * scale, k)

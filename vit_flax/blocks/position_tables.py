@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module, example_inputs
-from vit_flax.blocks.positions import torch_bicubic
+from vit_flax.blocks.positions import resize_axes
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,7 @@ class PositionTable:
         ends = [self.prefix, self.rows - self.suffix]
         prefix, places, suffix = jnp.split(jnp.asarray(table).reshape(lead, self.rows, width), ends, axis=1)
         places = places.reshape(lead, *self.grid, width)
-        for axis, (before, after) in enumerate(zip(self.grid, new.grid, strict=True), start=1):
-            matrix = torch_bicubic(before, after, antialias=not self.offsets, align_corners=self.offsets)
-            # Small matrices: full precision costs nothing, and TPUs would round to bfloat16 otherwise.
-            places = jnp.tensordot(
-                matrix.astype(places.dtype), places, axes=(1, axis), precision=jax.lax.Precision.HIGHEST
-            )
-            places = jnp.moveaxis(places, 0, axis)
+        places = resize_axes(places, 1, new.grid, antialias=not self.offsets, align_corners=self.offsets)
         moved = jnp.concatenate([prefix, places.reshape(lead, math.prod(new.grid), width), suffix], axis=1)
         return moved.reshape(self._shape(shape, split, new))
 

@@ -85,13 +85,20 @@ def resize_position_embedding(
         shape = (*new_grid, table.shape[-1])
         grid = jax.image.resize(grid, shape, 'bicubic', antialias=antialias).astype(table.dtype)
     else:
-        for axis, (old, new) in enumerate(zip(old_grid, new_grid, strict=True)):
-            matrix = torch_bicubic(old, new, antialias).astype(table.dtype)
-            # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
-            grid = jnp.tensordot(matrix, grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
-            grid = jnp.moveaxis(grid, 0, axis)
+        grid = resize_axes(grid, 0, new_grid, antialias)
     patches = grid.reshape(*patches.shape[:-2], -1, table.shape[-1])
     return jnp.concatenate([prefix, patches], axis=-2)
+
+
+def resize_axes(
+    x: Array, first: int, lengths: Sequence[int], antialias: bool = False, align_corners: bool = False
+) -> Array:
+    """Neighbouring axes of an array, from the axis `first` on, resized to these lengths as torch does (bicubic)."""
+    for axis, length in enumerate(lengths, start=first):
+        matrix = _torch_bicubic(x.shape[axis], length, antialias, align_corners).astype(x.dtype)
+        # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
+        x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
+    return x
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
@@ -102,7 +109,7 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
-def torch_bicubic(old: int, new: int, antialias: bool, align_corners: bool = False) -> np.ndarray:
+def _torch_bicubic(old: int, new: int, antialias: bool, align_corners: bool = False) -> np.ndarray:
     """The matrix `[new old]` by which torch resizes one axis; aligned corners are for a table of offsets."""
     scale = old / new
     matrix = np.zeros((new, old))
