@@ -9,7 +9,7 @@ from einops import rearrange
 
 from parity_tests.case import Case, all_cases
 from parity_tests.compare import check
-from vit_flax.blocks import attention, feedforward, patches, torch_like, transformer
+from vit_flax.blocks import attention, patches, torch_like, transformer
 from vit_flax.models import cvt, xcit
 from vit_flax.weights.ops import KEEP
 
@@ -27,7 +27,7 @@ def complaint(case: Case) -> str:
 
 
 def test_tanh_gelu(monkeypatch):
-    monkeypatch.setattr(feedforward, 'gelu', jax.nn.gelu)
+    monkeypatch.setattr(transformer, 'gelu', jax.nn.gelu)
     said = complaint(case_named('vit-cls'))
     assert 'first module that differs: transformer/block_0/feedforward (torch: transformer.layers.0.1)' in said
     assert 'up to transformer/block_0/feedforward/expand' in said
@@ -74,13 +74,13 @@ def test_unmapped_bias(monkeypatch):
     class NoBias(torch_like.Dense):
         use_bias: bool = False
 
-    monkeypatch.setattr(feedforward, 'Dense', NoBias)
+    monkeypatch.setattr(transformer, 'Dense', NoBias)
     said = complaint(case_named('vit-cls'))
     assert 'unexpected: transformer.layers.0.1.net.1.bias' in said
 
 
 def test_unmapped_module(monkeypatch):
-    monkeypatch.setattr(feedforward.FeedForward, 'torch_names', {'norm': 'net.0', 'expand': 'net.1'})
+    monkeypatch.setattr(transformer.FeedForward, 'torch_names', {'norm': 'net.0', 'expand': 'net.1'})
     said = complaint(case_named('vit-cls'))
     assert 'missing: transformer.layers.0.1.contract.bias' in said
     assert 'unexpected: transformer.layers.0.1.net.4.bias' in said

@@ -60,12 +60,6 @@ class TalkingHeadsAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class BatchedLayerScale(LayerScale):
-    """LayerScale whose PyTorch twin keeps axes for batch and tokens."""
-
-    torch_names = {'scale': ('scale', UnitAxes((0, 1)))}
-
-
 class CaiT(ViTBase, kw_only=True):
     """Class-attention in image Transformers (arXiv:2103.17239): images `[b h w c]` to logits `[b num_classes]`.
 
@@ -104,7 +98,7 @@ class CaiT(ViTBase, kw_only=True):
         return partial(TalkingHeadsAttention, self.heads, self.dim_head, self.dropout, **self.precision)
 
     def block(self) -> Callable[..., nn.Module]:
-        layer_scale = partial(BatchedLayerScale, paper_layer_scale, **self.precision)
+        layer_scale = partial(LayerScale, paper_layer_scale, **self.precision)
         return partial(ScaledBlock, self.attention(), self.feedforward(), layer_scale)
 
     def embed(self, images: Array, train: bool = False) -> Array:
@@ -154,7 +148,15 @@ class CaiT(ViTBase, kw_only=True):
         tokens = self.encode(self.embed(images, train), train, keep_layers)
         return self.classify(tokens, train, keep_cls_layers) if self.num_classes > 0 else tokens
 
-    torch_names = {**BATCH_AXES, 'transformer': 'patch_transformer'}
+    torch_names = {
+        **BATCH_AXES,
+        'transformer': 'patch_transformer',
+        **{
+            f'{ours}/block_{{i}}/{branch}_scale/scale': (f'{theirs}.layers.{{i}}.{number}.scale', UnitAxes((0, 1)))
+            for ours, theirs in (('transformer', 'patch_transformer'), ('cls_transformer', 'cls_transformer'))
+            for number, branch in enumerate(('attention', 'feedforward'))
+        },
+    }
 
 
 def cait_size(dim: int, depth: int, image_size: int = 224) -> dict[str, Any]:

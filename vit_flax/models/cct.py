@@ -278,7 +278,6 @@ class TransformerClassifier(Module, kw_only=True):
         'positional_emb': ('positional_emb', UnitAxes((0,))),
         'class_emb': ('class_emb', UnitAxes((0, 1))),
         'transformer/block_{i}': 'blocks.{i}',
-        'transformer/block': 'blocks.{i}',
         'transformer/norm': 'norm',
         'mlp_head': 'fc',
     }

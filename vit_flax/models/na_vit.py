@@ -16,7 +16,6 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import Initializer, normal
 
-from vit_flax.blocks import transformer
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.dropping import draw_patches
@@ -27,7 +26,7 @@ from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, Block, FeedForward, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import published_size
 from vit_flax.packing import Lists, Rate, draw_kept_tokens, pack_images, tokens_kept
@@ -108,12 +107,6 @@ class Attention(PackedAttention):
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
 
     torch_names = {'to_out': 'to_out.0'}
-
-
-class FeedForward(transformer.FeedForward):
-    """The usual one where PyTorch's twin is the sequence itself, with its dropout layers counted."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
 
 
 class PackedPatchEmbedding(Module):
@@ -413,6 +406,8 @@ class PackedViTBase(Backbone, kw_only=True):
             return tokens
         logits = self.classify(tokens, train, ids, count)
         return jnp.where((slots >= 0)[..., None], logits, 0)
+
+    torch_names = {'transformer/block_{i}/feedforward': ('transformer.layers.{i}.1', BARE_FEEDFORWARD)}
 
 
 class NaViT(PackedViTBase, kw_only=True):

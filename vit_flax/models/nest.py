@@ -120,7 +120,7 @@ class Hierarchy(Module):
         )(x, train=train)
         return from_windows(x, size, grid)
 
-    torch_names = {'transformer/block_{i}': 'layers.{i}', 'transformer/block': 'layers.{i}'}
+    torch_names = {'transformer/block_{i}': 'layers.{i}'}
 
 
 class Aggregate(Module):

@@ -233,8 +233,6 @@ class nViT(Backbone, kw_only=True):
         'transformer': '',
         'transformer/block_{i}/attention_rate': 'residual_lerp_scales.{i}.0',
         'transformer/block_{i}/feedforward_rate': 'residual_lerp_scales.{i}.1',
-        'transformer/block/attention_rate': 'residual_lerp_scales.{i}.0',
-        'transformer/block/feedforward_rate': 'residual_lerp_scales.{i}.1',
     }
 
 

@@ -140,7 +140,6 @@ class RegionTransformer(Module):
     torch_names = {
         'local_rel_pos_bias': 'local_rel_pos_bias.weight',
         'transformer/block_{i}': 'layers.{i}',
-        'transformer/block': 'layers.{i}',
     }
 
 

@@ -177,7 +177,7 @@ class AudioActionBlock(ActionBlock):
 
     senses = ('image', 'audio')
 
-    torch_names = {**ActionBlock.torch_names, 'audio_attention': '3', 'feedforward': '4'}
+    torch_names = {'audio_attention': '3', 'feedforward': '4'}
 
 
 class VAAT(ActionTransformer):
@@ -311,7 +311,7 @@ class VAAT(ActionTransformer):
         shape = (1, self.num_audio_views or 1, *audio.shape[1:])
         return self.example_video(), jax.ShapeDtypeStruct(shape, audio.dtype)
 
-    torch_names = {**ActionTransformer.torch_names, 'view_emb': 'image_view_emb'}
+    torch_names = {'view_emb': 'image_view_emb'}
 
 
 CARD = ModelCard(

@@ -53,25 +53,6 @@ def small_scale(layer: Array) -> float:
     return 1e-4
 
 
-class Block(ScaledBlock):
-    """Attention and feed-forward, each scaled and residual."""
-
-    torch_names = {'attention': '0', 'feedforward': '1'}
-
-
-class Trunk(Transformer):
-    """The blocks, whose scales stand beside them in PyTorch."""
-
-    torch_names = {
-        **Transformer.torch_names,
-        **{
-            f'{block}/{branch}_scale/scale': name
-            for block in ('block_{i}', 'block')
-            for branch, name in (('attention', 'ls1.{i}'), ('feedforward', 'ls2.{i}'))
-        },
-    }
-
-
 class ViT(ViTBase, kw_only=True):
     """ViT-5 (arXiv:2602.08071): images `[b h w c]` to logits `[b num_classes]`.
 
@@ -128,11 +109,13 @@ class ViT(ViTBase, kw_only=True):
         return partial(super().feedforward(), norm=RMSNorm)
 
     def block(self) -> Callable[..., nn.Module]:
-        return partial(Block, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision))
+        return partial(
+            ScaledBlock, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision)
+        )
 
     def trunk(self) -> nn.Module:
         norm = partial(RMSNorm, **self.precision)
-        return Trunk(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
+        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`: class token, registers, patches."""
@@ -166,6 +149,10 @@ class ViT(ViTBase, kw_only=True):
         return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = {
+        'transformer/block_{i}/attention': 'transformer.layers.{i}.0',
+        'transformer/block_{i}/attention_scale/scale': 'transformer.ls1.{i}',
+        'transformer/block_{i}/feedforward': 'transformer.layers.{i}.1',
+        'transformer/block_{i}/feedforward_scale/scale': 'transformer.ls2.{i}',
         'patch_inv_freq': 'rotary_emb.patch_inv_freq',
         'reg_inv_freq': 'rotary_emb.reg_inv_freq',
     }

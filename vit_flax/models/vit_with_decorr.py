@@ -110,12 +110,6 @@ class DecorrelationLoss(Module):
         return loss.sum(axis=tuple(range(loss.ndim - 1))).mean()
 
 
-class OpenFeedForward(FeedForward):
-    """A feed-forward network whose norm stands outside."""
-
-    torch_names = {'expand': 'net.0', 'contract': 'net.3'}
-
-
 class OpenBlock(Module):
     """A block that also returns what its two branches see and what they give, `[2 b n d]` each."""
 
@@ -135,7 +129,8 @@ class OpenBlock(Module):
         'attention_norm': '0.norm',
         'attention': '0',
         'feedforward_norm': '1.norm',
-        'feedforward': '1',
+        # there the norm is outside of the sequence
+        'feedforward': ('1', {'expand': 'net.0', 'contract': 'net.3'}),
     }
 
 
@@ -206,7 +201,7 @@ class ViT(ViTBase, kw_only=True):
 
     def block(self) -> Callable[..., nn.Module]:
         attention = partial(self.attention(), norm=no_norm)
-        feedforward = partial(OpenFeedForward, self.mlp_dim, self.dropout, norm=no_norm, **self.precision)
+        feedforward = partial(FeedForward, self.mlp_dim, self.dropout, norm=no_norm, **self.precision)
         return partial(OpenBlock, attention, feedforward, **self.precision)
 
     def trunk(self) -> nn.Module:

@@ -265,7 +265,7 @@ class Transformer(Module, kw_only=True):
         x = LayerNorm(**self.precision, name='norm')(x)
         return (x, tuple(caches)) if return_cache else x
 
-    torch_names = {'block_{i}': 'layers.{i}', 'block': 'layers.{i}'}
+    torch_names = {'block_{i}': 'layers.{i}'}
 
 
 class ViViT(ViViTBase, kw_only=True):

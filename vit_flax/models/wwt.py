@@ -18,7 +18,6 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks import transformer
 from vit_flax.blocks.attention import attention_map, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import patch_grid
@@ -30,7 +29,7 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
 from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, FeedForward, Transformer
 from vit_flax.card import ModelCard
 
 UnbiasedNorm = partial(LayerNorm, use_bias=False)
@@ -115,12 +114,6 @@ class AutoencodingHead(Module, kw_only=True):
             rows, _ = patch_grid(self.image_size, self.patch_size)
             x = rearrange(x, f'b (h w) d -> {"b d h w" if self.channel_first else "b h w d"}', h=rows)
         return x if self.decoder is None else self.decoder(x)
-
-
-class FeedForward(transformer.FeedForward):
-    """LayerNorm, Linear, GELU, Dropout, Linear, Dropout, `[b n d] -> [b n d]`."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
 
 
 class MutualAttention(Module):
@@ -233,7 +226,11 @@ class WWTBlock(Module):
         out = [x + self.feedforward(name=f'feedforward_{i}')(x, train=train) for i, x in enumerate(sums)]
         return tuple(self.tap('block', x) for x in out), tuple(next_masks)
 
-    torch_names = {'norm_{i}': 'norms.{i}', 'attention_{i}': 'attns.{i}', 'feedforward_{i}': 'mlps.{i}'}
+    torch_names = {
+        'norm_{i}': 'norms.{i}',
+        'attention_{i}': 'attns.{i}',
+        'feedforward_{i}': ('mlps.{i}', BARE_FEEDFORWARD),
+    }
 
 
 class LearnedTokens(Module):

@@ -229,6 +229,4 @@ class Encoder(Module, kw_only=True):
         'blocks': '',
         'blocks/block_{i}/attention': 'layers.{2*i}',
         'blocks/block_{i}/feedforward': 'layers.{2*i+1}',
-        'blocks/block/attention': 'layers.{2*i}',
-        'blocks/block/feedforward': 'layers.{2*i+1}',
     }
