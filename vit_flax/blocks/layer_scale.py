@@ -35,7 +35,7 @@ class LayerScale(Module):
     torch_names = {'scale': 'scale'}
 
 
-class ScaledBlock(Module):
+class LayerScaleBlock(Module):
     """Attention, to a context if there is one, and feed-forward, each scaled and residual."""
 
     attention: Callable[..., nn.Module]

@@ -24,8 +24,8 @@ def sigreg_loss(
     Args:
       x: `[... d]`.
       projections: directions `[s d]`, of any length.
-      domain: first and last place at which the functions are compared.
-      num_knots: how many places.
+      domain: interval on which the functions are compared.
+      num_knots: number of points in it.
     """
     x = to_float32(x)
     directions = unit_length(jnp.asarray(projections, x.dtype))
@@ -45,7 +45,7 @@ def sigreg_statistic(x: Array, projections: Array | np.ndarray, num_knots: int =
     Args:
       x: sets of vectors `[... n d]`.
       projections: directions `[s d]`, of any length.
-      num_knots: how many places from 0 to 3.
+      num_knots: number of points from 0 to 3.
     """
     x = to_float32(x)
     directions = unit_length(jnp.asarray(projections, x.dtype))

@@ -18,7 +18,7 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attention_map, attention_scores, merge_heads, mix_heads, split_heads
 from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
@@ -70,7 +70,7 @@ class CaiT(ViTBase, kw_only=True):
       cls_depth: blocks after them in which the class token attends to itself and the patches.
       layer_dropout: rate at which whole blocks are left out in training.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -99,7 +99,7 @@ class CaiT(ViTBase, kw_only=True):
 
     def block(self) -> Callable[..., nn.Module]:
         layer_scale = partial(LayerScale, paper_layer_scale, **self.precision)
-        return partial(ScaledBlock, self.attention(), self.feedforward(), layer_scale)
+        return partial(LayerScaleBlock, self.attention(), self.feedforward(), layer_scale)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to patches with positions, `[b h w c] -> [b n d]`; the class token comes later."""

@@ -96,7 +96,7 @@ class DeepViT(ViTBase, kw_only=True):
 
 
 def deepvit_size(depth: int) -> dict:
-    """Keyword arguments of the paper's models of so many blocks: three times as wide inside."""
+    """Keyword arguments of the paper's models by depth: three times as wide inside."""
     return {**published_size(16, 384, depth, 12), 'mlp_dim': 3 * 384}
 
 

@@ -1,7 +1,7 @@
 """Vision Transformers Need Registers, arXiv:2309.16588, in MaxViT, arXiv:2204.01697.
 
 vit-pytorch's `max_vit_with_registers`: MaxViT whose windows each begin with a few learned tokens
-that belong to no place. The average of what they became in all windows begins each grid, and after
+that belong to no position. The average of what they became in all windows begins each grid, and after
 it they are thrown away.
 """
 

@@ -71,7 +71,7 @@ class PiT(Backbone, kw_only=True):
       emb_dropout: rate on the embedded tokens.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image or are one pixel small, depth is no tuple, heads are not one
@@ -157,7 +157,7 @@ class PiT(Backbone, kw_only=True):
         return tuple(replace(tokens, prefix=1) for tokens in grids)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {

@@ -1,7 +1,7 @@
 """RoFormer: Enhanced Transformer with Rotary Position Embedding, arXiv:2104.09864.
 
 vit-pytorch's `rvt`, a rotary ViT without a paper of its own: queries and keys are turned by the
-place of their patch instead of adding positions, queries come from a depthwise convolution as in
+position of their patch instead of adding positions, queries come from a depthwise convolution as in
 CvT, and the feed-forward networks are gated.
 """
 
@@ -112,11 +112,11 @@ class RvT(ViTBase, kw_only=True):
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
       emb_dropout: without effect, as upstream.
-      use_rotary: turn queries and keys; without it only convolutions tell the place.
+      use_rotary: turn queries and keys; without it only convolutions encode positions.
       use_ds_conv: depthwise convolution before the queries.
       use_glu: gated feed-forward networks.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -169,8 +169,8 @@ class RvT(ViTBase, kw_only=True):
     def angles(self, rows: int, columns: int) -> Array:
         """By how much the channels of each token turn, `[1 + rows * columns, a]`; not at all for the class token."""
         frequencies = self.scales.value
-        places = [jnp.linspace(-1, 1, steps, dtype=frequencies.dtype) * math.pi for steps in (rows, columns)]
-        return jnp.pad(axial_angles(places, frequencies), ((1, 0), (0, 0)))
+        positions = [jnp.linspace(-1, 1, steps, dtype=frequencies.dtype) * math.pi for steps in (rows, columns)]
+        return jnp.pad(axial_angles(positions, frequencies), ((1, 0), (0, 0)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.embed(images, train)

@@ -83,7 +83,7 @@ class SigLIP(Backbone):
       mlp_dim: hidden width of the feed-forward networks.
       norm_eps: of all norms.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than the position table.
@@ -175,7 +175,7 @@ class SigLIPVAT(ImageActionTransformer, kw_only=True):
     siglip_mlp_dim: int = 4304
     siglip_norm_eps: float = 1e-6
 
-    def see(self, **settings: Any) -> SigLIP:
+    def build_vision(self, **settings: Any) -> SigLIP:
         sizes = {name.removeprefix('siglip_'): getattr(self, name) for name in SIGLIP_SIZES}
         return SigLIP(**sizes, scan=self.scan, remat=self.remat, **settings)
 
@@ -192,7 +192,7 @@ class SigLIPVAT(ImageActionTransformer, kw_only=True):
         return across, feedforward, among if self.add_self_attn else None, self.film()
 
     def check_views(self, views: int) -> None:
-        # upstream: one view where several are told apart is not refused, unlike in `vat`: it is seen from each.
+        # upstream: one view where there are several is not refused, unlike in `vat`: it gets the embedding of each.
         if views != 1:
             super().check_views(views)
 

@@ -15,7 +15,7 @@ from jax import Array
 
 from vit_flax.blocks.attention import Attention, attend, merge_heads, split_qkv
 from vit_flax.blocks.grids import Grid, image_grid
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock
 from vit_flax.blocks.norms import RMSNorm
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
@@ -62,7 +62,7 @@ class ViT(ViTBase, kw_only=True):
       dim_head: width of one head, a multiple of 4.
       num_registers: learned tokens that take part and are not classified.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -110,7 +110,7 @@ class ViT(ViTBase, kw_only=True):
 
     def block(self) -> Callable[..., nn.Module]:
         return partial(
-            ScaledBlock, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision)
+            LayerScaleBlock, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision)
         )
 
     def trunk(self) -> nn.Module:
@@ -132,10 +132,10 @@ class ViT(ViTBase, kw_only=True):
     def angles(self, rows: int, columns: int) -> Array:
         """By how much the channels of each token turn, `[1 + num_registers + rows * columns, dim_head / 2]`."""
         of_patches, of_registers = self.patch_inv_freq.value, self.reg_inv_freq.value
-        registers, *places = (
+        registers, *positions = (
             jnp.arange(steps, dtype=of_patches.dtype) for steps in (self.num_registers, rows, columns)
         )
-        angles = jnp.concatenate([axial_angles([registers], of_registers), axial_angles(places, of_patches)])
+        angles = jnp.concatenate([axial_angles([registers], of_registers), axial_angles(positions, of_patches)])
         return jnp.pad(angles, ((1, 0), (0, 0)))
 
     def encode(self, tokens: Array, train: bool = False, grid: Sequence[int] | None = None) -> Array:
@@ -159,7 +159,7 @@ class ViT(ViTBase, kw_only=True):
 
 
 def frequencies(width: int, base: float) -> Array:
-    """Angle for each step of a place, of `width` channels in pairs, `[width / 2]`: from 1 down to about 1 / base."""
+    """Angle for each step of a position, of `width` channels in pairs, `[width / 2]`: from 1 down to about 1 / base."""
     return jnp.float32(base) ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
 
 

@@ -180,7 +180,7 @@ class MutualAttention(Module):
             joined = rearrange(mask, 'b g e n m -> b n m (g e)')
             joined = PointwiseConv(self.heads, **self.precision, name='mask_project')(joined)
             mask = rearrange(joined, 'b n m e -> b 1 e n m')
-        _, groups, _, _, places = mask.shape
+        _, groups, _, _, positions = mask.shape
         rows = rearrange(mask, 'b g e n m -> b n (g e m)')
         width = rows.shape[-1]
         x = jnp.concatenate(self.promote(rows, tokens), axis=-1)
@@ -189,7 +189,7 @@ class MutualAttention(Module):
         x = nn.Dropout(self.dropout, name='mask_hidden_dropout')(x, deterministic=not train)
         x = Dense(width, **self.precision, name='mask_contract')(x)
         x = nn.Dropout(self.dropout, name='mask_dropout')(x, deterministic=not train)
-        return rearrange(x, 'b n (g e m) -> b g e n m', g=groups, m=places)
+        return rearrange(x, 'b n (g e m) -> b g e n m', g=groups, m=positions)
 
     torch_names = {
         'to_out_tokens': 'to_out_tokens.0',
@@ -292,7 +292,7 @@ class WWT(Backbone, kw_only=True):
       sigreg_seed: of the directions of the SIGReg loss in evaluation, where there is no rng: those that
         `draw_projections` makes of `jax.random.key(sigreg_seed)`, split over the levels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, slots do not fall, interactions are repeated, do not rise or

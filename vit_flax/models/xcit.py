@@ -1,7 +1,7 @@
 """XCiT: Cross-Covariance Image Transformers, arXiv:2106.09681.
 
 vit-pytorch's `xcit`: attention between channels instead of tokens (its cost is linear in the
-number of patches), depthwise convolutions that let neighbouring patches speak, LayerScale on each
+number of patches), depthwise convolutions that mix neighbouring patches, LayerScale on each
 branch, and a class token that joins only for the last blocks. It differs from ViT in all four.
 """
 
@@ -20,7 +20,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import PatchEmbedding
@@ -160,7 +160,7 @@ class XCiT(Backbone, kw_only=True):
       channels: of the images.
       layer_scale_init: index of a block to its initial LayerScale; `paper_layer_scale` is the paper's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, an even kernel, images of another layout or
@@ -210,7 +210,7 @@ class XCiT(Backbone, kw_only=True):
             local_patch_interaction=partial(LocalPatchInteraction, self.local_patch_kernel_size, **self.precision),
             **parts,
         )
-        class_block = partial(ScaledBlock, attention=partial(ClassAttention, **heads), **parts)
+        class_block = partial(LayerScaleBlock, attention=partial(ClassAttention, **heads), **parts)
         self.xcit_transformer = Transformer(self.depth, xca_block, scan=self.scan, remat=self.remat)
         self.final_norm = LayerNorm(**self.precision)
         self.cls_transformer = Transformer(self.cls_depth, class_block, scan=self.scan, remat=self.remat)

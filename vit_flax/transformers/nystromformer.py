@@ -166,7 +166,7 @@ class Nystromformer(Module, kw_only=True):
       scale_each_map: start the inverse of each map at its own norms, as the paper does, not at those of
         the whole batch, as nystrom-attention does.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: tokens of another width, or an even kernel.
