@@ -135,7 +135,7 @@ class OpenBlock(Module):
 
 
 class OpenTransformer(Module):
-    """`depth` blocks and a norm, `[b n d] -> [b n d]`, and inputs and outputs of the 2 * depth branches, `[l b n d]`."""
+    """A stack of `depth` blocks and a norm, `[b n d] -> [b n d]`, with inputs and outputs of all branches, `[l b n d]`."""
 
     depth: int
     block: Callable[..., nn.Module]
