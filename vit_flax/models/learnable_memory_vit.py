@@ -22,7 +22,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.card import ModelCard
-from vit_flax.models.vit import NormedHead, ViTBase, published_size
+from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
 
 
 class MemoryAttention(Module):
@@ -95,6 +95,8 @@ class ViT(ViTBase, kw_only=True):
     def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
         # upstream: pool='mean' is accepted and has no effect.
         return tokens[:, 0]
+
+    torch_names = BATCH_AXES
 
 
 def memory_mask(tokens: int, memories: int) -> np.ndarray:

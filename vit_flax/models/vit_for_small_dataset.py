@@ -23,7 +23,7 @@ from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.card import ModelCard
-from vit_flax.models.vit import ViTBase
+from vit_flax.models.vit import BATCH_AXES, ViTBase
 
 
 class LSA(Module):
@@ -132,6 +132,8 @@ class ViT(ViTBase, kw_only=True):
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(LSA, self.heads, self.dim_head, self.dropout, **self.precision)
+
+    torch_names = BATCH_AXES
 
 
 CARD = ModelCard(

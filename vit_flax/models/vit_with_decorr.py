@@ -135,7 +135,7 @@ class OpenBlock(Module):
 
 
 class OpenTransformer(Module):
-    """A stack of `depth` blocks and a norm, `[b n d] -> [b n d]`, with inputs and outputs of all branches, `[l b n d]`."""
+    """`depth` blocks and a norm, `[b n d] -> [b n d]`, with inputs and outputs of all branches, `[l b n d]`."""
 
     depth: int
     block: Callable[..., nn.Module]
