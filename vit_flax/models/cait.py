@@ -16,9 +16,8 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attention_map, attention_scores, merge_heads, mix_heads, split_heads
-from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
-from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale, surviving_layers
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm

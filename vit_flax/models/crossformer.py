@@ -18,12 +18,12 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import ChannelLayerNorm, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import take_rows
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, from_windows, relative_positions, to_grids, to_windows
 from vit_flax.card import ModelCard

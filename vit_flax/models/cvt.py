@@ -18,10 +18,10 @@ from jax import Array
 from vit_flax.blocks.attention import attend
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.card import ModelCard
 

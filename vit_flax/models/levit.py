@@ -19,13 +19,12 @@ from jax.nn.initializers import normal, zeros
 from vit_flax.blocks.attention import attend
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, gelu, hard_swish
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv, gelu, hard_swish
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.card import ModelCard
 

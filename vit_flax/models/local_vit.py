@@ -13,10 +13,9 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import ProjectedAttention
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Conv, LayerNorm, hard_swish
+from vit_flax.blocks.torch_like import Conv, LayerNorm, PointwiseConv, hard_swish
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 

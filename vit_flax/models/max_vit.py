@@ -17,11 +17,10 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_divisible, check_images
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import multiply, to_float32
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu, silu
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, PointwiseConv, gelu, silu
 from vit_flax.blocks.transformer import FeedForward
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
 from vit_flax.card import ModelCard

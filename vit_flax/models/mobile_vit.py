@@ -16,10 +16,9 @@ from jax import Array
 from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, silu
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, PointwiseConv, silu
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, to_grids
 from vit_flax.card import ModelCard

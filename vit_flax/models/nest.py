@@ -19,7 +19,7 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid, warn_of_other_grid
-from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
@@ -27,7 +27,7 @@ from vit_flax.blocks.pooling import max_pool
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense
+from vit_flax.blocks.torch_like import Conv, Dense, PointwiseConv
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import from_windows, to_windows
 from vit_flax.card import ModelCard

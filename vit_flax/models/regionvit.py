@@ -21,13 +21,13 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, relative_positions, to_windows
 from vit_flax.card import ModelCard

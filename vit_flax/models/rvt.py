@@ -16,12 +16,11 @@ from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.checks import pair
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 

@@ -17,10 +17,10 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, patch_grid
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Dense
+from vit_flax.blocks.torch_like import Dense, PointwiseConv
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
 from vit_flax.card import ModelCard

@@ -21,14 +21,13 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attention_map, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import patch_grid
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
 from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
-from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import BARE_FEEDFORWARD, FeedForward, Transformer
 from vit_flax.card import ModelCard
 

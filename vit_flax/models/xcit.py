@@ -18,9 +18,8 @@ from jax.nn.initializers import normal, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
-from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
-from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale, surviving_layers
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import PatchEmbedding
