@@ -10,8 +10,8 @@ from einops import rearrange
 from parity_tests.case import Case, all_cases
 from parity_tests.compare import check
 from vit_flax.blocks import attention, patches, torch_like, transformer
+from vit_flax.blocks.weight_ops import KEEP
 from vit_flax.models import cvt, xcit
-from vit_flax.weights.ops import KEEP
 
 pytestmark = pytest.mark.usefixtures('fresh_tables')
 

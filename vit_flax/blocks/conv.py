@@ -7,7 +7,7 @@ from jax import Array
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.torch_like import Conv, LayerNorm, PointwiseConv, gelu, uniform_by_fan_in
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.weight_ops import UnitAxes
 
 
 class ChannelLayerNorm(LayerNorm):

@@ -19,7 +19,7 @@ from vit_flax.blocks.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import add, einsum_float32, in_float32, repeat, to_float32
 from vit_flax.blocks.volumes import conv_3d
-from vit_flax.weights.ops import POINTWISE
+from vit_flax.blocks.weight_ops import POINTWISE
 
 
 def gelu(x: Array) -> Array:

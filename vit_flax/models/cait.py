@@ -22,9 +22,9 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
-from vit_flax.weights.ops import UnitAxes
 
 
 class TalkingHeadsAttention(Module):

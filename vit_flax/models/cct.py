@@ -29,8 +29,8 @@ from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu
 from vit_flax.blocks.torch_like import Dense as TorchDense
 from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import UnitAxes
 
 Dense = partial(TorchDense, kernel_init=normal(0.02), bias_init=zeros)
 

@@ -25,8 +25,8 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import matmul, silu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.weight_ops import Permute
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import Permute
 
 STORED = 'linear.parametrizations.weight.original'
 # Modules whose kernels have length one along the outputs; that of the others runs along the inputs.

@@ -27,9 +27,9 @@ from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.weight_ops import Chain, Permute, UnitAxes
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import Chain, Permute, UnitAxes
 
 
 class SequenceConv(Dense):

@@ -25,9 +25,9 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import FeedForward, Transformer
+from vit_flax.blocks.weight_ops import Inverse, UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase
-from vit_flax.weights.ops import Inverse, UnitAxes
 
 SMALL_NORMAL = normal(1e-2)
 

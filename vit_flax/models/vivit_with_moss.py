@@ -23,10 +23,10 @@ from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Block, FeedForward, check_layout
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import NormedHead
 from vit_flax.models.vivit import ViViTBase, key_mask
-from vit_flax.weights.ops import UnitAxes
 
 
 class FrameNorm(LayerNorm):

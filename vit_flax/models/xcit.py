@@ -27,8 +27,8 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import FeedForward, Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import UnitAxes
 
 
 def upstream_layer_scale(layer: Array) -> Array:

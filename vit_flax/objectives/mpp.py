@@ -19,8 +19,8 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.objectives.encoder import EncoderObjective, chosen, patch_embedding_ties, put, take
-from vit_flax.weights.ops import UnitAxes
 
 Colours = Sequence[float]
 

@@ -18,7 +18,7 @@ from vit_flax.blocks.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.weights.ops import Chain, Permute, UnitAxes
+from vit_flax.blocks.weight_ops import Chain, Permute, UnitAxes
 
 
 def iterative_inverse(x: Array, iterations: int = 6, scale_each: bool = False) -> Array:

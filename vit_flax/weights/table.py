@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from vit_flax.weights.ops import KEEP, Op, kernel_op
+from vit_flax.blocks.weight_ops import KEEP, Op, kernel_op
 
 Path = tuple[str, ...]
 Rows = Mapping[Path, Mapping[str, Any]]
