@@ -109,7 +109,7 @@ def test_what_was_learned_begins_a_run_with_labels(recipe, pretrained):
     if recipe == 'mae':
         expected = encoder_variables(run.variables)['params']
     else:
-        expected = run.variables['teacher']['teacher']['net']
+        expected = run.variables['teacher_params']['teacher']['net']
     assert all((learned[name] == leaf).all() for name, leaf in flat(expected).items())
 
     model = run.config.model
@@ -135,7 +135,7 @@ def test_a_run_without_labels_begins_with_what_another_learned(pretrained):
     setup = set_up(config)
     state = begin(config, setup, setup.initial(), inherit(config, setup))
     learned = flat(open_run(config.init, 'best').network['params'])
-    for network in (state.params['encoder'], state.collections['teacher']['teacher']['net']):
+    for network in (state.params['encoder'], state.collections['teacher_params']['teacher']['net']):
         for name, leaf in flat(network).items():
             if not name.startswith('mlp_head'):
                 np.testing.assert_array_equal(leaf, learned[name], err_msg=name)
@@ -172,7 +172,7 @@ def test_a_batch_in_parts_is_the_whole_batch():
 def test_a_teacher_lives_where_its_student_does():
     mesh = ['--mesh.fsdp=2', '--mesh.tensor=2', '--mesh.fsdp-min-size=64']
     state = set_up(parse('dino', command('dino', *mesh)[1:])[0]).state
-    student, teacher = state.params['encoder'], state.collections['teacher']['teacher']['net']
+    student, teacher = state.params['encoder'], state.collections['teacher_params']['teacher']['net']
     shardings = jax.tree.map(lambda leaf: leaf.sharding.spec, student)
     assert shardings == jax.tree.map(lambda leaf: leaf.sharding.spec, teacher)
     assert {'fsdp', 'tensor'} <= {axis for spec in jax.tree.leaves(shardings) for axis in spec}
@@ -215,7 +215,8 @@ def test_pictures_of_what_is_hidden(pretrained, tmp_path):
 
     @jax.jit
     def draw(images):
-        return complete(objective.init(model, jax.random.key(0), {'image': images}), images, jax.random.key(1))
+        module = objective.module(model, scale)
+        return complete(objective.init(module, jax.random.key(0), {'image': images}), images, jax.random.key(1))
 
     masked, predicted = map(np.asarray, draw(images))
     hidden = np.isnan(masked)
@@ -227,7 +228,7 @@ def test_pictures_of_what_is_hidden(pretrained, tmp_path):
 def test_schedules_of_the_teacher():
     dino = Dino(teacher_temp=0.07, teacher_temp_start=0.03, teacher_temp_warmup=0.5, momentum=0.9)
     np.testing.assert_allclose([dino.temperature(t) for t in (0, 0.25, 0.5, 1)], [0.03, 0.05, 0.07, 0.07], rtol=1e-6)
-    np.testing.assert_allclose([dino.memory(jnp.float32(t)) for t in (0, 0.5, 1)], [0.9, 0.95, 1], rtol=1e-6)
+    np.testing.assert_allclose([dino.decay(jnp.float32(t)) for t in (0, 0.5, 1)], [0.9, 0.95, 1], rtol=1e-6)
 
 
 def test_views_are_random_crops_in_the_scale_of_the_data():
@@ -242,14 +243,14 @@ def test_views_are_random_crops_in_the_scale_of_the_data():
         assert views.min() >= -2 and views.max() <= 2 and views.std() > 0.2
         np.testing.assert_array_equal(views, again[name])
         assert (np.abs(views - other[name]) > 1e-3).mean() > 0.5
-    with pytest.raises(UserError, match='needs images of bytes, these are float32'):
+    with pytest.raises(UserError, match='needs uint8 images, these are float32'):
         dino.prepare(model, {**batch, 'image': images.astype(np.float32)}, jax.random.key(0), scale, True)
 
 
 @pytest.mark.parametrize('objective', [Dino(local_size=32), LeJepa(local_size=32)])
 def test_small_crops_fit_networks_that_end_in_a_feature_map(objective):
     model, batch = create_model('cvt', num_classes=3, s3_depth=1), {'image': jnp.zeros((1, 64, 64, 3))}
-    variables = jax.eval_shape(lambda: objective.init(model, jax.random.key(0), batch))
+    variables = jax.eval_shape(lambda: objective.init(objective.module(model, None), jax.random.key(0), batch))
     shapes = {path[-2:]: leaf.shape for path, leaf in flatten_dict(variables['params']).items()}
     assert shapes['hidden_0', 'kernel'] == (384, 2048)
 
@@ -262,8 +263,9 @@ def test_colours_are_told_in_the_scale_of_the_data():
 
     @jax.jit
     def label(images):
-        variables = objective.init(model, jax.random.key(0), {'image': images})
-        return objective.module(model, scale).apply(variables, images, method='labels')
+        module = objective.module(model, scale)
+        variables = objective.init(module, jax.random.key(0), {'image': images})
+        return module.apply(variables, images, method='labels')
 
     assert (label(white) == 511).all()
 
@@ -312,7 +314,7 @@ def test_the_teacher_is_spread_over_the_mesh_and_no_constant_of_the_step(finishe
         ('distill', ['--objective.alpha', '2'], 'objective.alpha=2.0 must lie between 0 and 1'),
         ('mae', ['--objective.masking-ratio', '1'], 'masking_ratio=1.0 must be between 0 and 1'),
         ('mae', ['--model.name', 'cct'], 'cannot be trained on its patches'),
-        ('mae', ['--objective.masking', 'tube'], 'hides the same places at all times of a video'),
+        ('mae', ['--objective.masking', 'tube'], "masking='tube' masks the same positions at every step of a video"),
         ('mae', ['--objective.probe-images', '-1'], 'objective.probe_images=-1 must be at least 0'),
         ('simmim', ['--objective.mask-patch-size', '6'], 'mask_patch_size=6 must be made of whole patches'),
         ('dino', ['--objective.teacher-temp', '0'], 'objective.teacher_temp=0.0 must be above 0'),
@@ -372,8 +374,9 @@ def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
         # Drawn once, and in the precision that is asked for.
         prepared = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, prepared)
         monkeypatch.setattr(type(config.objective), 'prepare', lambda *args, **kwargs: prepared)
+        module = config.objective.module(model, Scale((0.3,), (0.4,)))
         one = {'image': np.zeros((1, 16, 16, 1)), 'label': np.zeros(1, np.int32)}
-        shapes = jax.eval_shape(lambda: config.objective.init(model, jax.random.key(0), one))
+        shapes = jax.eval_shape(lambda: config.objective.init(module, jax.random.key(0), one))
         variables = jax.tree.map(lambda x: draw.normal(size=x.shape) / 3, shapes)
         state = initial_state(variables, optax.sgd(0.1), ema=False)
         ends = []

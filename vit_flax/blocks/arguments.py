@@ -93,15 +93,25 @@ def check_arguments(owner: Any) -> None:
       ValueError: an argument that can never be right: its name, its value, and what would be.
     """
     owner_class: Any = type(owner)
-    for name, annotation in _annotations(owner_class).items():
+    for name in _annotations(owner_class):
         value = getattr(owner, name)
-        try:
-            fit = _fit(annotation, name, value)
-        except Unfit:
-            wanted = _asked_of(annotation, name, value)
-            raise ValueError(f'{name}={_short(value)} must be {wanted}') from None
+        fit = check_argument(owner_class, name, value)
         if fit is not value:
             object.__setattr__(owner, name, fit)
+
+
+def check_argument(owner: Any, name: str, value: Any) -> Any:
+    """The value of one argument of a class as it is kept.
+
+    Raises:
+      ValueError: it can never be right: its name, its value, and what would be.
+    """
+    annotation = _annotations(owner)[name]
+    try:
+        return _fit(annotation, name, value)
+    except Unfit:
+        wanted = _asked_of(annotation, name, value)
+        raise ValueError(f'{name}={_short(value)} must be {wanted}') from None
 
 
 @cache

@@ -70,7 +70,7 @@ class DistillWrapper(Objective, kw_only=True):
     PAPER: ClassVar[Mapping[str, Any]] = {'hard': True, 'alpha': 0.5}
 
     @classmethod
-    def paper(cls, teacher: Any, student: nn.Module, **changes: Any) -> 'DistillWrapper':  # type: ignore[override]
+    def paper(cls, teacher: Any, student: nn.Module, **changes: Any) -> 'DistillWrapper':
         """The paper's (section 4, equation 3): labels and the teacher's most likely class, half each."""
         return cls(teacher=teacher, student=student, **{**cls.PAPER, **changes})
 

@@ -68,6 +68,7 @@ class EncoderObjective(Objective, kw_only=True):
 
     def grid_of(self, images: Array) -> tuple[int, ...]:
         """Patches along each axis of these images."""
+        check_encoder(self.given_encoder)
         return patch_counts(images.shape[1:-1], self.given_encoder.patch_lengths, 'the shape of the images')
 
     def place(self, tokens: Array, grid: Sequence[int]) -> Array:

@@ -29,15 +29,6 @@ class PostUpdate(Protocol):
         ...
 
 
-@runtime_checkable
-class Reconstructs(Protocol):
-    """An objective that predicts the pixels of masked patches."""
-
-    def reconstruct(self, images: Array) -> Array:
-        """Images with their masked patches as predicted, `[b h w c] -> [b h w c]`."""
-        ...
-
-
 class Objective(Module, kw_only=True):
     """What every objective offers; see the head of this file.
 
