@@ -20,4 +20,7 @@ NAMES = {
 
 @trains(DinoLoss, PAPER_VIEWS, NAMES, without=('image_size',))
 class Dino(TeacherSchedule, Pretraining):
-    """Cross-entropy between a student and its teacher, an exponential moving average of it, over prototypes."""
+    """Cross-entropy between a student and its teacher, an exponential moving average of it, over prototypes.
+
+    The teacher's EMA decay grows from `momentum` to 1 along half a cosine.
+    """

@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jax import Array
 from train.errors import UserError
 from train.objectives.classification import Classification
 from train.objectives.objective import RNGS, Batch, Scaled, Variables
+from train.objectives.options import check_options, given, trains
 from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.distill import DistillWrapper
 from vit_flax.objectives.monitors import MONITORS
@@ -25,27 +25,24 @@ if TYPE_CHECKING:
     from train.run import Run
 
 
-@dataclass(frozen=True)
+@trains(DistillWrapper, defaults={'temperature': 3.0})
 class Distill(Classification):
     """Labels, and the output of a trained teacher for the same images."""
 
     teacher: str = ''
     """Run whose best checkpoint is the teacher, of the same classes and the same image size."""
-    alpha: float = 0.5
-    """Weight of the distillation loss; that of the labels is 1 - alpha. 0 trains the student alone."""
-    hard: bool = True
-    """Learn the teacher's most likely class instead of its probabilities."""
-    temperature: float = 3.0
-    """Temperature of both softmaxes if the teacher's probabilities are learned."""
-
     inside = 'encoder/'
+    arguments: ClassVar[Mapping[str, str]]
+
+    if TYPE_CHECKING:  # options are made from the arguments of the loss
+
+        def __init__(self, **options: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def check(self) -> None:
         super().check()
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f'objective.alpha={self.alpha} must lie between 0 and 1')
-        if not self.temperature > 0:
-            raise UserError(f'objective.temperature={self.temperature} must be above 0')
+        check_options(self)
         if self.alpha and not self.teacher:
             raise UserError(
                 'objective.teacher is missing: name a run, such as runs/cifar10, whose output the student learns'
@@ -54,13 +51,7 @@ class Distill(Classification):
     def module(self, model: nn.Module, scale: Scaled | None = None) -> Any:
         """The objective around the student."""
         del scale
-        return DistillWrapper(
-            student=model,
-            alpha=self.alpha,
-            hard=self.hard,
-            temperature=self.temperature,
-            dtype=getattr(model, 'dtype', None),
-        )
+        return DistillWrapper(student=model, dtype=getattr(model, 'dtype', None), **given(self, self.arguments))
 
     def init(self, module: Any, rng: Array, batch: Batch) -> Variables:
         logits = jnp.zeros((len(batch['image']), module.student.num_classes))

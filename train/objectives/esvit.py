@@ -10,4 +10,7 @@ from vit_flax.objectives.es_vit import EsViTLoss
 
 @trains(EsViTLoss, PAPER_VIEWS, NAMES, without=('image_size',))
 class EsVit(TeacherSchedule, Pretraining):
-    """DINO for networks that end in a feature map, whose positions are compared too."""
+    """DINO for networks that end in a feature map, whose positions are compared too.
+
+    The teacher's EMA decay grows from `momentum` to 1 along half a cosine.
+    """

@@ -16,7 +16,7 @@ from jax import Array
 
 from train.errors import UserError
 from train.objectives.objective import RNGS, Batch, Objective, Reconstruct, Scaled, Variables
-from vit_flax.blocks.arguments import check_argument
+from train.objectives.options import check_options, given, in_options
 from vit_flax.objectives.encoder import mask_from_indices
 from vit_flax.objectives.monitors import MONITORS
 from vit_flax.objectives.objective import Objective as Loss
@@ -25,17 +25,11 @@ from vit_flax.objectives.views import MultiCrop
 
 # Below this the features of all images point in the same direction; of a new ViT they have a few hundredths.
 COLLAPSED = 0.003
-# Of some options another spelling for what they are by default.
-SPELLINGS: Mapping[str, tuple[Any, Any]] = {
-    'local_size': (0, None),
-    'mask_patch_size': (0, None),
-    'hidden_layer': ('', -2),
-}
 
 
 @dataclass(frozen=True)
 class Pretraining(Objective):
-    """A loss of `vit_flax.objectives` with the model as its network; made by `train.objectives.options.trains`.
+    """A loss of `vit_flax.objectives` with the model as its network; see `train.objectives.options.trains`.
 
     Class attributes:
       loss_class: the loss.
@@ -63,14 +57,6 @@ class Pretraining(Objective):
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def __post_init__(self) -> None:
-        for name in (*self.arguments, *self.view_arguments):
-            value, (spelling, meant) = getattr(self, name), SPELLINGS.get(name, (None, None))
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-            elif name in SPELLINGS and type(value) is type(spelling) and value == spelling:
-                object.__setattr__(self, name, meant)
-
     @property
     def watch(self) -> str:
         return 'knn_accuracy' if self.probe_images else 'loss'
@@ -86,19 +72,18 @@ class Pretraining(Objective):
     def check(self) -> None:
         if self.probe_images < 0:
             raise UserError(f'objective.probe_images={self.probe_images} must be at least 0')
-        for kind, arguments in ((self.loss_class, self.arguments), (MultiCrop, self.view_arguments)):
-            for option, argument in arguments.items():
-                try:
-                    check_argument(kind, argument, getattr(self, option))
-                except ValueError as error:
-                    raise UserError(f'objective.{option}{str(error).removeprefix(argument)}') from error
+        check_options(self)
+        try:
+            _ = self.views
+        except ValueError as error:
+            raise UserError(in_options(self, str(error))) from error
 
     # ------------------------------------------------------------------ the loss and what it is called with
 
     def module(self, model: nn.Module, scale: Scaled | None) -> Any:
-        given = {argument: getattr(self, option) for option, argument in self.arguments.items()}
-        paper: Any = self.loss_class
-        return paper.paper(model, dtype=getattr(model, 'dtype', None), **given, **self.derived(model, scale))
+        loss: Any = self.loss_class
+        arguments = {**given(self, self.arguments), **self.derived(model, scale)}
+        return loss.paper(model, dtype=getattr(model, 'dtype', None), **arguments)
 
     def derived(self, model: nn.Module, scale: Scaled | None) -> dict[str, Any]:
         """Arguments of the loss that follow from the network, the data or other options."""
@@ -108,8 +93,7 @@ class Pretraining(Objective):
     @property
     def views(self) -> MultiCrop | None:
         """The views of images that the loss takes; None if it takes images."""
-        given = {argument: getattr(self, option) for option, argument in self.view_arguments.items()}
-        return self.paper_views and dataclasses.replace(self.paper_views, **given)
+        return self.paper_views and dataclasses.replace(self.paper_views, **given(self, self.view_arguments))
 
     def draw(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
         """What the loss is called with for a batch of stored images, leaves `[b ...]`."""

@@ -311,7 +311,7 @@ def test_the_teacher_is_spread_over_the_mesh_and_no_constant_of_the_step(finishe
     [
         ('distill', [], 'objective.teacher is missing: name a run'),
         ('distill', ['--objective.teacher', 'nowhere'], 'objective.teacher: nowhere is no folder'),
-        ('distill', ['--objective.alpha', '2'], 'objective.alpha=2.0 must lie between 0 and 1'),
+        ('distill', ['--objective.alpha', '2'], 'objective.alpha=2.0 must be between 0 and 1'),
         ('mae', ['--objective.masking-ratio', '1'], 'masking_ratio=1.0 must be between 0 and 1'),
         ('mae', ['--model.name', 'cct'], 'cannot be trained on its patches'),
         ('mae', ['--objective.masking', 'tube'], "masking='tube' masks the same positions at every step of a video"),
@@ -321,6 +321,11 @@ def test_the_teacher_is_spread_over_the_mesh_and_no_constant_of_the_step(finishe
         ('dino', ['--objective.local-views', '0'], 'objective.local_views=0 must be at least 1'),
         ('esvit', ['--model.name', 'vit', '--model.patch-size', '4', *VIT, '--model.depth', '1'], 'not a feature map'),
         ('dino', ['--objective.hidden-layer', 'transformer/block_7'], "did you mean 'transformer/block_0'?"),
+        (
+            'dino',
+            ['--objective.local-scale', '0.01'],
+            'local_scale=0.01 must be at least objective.local_scale_min=0.05',
+        ),
         ('lejepa', ['--objective.sigreg', '1'], 'objective.sigreg=1.0 must lie between 0 and 1'),
     ],
     ids=lambda value: value if isinstance(value, str) and ' ' not in value else '',

@@ -51,6 +51,7 @@ class MultiCrop:
 
     def __post_init__(self) -> None:
         check_arguments(self)
+        self.scales()
 
     def draw(self, rng: Array, images: Array) -> dict[str, Array]:
         """Random crops of images with values from 0 to 1: `global_views` `[2 b h w c]`, `local_views` `[v b h w c]`.
@@ -61,22 +62,24 @@ class MultiCrop:
         large, small = self.sizes(images.shape)
         augment = self.augment_fn or byol_augment, self.augment_fn2 or byol_augment
         local = (self.local_augment_fn,) * 2 if self.local_augment_fn else augment
-        scales = (self.global_lower_crop_scale, 1.0), (self.local_lower_crop_scale, self.local_upper_crop_scale)
+        scales = self.scales()
         rngs = jax.random.split(rng)
         return {
             'global_views': draw_crops(rngs[0], images, 2, large, scales[0], augment),
             'local_views': draw_crops(rngs[1], images, self.num_local_views, small, scales[1], local),
         }
 
+    def scales(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Smallest and largest area of the large and of the small crops."""
+        smallest, largest = self.local_lower_crop_scale, self.local_upper_crop_scale
+        if smallest > largest:
+            raise ValueError(f'local_upper_crop_scale={largest} must be at least local_lower_crop_scale={smallest}')
+        return (self.global_lower_crop_scale, 1.0), (smallest, largest)
+
     def sizes(self, shape: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width of the large and of the small crops of images `[b h w c]`."""
         if len(shape) != 4:
             raise ValueError(f'images of shape {tuple(shape)} must be [b h w c]: views are crops of images')
-        if self.local_lower_crop_scale > self.local_upper_crop_scale:
-            raise ValueError(
-                f'local_upper_crop_scale={self.local_upper_crop_scale} must be at least '
-                f'local_lower_crop_scale={self.local_lower_crop_scale}'
-            )
         large = shape[1:3] if self.image_size is None else self.image_size
         return pair(large, 'image_size'), pair(large if self.local_size is None else self.local_size, 'local_size')
 
