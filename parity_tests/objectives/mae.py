@@ -119,6 +119,11 @@ REFUSED = [
         inputs=image(2, 24, 36, 3),
     ),
     Refused(
+        says=r"masking='tube' masks the same positions at every step of a video, and the patches have 2 axes",
+        kwargs=dict(encoder=VIT, **DECODER, masking='tube'),
+        inputs=image(2, 24, 36, 3),
+    ),
+    Refused(
         says=r'encoder=XCiT cannot be trained on its patches, since it lacks patchify, .*patch_positions',
         kwargs=dict(
             encoder=Submodule(

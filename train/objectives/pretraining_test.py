@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from train import catalogue, objectives, recipes
 from train.cli import main, parse
-from train.config import check
+from train.config import check, from_json, to_json
 from train.conftest import arrays
 from train.data.stream import place, train_batches
 from train.errors import UserError
@@ -23,9 +23,11 @@ from train.init import begin, inherit
 from train.log import read_rows
 from train.model import build
 from train.objectives.dino import Dino
+from train.objectives.distill import Distill
 from train.objectives.lejepa import LeJepa
 from train.objectives.mae import Mae
 from train.objectives.mpp import Mpp
+from train.objectives.objective import Objective
 from train.optim import paths
 from train.run import open_run
 from train.scale import Scale
@@ -35,6 +37,7 @@ from train.state import initial_state
 from train.step import make_train_step
 from vit_flax import create_model
 from vit_flax.objectives.encoder import encoder_variables
+from vit_flax.objectives.views import MultiCrop
 
 SHORT = [
     '--data.name=digits', '--augment.image-size=16', '--steps=2', '--batch-size=16', '--eval-every=2',
@@ -270,6 +273,41 @@ def test_colours_are_told_in_the_scale_of_the_data():
     assert (label(white) == 511).all()
 
 
+def test_every_option_is_an_argument_of_the_loss_or_of_its_views():
+    """With its type and the paper's value; what is written by hand belongs to the trainer."""
+    made = [objectives.find(name) for name in objectives.names() if hasattr(objectives.find(name), 'loss_class')]
+    assert len(made) == len(objectives.names()) - 1, 'classification has no loss of vit_flax'
+    for kind in made:
+        hints, defaults = get_type_hints(kind), {field.name: field.default for field in dataclasses.fields(kind)}
+        parts = [(kind.loss_class, kind.loss_class.PAPER, kind.arguments)]
+        parts += [(MultiCrop, vars(kind.paper_views), kind.view_arguments)] if kind.paper_views else []
+        for part, paper, arguments in parts:
+            assert arguments
+            for option, argument in arguments.items():
+                assert hints[option] == get_type_hints(part)[argument]
+                if (kind, argument) != (Distill, 'temperature'):
+                    assert defaults[option] == paper.get(argument, getattr(part, argument, None))
+
+
+def test_at_most_two_classes_between_an_objective_and_the_contract():
+    for name in objectives.names():
+        assert sum(issubclass(kind, Objective) for kind in objectives.find(name).__mro__) <= 3
+
+
+def test_a_config_of_an_earlier_version_is_read():
+    """Without the options that there were not, and with 0 and '' for what is None now."""
+    old = to_json(dataclasses.replace(parse('dino', [])[0], out='runs/x'))
+    written = old['objective']
+    for key in ('student_sees_global', 'average_places', 'local_scale_min'):
+        del written[key]
+    written |= {'hidden_layer': '', 'local_size': 0}
+    read = from_json(old).objective
+    assert read == dataclasses.replace(parse('dino', [])[0].objective, local_size=None)
+    written['shares'] = 3
+    with pytest.raises(UserError, match=r"of another version of this trainer: .*'shares'"):
+        from_json(old)
+
+
 def test_collapse_is_told_once():
     assert 'collapsed' in Dino().warning({'val/feature_std': 1e-4})
     assert Dino().warning({'val/feature_std': 0.2}) == Dino().warning({'train/loss': 1.0}) == ''
@@ -337,7 +375,7 @@ def test_a_mistake_is_one_line(recipe, args, message, capsys, tmp_path):
     assert message in err and err.count('\n') == 1 and not (tmp_path / 'run').exists()
 
 
-# ---------------------------------------------------------------------- parts of a batch
+# ---------------------------------------------------------------------- parts of a batch, and padding
 
 # Of several recipes with one objective the smallest.
 RECIPE_OF = {catalogue.name_of(recipes.find(name).CONFIG.objective): name for name in (*recipes.names(), 'digits')}
@@ -348,9 +386,8 @@ NEST = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize('name', objectives.names())
-def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
-    """In float64: parameters, and every state that an objective keeps, such as a centre of the teacher's answers."""
+def small_recipe(name, finished):
+    """The arguments of a command line that trains an objective in miniature."""
     recipe = RECIPE_OF[name]
     own = RECIPES.get(recipe, ['--model.patch-size=8', *VIT])
     if recipe == 'esvit':
@@ -359,30 +396,68 @@ def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
         own = [*own, '--objective.local-views=1', '--objective.local-size=0']
     if recipe == 'distill':
         own = [*own, f'--objective.teacher={finished}', '--objective.mixup=0.3']
-    config = parse(recipe, [*SHORT, '--batch-size=6', *own])[0]
+    return recipe, [*SHORT, '--batch-size=6', *own]
+
+
+def in_float64(config, train):
+    """A network, a prepared batch of six rows and random variables; in the precision that is asked for."""
+    objective, scale = config.objective, Scale((0.3,), (0.4,))
+    model = build(config.model, (16, 16, 1), 10).clone(dtype=jnp.float64)
+    draw = np.random.default_rng(0)
+    batch: dict[str, Any] = {
+        'image': draw.integers(0, 256, (6, 16, 16, 1), np.uint8),
+        'label': np.arange(6, dtype=np.int32),
+    }
+    # Rows that differ, so that a part of them is told from all.
+    batch['image'][:3] //= 4
+    given = objective.given() if train else {}
+    prepare = jax.jit(partial(objective.prepare, model, scale=scale, train=train))
+    prepared = prepare({**batch, **given}, rng=jax.random.key(1))
+    prepared = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, prepared)
+    one = {'image': np.zeros((1, 16, 16, 1)), 'label': np.zeros(1, np.int32)}
+    module = objective.module(model, scale)
+    shapes = jax.eval_shape(lambda: objective.init(module, jax.random.key(0), one))
+    variables = jax.tree.map(lambda x: draw.normal(size=x.shape) / 3, shapes)
+    return model, module, prepared, variables
+
+
+@pytest.mark.parametrize('name', objectives.names())
+def test_padding_is_no_part_of_an_evaluation(name, finished):
+    """A last batch that is filled up has the metrics of its own rows, whatever it is filled up with."""
+    recipe, args = small_recipe(name, finished)
+    config = parse(recipe, args)[0]
+    objective = config.objective
+    with jax.enable_x64(True):
+        _, module, prepared, variables = in_float64(config, train=False)
+
+        def metrics(rows):
+            loss, (found, _) = objective.loss(module, variables, rows, jax.random.key(0), False, 0.5)
+            weight = rows['weight']
+            return {name: (value * weight).sum() / weight.sum() for name, value in found.items()}, loss
+
+        padded = {**prepared, 'weight': np.array([1.0, 1, 1, 1, 0, 0])}
+        (got, _), (want, loss) = jax.jit(lambda padded, rows: (metrics(padded), metrics(rows)))(
+            padded, jax.tree.map(lambda x: x[:4], padded)
+        )
+        assert got.keys() == want.keys() >= {'loss'}
+        for metric, value in want.items():
+            np.testing.assert_allclose(got[metric], value, rtol=1e-9, err_msg=metric)
+        np.testing.assert_allclose(got['loss'], loss, rtol=1e-9)
+
+
+@pytest.mark.parametrize('name', objectives.names())
+def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
+    """In float64: parameters, and every state that an objective keeps, such as a centre of the teacher's answers."""
+    recipe, args = small_recipe(name, finished)
+    config = parse(recipe, args)[0]
     if config.objective.whole:
         parted = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=3))
         with pytest.raises(UserError, match=rf'optim\.accumulate=3 must be 1 with the objective {name}: '):
             check(parted)
         return
     with jax.enable_x64(True):
-        model = build(config.model, (16, 16, 1), 10).clone(dtype=jnp.float64)
-        draw = np.random.default_rng(0)
-        batch: dict[str, Any] = {
-            'image': draw.integers(0, 256, (6, 16, 16, 1), np.uint8),
-            'label': np.arange(6, dtype=np.int32),
-        }
-        # Parts that differ, so that the last one alone is told from all.
-        batch['image'][:3] //= 4
-        prepare = partial(config.objective.prepare, model, scale=Scale((0.3,), (0.4,)), train=True)
-        prepared = jax.jit(prepare)({**batch, **config.objective.given()}, rng=jax.random.key(1))
-        # Drawn once, and in the precision that is asked for.
-        prepared = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, prepared)
+        model, _, prepared, variables = in_float64(config, train=True)
         monkeypatch.setattr(type(config.objective), 'prepare', lambda *args, **kwargs: prepared)
-        module = config.objective.module(model, Scale((0.3,), (0.4,)))
-        one = {'image': np.zeros((1, 16, 16, 1)), 'label': np.zeros(1, np.int32)}
-        shapes = jax.eval_shape(lambda: config.objective.init(module, jax.random.key(0), one))
-        variables = jax.tree.map(lambda x: draw.normal(size=x.shape) / 3, shapes)
         state = initial_state(variables, optax.sgd(0.1), ema=False)
         ends = []
         for count in (1, 3):
