@@ -19,9 +19,9 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_images, check_places, pair, patch_grid
 from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.kernels.pooling import max_pool
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
-from vit_flax.blocks.pooling import max_pool
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage

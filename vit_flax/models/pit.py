@@ -19,11 +19,11 @@ from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.class_token import ClassTokenAndPositions
 from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.kernels.pooling import pooled_length
+from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.pooling import pooled_length
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.blocks.unfold import unfold
 from vit_flax.registry import Model
 
 Grid = tuple[int, int]
