@@ -87,22 +87,6 @@ def called_names(module):
     return set(inspect.unwrap(type(module).__call__).__code__.co_names)
 
 
-# Several heads, one head for several loops, several images in a row, or no head.
-WITHOUT_LATENT = {
-    'cross_vit',
-    'levjepa',
-    'levjepa_nd',
-    'looped_vit',
-    'na_vit',
-    'na_vit_nested_tensor',
-    'na_vit_nested_tensor_3d',
-    'vaat',
-    'vat',
-    'vat_siglip',
-    'wwt',
-}
-
-
 def test_embeddings_of_every_model(first_case: Case):
     """What the first part of the model gives, and what its head takes, by shape alone."""
     pair = make_pair(first_case)
@@ -111,7 +95,7 @@ def test_embeddings_of_every_model(first_case: Case):
     _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(embeddings)), part
     latents = shown.get('to_latent', ())
-    assert len(latents) == (first_case.stem not in WITHOUT_LATENT)
+    assert len(latents) == pair.flax.taps_latent
     assert all(latent.shape[0] == 2 and latent.ndim in (2, 4) for latent in latents)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -21,6 +20,7 @@ from train.scale import Scale
 from train.sharding import abstract, batch_sharding, check_batch, given_sharding, make_mesh, state_sharding, traced_for
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step, sound
+from vit_flax.blocks.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Setup:
     """
 
     mesh: jax.sharding.Mesh
-    model: nn.Module
+    model: Backbone
     scale: Scale
     parameters: int
     state: TrainState
@@ -119,7 +119,7 @@ def _spread(array: np.ndarray, sharding: NamedSharding) -> Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def _features(objective: Objective, model: nn.Module, scale: Scale, shape: tuple[int, ...]) -> Callable:
+def _features(objective: Objective, model: Backbone, scale: Scale, shape: tuple[int, ...]) -> Callable:
     """What probes are given, see `Setup.features`."""
 
     def features(state: TrainState, batch: Batch) -> tuple[Array, Array, Array]:
@@ -130,7 +130,7 @@ def _features(objective: Objective, model: nn.Module, scale: Scale, shape: tuple
     return features
 
 
-def depths_of(objective: Objective, model: nn.Module, params: Variables, batch: Batch) -> dict[str, np.ndarray]:
+def depths_of(objective: Objective, model: Backbone, params: Variables, batch: Batch) -> dict[str, np.ndarray]:
     """How deep in the network each parameter is; what the objective adds lies behind it, as a head does."""
     found = {objective.inside + path: depth for path, depth in depths(model, batch['image']).items()}
     deepest = max(int(depth.max()) for depth in found.values())

@@ -143,10 +143,10 @@ class MaskedImages(Pretraining):
 
         def complete(variables: Variables, images: Array, rng: Array) -> tuple[Array, Array]:
             draws = module.draw(rng, images)
-            hidden = jnp.zeros((len(images), model.num_patches), bool)
+            hidden = jnp.zeros((len(images), model.grid.num_patches), bool)
             hidden = hidden.at[jnp.arange(len(images))[:, None], draws['masked']].set(True)
-            patches = model.patchify(images)
-            masked = model.unpatchify(jnp.where(hidden[..., None], jnp.nan, patches), module.grid_of(images))
+            patches = model.grid.patchify(images)
+            masked = model.grid.unpatchify(jnp.where(hidden[..., None], jnp.nan, patches), module.grid_of(images))
             return masked, module.apply(variables, images, **draws, method='reconstruct')
 
         return complete

@@ -16,10 +16,11 @@ from flax import linen as nn
 from jax import Array, lax
 
 from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 TokenNoise = Sequence[Array | None]
 
@@ -155,6 +156,8 @@ class ViT(ViTBase, kw_only=True):
     """ViT with adaptive token sampling (arXiv:2111.15667): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       max_tokens_per_depth: how many patches each block may keep, one number for each block, falling. A block
         that has no more than that keeps all.
 
@@ -162,11 +165,19 @@ class ViT(ViTBase, kw_only=True):
       ValueError: as ViT, or `max_tokens_per_depth` is of another length, rises or holds a zero.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     max_tokens_per_depth: Sequence[int]
 
+    norm_in_head = True
+    # its blocks drop tokens that an objective may ask for
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
     torch_names = BATCH_AXES
-    # its blocks drop tokens: objectives that want each of them back are to refuse it
-    embed_tokens = None  # type: ignore[assignment]
 
     def setup(self) -> None:
         kept = list(self.max_tokens_per_depth)
@@ -181,9 +192,6 @@ class ViT(ViTBase, kw_only=True):
         attention = partial(Attention, heads=self.heads, dim_head=self.dim_head, dropout=self.dropout, **self.precision)
         attentions = [partial(attention, kept) for kept in self.max_tokens_per_depth]
         return SamplingTransformer(attentions, self.feedforward(), **self.precision)
-
-    def head(self) -> nn.Module:
-        return NormedHead(self.num_classes, **self.precision)
 
     def encode(self, tokens: Array, train: bool = False, token_noise: TokenNoise | None = None) -> Array:
         """The blocks, `[b 1+n d] -> [b 1+m d]`."""
@@ -221,11 +229,11 @@ class ViT(ViTBase, kw_only=True):
           token_noise: Gumbel noise for each block (see `draw_token_noise`).
         """
         tokens, ids = self._sample(self.embed(images, train), train, token_noise)
-        logits = self.classify(tokens) if self.num_classes > 0 else tokens
+        logits = self.classify(tokens, train) if self.num_classes > 0 else tokens
         return (logits, ids[:, 1:] - 1) if return_sampled_token_ids else logits
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Adaptive Token Sampling For Efficient Vision Transformers',
     arxiv='2111.15667',

@@ -19,7 +19,9 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_choice, check_divisible, check_images, pair
+from vit_flax.blocks.grids import TokenGrid
 from vit_flax.blocks.kernels.pooling import max_pool, pooled_length
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
@@ -27,7 +29,7 @@ from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu
 from vit_flax.blocks.torch_like import Dense as TorchDense
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 from vit_flax.weights.ops import UnitAxes
 
 Dense = partial(TorchDense, kernel_init=normal(0.02), bias_init=zeros)
@@ -282,7 +284,7 @@ class TransformerClassifier(Module, kw_only=True):
     }
 
 
-class CCT(Module, kw_only=True):
+class CCT(Backbone, kw_only=True):
     """Compact Convolutional Transformer (arXiv:2104.05704): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -325,10 +327,7 @@ class CCT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
-    @property
-    def layout(self) -> str:
-        """Of the input."""
-        return 'b h w c'
+    head = ('classifier/mlp_head',)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -380,7 +379,7 @@ class CCT(Module, kw_only=True):
         """The blocks and a norm, `[b n d] -> [b n d]`."""
         return self.classifier.encode(tokens, train, keep_paths)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Pooled tokens to logits, `[b n d] -> [b num_classes]`."""
         return self.classifier.mlp_head(self.tap('to_latent', self.classifier.pool(tokens)))
 
@@ -393,13 +392,18 @@ class CCT(Module, kw_only=True):
           keep_paths: bool `[num_layers 2 b]`, which branches run for which image, in place of `draw_paths` from the
             rng `drop_path`.
         """
-        return self.classify(self.encode(self.embed(images, train), train, keep_paths))
+        tokens = self.encode(self.embed(images, train), train, keep_paths)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        tokenizer = Tokenizer(self.embedding_dim, self.n_conv_layers, *self.windows, parent=None)
+        return (TokenGrid(tokenizer.grid(lengths), prefix=int(not self.seq_pool)),)
 
     def position_tables(self) -> dict[str, PositionTable]:
         if self.positional_embedding != 'learnable':
             return {}
-        grid = Tokenizer(self.embedding_dim, self.n_conv_layers, *self.windows, parent=None).grid(self.lengths)
-        return {'classifier/positional_emb': PositionTable(grid, int(not self.seq_pool))}
+        (tokens,) = self.token_grids(self.lengths)
+        return {'classifier/positional_emb': PositionTable(tokens.shape, tokens.prefix)}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
@@ -465,7 +469,7 @@ def cct_16(**kwargs: Any) -> CCT:
     return CCT(**{**PRESETS['cct_16'], **kwargs})
 
 
-MODEL = Model(
+CARD = ModelCard(
     CCT,
     title='Escaping the Big Data Paradigm with Compact Transformers',
     arxiv='2104.05704',

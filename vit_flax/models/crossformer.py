@@ -16,15 +16,17 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
 from vit_flax.blocks.conv import ChannelLayerNorm, PointwiseConv
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import take_rows
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, from_windows, relative_positions, to_grids, to_windows
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 DIM_HEAD = 32
 STAGES = 4
@@ -174,7 +176,7 @@ class CrossFormerBlock(Module):
     }
 
 
-class CrossFormer(Module, kw_only=True):
+class CrossFormer(Backbone, kw_only=True):
     """CrossFormer (arXiv:2108.00154): images `[b h w c]` to logits `[b num_classes]`.
 
     Everything but the classes, channels and rates is of each of the four stages, or one value for all.
@@ -213,6 +215,8 @@ class CrossFormer(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    head = ('to_logits',)
+
     def setup(self) -> None:
         names = ('dim', 'depth', 'global_window_size', 'local_window_size', 'cross_embed_strides')
         dims, depths, far, near, strides = (per_stage(name, getattr(self, name), STAGES) for name in names)
@@ -240,21 +244,30 @@ class CrossFormer(Module, kw_only=True):
         ]
         self.to_logits = Dense(self.num_classes, **self.precision)
 
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """The images; each stage embeds its own input."""
+        check_images(images, self.channels)
+        return images
+
     def encode(self, images: Array, train: bool = False) -> Array:
         """Images to the last stage's feature map, `[b h w c] -> [b h' w' d]`."""
-        check_images(images, self.channels)
         x = images
         for embedding, transformer in zip(self.embedding, self.transformer, strict=True):
             x = self.tap('embedding', embedding(x))
             x = transformer(x, train=train)
         return x
 
-    def classify(self, x: Array) -> Array:
+    def classify(self, x: Array, train: bool = False) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
         return self.to_logits(self.tap('to_latent', x).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(images, train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, per_stage('cross_embed_strides', self.cross_embed_strides, STAGES))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits the default windows, for tracing."""
@@ -268,7 +281,7 @@ def published_size(dim: tuple[int, ...], depth: tuple[int, ...]) -> dict:
     return dict(num_classes=1000, dim=dim, depth=depth, global_window_size=(8, 4, 2, 1), local_window_size=7)
 
 
-MODEL = Model(
+CARD = ModelCard(
     CrossFormer,
     title='CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention',
     arxiv='2108.00154',

@@ -17,15 +17,17 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from vit_flax.blocks.attention import attend
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair
 from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, gelu, hard_swish
 from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 def distances(grid: tuple[int, int], stride: int) -> np.ndarray:
@@ -141,7 +143,7 @@ class Shrink(Module):
     torch_names = {'attention': 'layers.0.0', 'feedforward': 'layers.0.1'}
 
 
-class LeViT(Module, kw_only=True):
+class LeViT(Backbone, kw_only=True):
     """LeViT (arXiv:2104.01136): images `[b h w c]` to logits `[b num_classes]`.
 
     With `num_distill_classes` the result is a pair: these logits and those of the distillation head.
@@ -183,6 +185,8 @@ class LeViT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    head = ('mlp_head', 'distill_head')
+
     def setup(self) -> None:
         height, width = pair(self.image_size, 'image_size')
         if height % 16 or width % 16:
@@ -223,7 +227,7 @@ class LeViT(Module, kw_only=True):
             value = (*value, *[value[-1]] * (self.stages - len(value)))
         return per_stage(name, value, self.stages)
 
-    def embed(self, images: Array) -> Array:
+    def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens, `[b h w c] -> [b h/16 w/16 d]`."""
         check_images(images, self.channels)
         if images.shape[1:3] != pair(self.image_size, 'image_size'):
@@ -244,14 +248,19 @@ class LeViT(Module, kw_only=True):
                 x = self.shrink[index](x, train)
         return x
 
-    def classify(self, x: Array) -> Array | tuple[Array, Array]:
+    def classify(self, x: Array, train: bool = False) -> Array | tuple[Array, Array]:
         """Feature map to logits, `[b h w d] -> [b num_classes]`, and those of the distillation head if there is one."""
         x = self.tap('to_latent', x.mean(axis=(1, 2)))
         logits = self.mlp_head(x)
         return logits if self.num_distill_classes is None else (logits, self.distill_head(x))
 
     def __call__(self, images: Array, train: bool = False) -> Array | tuple[Array, Array]:
-        return self.classify(self.encode(self.embed(images), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, (16, *[2] * (self.stages - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits, for tracing."""
@@ -279,7 +288,7 @@ def published_size(dim: tuple[int, ...], heads: tuple[int, ...], depth: tuple[in
     )
 
 
-MODEL = Model(
+CARD = ModelCard(
     LeViT,
     title="LeViT: a Vision Transformer in ConvNet's Clothing for Faster Inference",
     arxiv='2104.01136',

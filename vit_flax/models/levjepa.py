@@ -19,17 +19,16 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
-from vit_flax.blocks.checks import pair, patch_counts, patch_grid
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.dropping import draw_patches
-from vit_flax.blocks.feedforward import FeedForward
-from vit_flax.blocks.grids import Grid
+from vit_flax.blocks.grids import Grid, video_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding, patchify
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.rotary import rotate
 from vit_flax.blocks.torch_like import Dense, LayerNorm, MeanSquareNorm
-from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.card import ModelCard
 
 
 class ChannelsFirstPatches(PatchEmbedding):
@@ -64,7 +63,7 @@ class PlacedAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class PlacedTransformerBase(Grid, kw_only=True):
+class PlacedTransformerBase(Backbone, kw_only=True):
     """An encoder of grids whose tokens carry their places; a subclass says which axes are causal.
 
     Attributes:
@@ -96,6 +95,17 @@ class PlacedTransformerBase(Grid, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    head = ()
+    taps_latent = False
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 1
+
+    @property
+    def layout(self) -> str:
+        return self.grid.layout
+
     @property
     def causal_axes(self) -> tuple[int, ...]:
         """Axes of the grid along which no token sees what is ahead of it."""
@@ -105,7 +115,7 @@ class PlacedTransformerBase(Grid, kw_only=True):
         # upstream: the frequencies are a buffer in float32, which the state dict holds; here they are a constant among
         # the model's variables.
         self.scales = self.variable('constants', 'rotary_scales', self.frequencies)
-        self.to_patch_embedding = ChannelsFirstPatches(self.patch_lengths, self.dim, **self.precision)
+        self.to_patch_embedding = ChannelsFirstPatches(self.grid.patch, self.dim, **self.precision)
         self.cls_token = self.param('cls_token', normal(1.0), (self.dim,), self.param_dtype)
         self.embedding_dropout = nn.Dropout(self.emb_dropout)
         attention = partial(PlacedAttention, self.heads, self.dim_head, self.dropout, **self.precision)
@@ -117,7 +127,7 @@ class PlacedTransformerBase(Grid, kw_only=True):
 
     def frequencies(self) -> Array:
         """Turns of pairs of channels along each axis, the same for all axes, `[f]`."""
-        axes = len(self.grid)
+        axes = len(self.grid.shape)
         count = self.dim_head // (2 * axes)
         if count < 1:
             raise ValueError(
@@ -136,7 +146,7 @@ class PlacedTransformerBase(Grid, kw_only=True):
         return turns.reshape(*places.shape[:-1], places.shape[-1] * wide.shape[-1])
 
     def mask(self, places: Array) -> Array | None:
-        """Who may attend to whom, bool `[b 1 n n]`; None if there is no limit."""
+        """Attention mask, bool `[b 1 n n]`; None without causal axes."""
         if not self.causal_axes:
             return None
         query, key = places[:, :, None], places[:, None]
@@ -157,7 +167,7 @@ class PlacedTransformerBase(Grid, kw_only=True):
         kept_patches: Array | None = None,
     ) -> tuple[Array, Array]:
         """Inputs to tokens, class token first, and their places, `[b *grid c] -> [b 1+n d], [b 1+n axes]`."""
-        self.check_input(x)
+        self.grid.check(x)
         if drop_ratio is not None and not 0 <= drop_ratio < 1:
             raise ValueError(f'drop_ratio={drop_ratio} must be at least 0 and below 1')
         patches = self.to_patch_embedding(x)
@@ -174,10 +184,11 @@ class PlacedTransformerBase(Grid, kw_only=True):
             tokens, places = (jnp.take_along_axis(array, kept, axis=1) for array in (tokens, places))
         return self.tap('embedding', tokens), places
 
-    def encode(self, tokens: Array, places: Array, grid: Sequence[int], train: bool = False) -> Array:
-        """The transformer, `[b n d] -> [b n d]`."""
-        angles = self.angles(places, grid)[:, None]
-        return self.norm(self.transformer(tokens, angles, self.mask(places), train=train))
+    def encode(self, tokens: tuple[Array, Array], train: bool = False, grid: Sequence[int] | None = None) -> Array:
+        """The transformer, `([b n d], [b n axes]) -> [b n d]`; `grid` of the patches, if not the model's."""
+        x, places = tokens
+        angles = self.angles(places, grid or self.grid.shape)[:, None]
+        return self.norm(self.transformer(x, angles, self.mask(places), train=train))
 
     def __call__(
         self,
@@ -195,8 +206,7 @@ class PlacedTransformerBase(Grid, kw_only=True):
           kept_patches: int `[b kept]`, which patches are read; drawn from the rng `mask` when training with a
             `drop_ratio` and left out here (see `vit_flax.blocks.dropping.draw_patches`).
         """
-        tokens, places = self.embed(x, train, drop_ratio, kept_patches)
-        return self.encode(tokens, places, patch_counts(x.shape[1:-1], self.patch_lengths, 'the input'), train)
+        return self.encode(self.embed(x, train, drop_ratio, kept_patches), train, self.grid.shape_of(x))
 
     torch_names = {'rotary_scales': 'rotary_emb.scales'}
 
@@ -217,24 +227,8 @@ class VideoTransformer(PlacedTransformerBase, kw_only=True):
     block_causal: bool = True
 
     @property
-    def layout(self) -> str:
-        return 'b t h w c'
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.frames, *pair(self.image_size, 'image_size')
-
-    @property
-    def patch_lengths(self) -> tuple[int, ...]:
-        return 1, *pair(self.patch_size, 'patch_size')
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return self.frames, *patch_grid(self.image_size, self.patch_size)
-
-    @property
-    def stated_size(self) -> str:
-        return f'frames={self.frames} with image_size={self.image_size}'
+    def grid(self) -> Grid:
+        return video_grid(self.image_size, self.patch_size, self.frames, 1, self.channels)
 
     @property
     def causal_axes(self) -> tuple[int, ...]:
@@ -246,7 +240,7 @@ def published_size() -> dict[str, Any]:
     return dict(image_size=96, patch_size=16, frames=8, dim=256, depth=3, heads=8, mlp_dim=512)
 
 
-MODEL = Model(
+CARD = ModelCard(
     VideoTransformer,
     title='LeVJEPA',
     arxiv='2608.27395',

@@ -15,13 +15,13 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat
+from vit_flax.blocks.transformer import FeedForward
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
+from vit_flax.card import ModelCard
 from vit_flax.models import max_vit
-from vit_flax.registry import Model
 
 
 class RegisterBias(RelativePositionBias):
@@ -115,7 +115,7 @@ class MaxViT(max_vit.MaxViT, kw_only=True):
     torch_names = {**max_vit.MaxViT.torch_names, 'block_{i}/register_tokens': 'register_tokens.{i}'}
 
 
-MODEL = Model(
+CARD = ModelCard(
     MaxViT,
     title='Vision Transformers Need Registers',
     arxiv='2309.16588',

@@ -5,7 +5,7 @@ takes the same packed rows as `na_vit`. Queries and keys have a LayerNorm each, 
 norms have biases, and what is read for an image has no residual.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,11 @@ from flax import linen as nn
 from jax import Array, lax
 
 from vit_flax.blocks.attention import split_heads
-from vit_flax.blocks.grids import ImageGrid
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.card import ModelCard
 from vit_flax.models.na_vit import PackedAttention, PackedViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Attention(PackedAttention):
@@ -82,7 +82,7 @@ class NestedViTBase(PackedViTBase, kw_only=True):
         return x if self.train_embedding else lax.stop_gradient(x)
 
 
-class NaViT(NestedViTBase, ImageGrid, kw_only=True):
+class NaViT(NestedViTBase, kw_only=True):
     """NaViT (arXiv:2307.06304) of nested tensors: packed images of any size to logits `[b i num_classes]`.
 
     Attributes:
@@ -91,8 +91,15 @@ class NaViT(NestedViTBase, ImageGrid, kw_only=True):
       patch_size: height and width of a patch.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
 
-MODEL = Model(
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+
+CARD = ModelCard(
     NaViT,
     title="Patch n' Pack: NaViT, a Vision Transformer for any Aspect Ratio and Resolution",
     arxiv='2307.06304',

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,14 +17,15 @@ from jax import Array
 from jax.nn.initializers import constant, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import matmul, silu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 from vit_flax.weights.ops import Permute
 
 STORED = 'linear.parametrizations.weight.original'
@@ -128,7 +127,7 @@ class TurningBlock(Module):
     torch_names = {'attention': '0', 'feedforward': '1'}
 
 
-class nViT(Module, kw_only=True):
+class nViT(Backbone, kw_only=True):
     """Normalised ViT (arXiv:2410.01131): images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first rows of the position table, as upstream does.
@@ -166,10 +165,15 @@ class nViT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    head = ('to_pred', 'logit_scale')
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
     def setup(self) -> None:
-        rows, columns = patch_grid(self.image_size, self.patch_size)
         self.to_patch_embedding = NormDense(self.dim, **self.precision)
-        self.abs_pos_emb = NormPositions(rows * columns, self.dim, **self.precision)
+        self.abs_pos_emb = NormPositions(self.grid.num_patches, self.dim, **self.precision)
         rate = 1 / max(self.depth, 1) if self.residual_lerp_scale_init is None else self.residual_lerp_scale_init
         block = partial(
             TurningBlock,
@@ -180,17 +184,17 @@ class nViT(Module, kw_only=True):
         )
         self.transformer = Transformer(self.depth, block, scan=self.scan, remat=self.remat)
         self.to_pred = NormDense(self.num_classes, **self.precision)
-        self.logit_scale = self.param('logit_scale', ones, (self.num_classes,), self.param_dtype)
+        if self.num_classes > 0:
+            self.logit_scale = self.param('logit_scale', ones, (self.num_classes,), self.param_dtype)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, of length one, `[b h w c] -> [b n d]`."""
-        check_images(images, self.channels)
-        p, q = pair(self.patch_size, 'patch_size')
-        grid = patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
-        check_places(grid, patch_grid(self.image_size, self.patch_size), f'image_size={self.image_size}')
+        self.grid.check(images)
+        p, q = self.grid.patch
+        self.grid.warn_of_other_grid(self.grid.shape_of(images))
         x = self.to_patch_embedding(rearrange(images, 'b (h p) (w q) c -> b (h w) (c p q)', p=p, q=q))
         positions = self.abs_pos_emb()
-        check_room(x.shape[1], len(positions), f'image_size={self.image_size}')
+        self.grid.check_num_positions(x.shape[1])
         x = self.cast(unit_length(to_float32(x) + positions[: x.shape[1]]), x)
         return self.tap('embedding', x)
 
@@ -198,13 +202,15 @@ class nViT(Module, kw_only=True):
         """The transformer, `[b n d] -> [b n d]`."""
         return self.transformer(tokens, train=train)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
         logits, scale = self.promote(self.to_pred(self.tap('to_latent', tokens.mean(axis=1))), self.logit_scale)
         return multiply(logits, scale) * self.dim**0.5
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(self.embed(images, train), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded tokens without classes."""
+        tokens = self.encode(self.embed(images, train), train)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     def post_update(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables with all stored weights of length one, to be used after each step of the optimizer.
@@ -220,11 +226,7 @@ class nViT(Module, kw_only=True):
         return {**variables, 'params': unflatten_dict(leaves)}
 
     def position_tables(self) -> dict[str, PositionTable]:
-        return {'abs_pos_emb/embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
-
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
+        return {'abs_pos_emb/embedding': PositionTable(self.grid.shape)}
 
     torch_names = {
         'to_patch_embedding': 'to_patch_embedding.1',
@@ -236,7 +238,7 @@ class nViT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     nViT,
     title='nGPT: Normalized Transformer with Representation Learning on the Hypersphere',
     arxiv='2410.01131',

@@ -18,15 +18,17 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
 from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 from vit_flax.weights.ops import Chain, Permute, UnitAxes
 
 
@@ -128,7 +130,7 @@ class Stage(Module):
     torch_names = {'embedding': '0.conv', 'peg': '1', 'transformer': '2'}
 
 
-class SepViT(Module, kw_only=True):
+class SepViT(Backbone, kw_only=True):
     """Separable Vision Transformer (arXiv:2203.15380): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -191,20 +193,29 @@ class SepViT(Module, kw_only=True):
         self.head_norm = LayerNorm(**self.precision)
         self.mlp_head = Dense(self.num_classes, **self.precision)
 
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """The images; each stage embeds its own input."""
+        check_images(images, self.channels)
+        return images
+
     def encode(self, images: Array, train: bool = False) -> Array:
         """Images to the last stage's feature map, `[b h w c] -> [b h' w' d]`."""
-        check_images(images, self.channels)
         x = images
         for stage in self.stage:
             x = self.tap('embedding', stage(x, train))
         return x
 
-    def classify(self, x: Array) -> Array:
+    def classify(self, x: Array, train: bool = False) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
         return self.mlp_head(self.head_norm(self.tap('to_latent', x).mean(axis=(1, 2))))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(images, train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, (4, *[2] * (len(self.depth) - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits windows of 7, for tracing."""
@@ -222,7 +233,7 @@ def published_size(dim: int, heads: tuple[int, ...], depth: tuple[int, ...]) -> 
     return dict(num_classes=1000, dim=dim, heads=heads, depth=depth, dim_head=32, window_size=7)
 
 
-MODEL = Model(
+CARD = ModelCard(
     SepViT,
     title='SepViT: Separable Vision Transformer',
     arxiv='2203.15380',

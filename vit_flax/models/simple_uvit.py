@@ -9,12 +9,12 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import SimpleAttention
-from vit_flax.blocks.feedforward import BareFeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import BareFeedForward
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit_with_register_tokens import WithRegisters
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class UTransformer(Module):
@@ -54,7 +54,7 @@ class SimpleUViT(WithRegisters, kw_only=True):
         return UTransformer(self.depth, self.heads, self.dim_head, self.mlp_dim, **self.precision)
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleUViT,
     title='All are Worth Words: A ViT Backbone for Diffusion Models',
     arxiv='2209.12152',

@@ -16,13 +16,14 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, attention_map, merge_heads, split_heads
-from vit_flax.blocks.feedforward import SimpleFeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import SimpleFeedForward
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Attention(Module):
@@ -119,10 +120,18 @@ class SimpleViTAttnResidual(SimpleViTBase, kw_only=True):
     """SimpleViT with attention over depth (no paper): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       learned_query: each mixture asks with one learned query, else with the token's last state.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     learned_query: bool = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def trunk(self) -> nn.Module:
         return DepthTransformer(
@@ -152,11 +161,11 @@ class SimpleViTAttnResidual(SimpleViTBase, kw_only=True):
           return_history: also return all states, the given ones first.
         """
         tokens, states = self.encode_with_history(self.embed(images, train), history)
-        logits = self.classify(tokens)
+        logits = self.classify(tokens, train) if self.num_classes > 0 else tokens
         return (logits, list(jnp.unstack(states, axis=2))) if return_history else logits
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViTAttnResidual,
     title='Attention Residuals',
     arxiv='2603.15031',

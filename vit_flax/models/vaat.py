@@ -18,16 +18,15 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.checks import check_choice, pair
-from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module, example_inputs
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.positions import sincos_2d
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.spectrogram import hann_window, spectrogram
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.card import ModelCard
 from vit_flax.models.vat import README_SIZE, SMALL_NORMAL, ActionBlock, ActionTransformer, Attention, ViT, given
-from vit_flax.registry import Model
 
 __all__ = ['AST', 'VAAT', 'ViT']
 
@@ -315,7 +314,7 @@ class VAAT(ActionTransformer):
     torch_names = {**ActionTransformer.torch_names, 'view_emb': 'image_view_emb'}
 
 
-MODEL = Model(
+CARD = ModelCard(
     VAAT,
     title='vit-pytorch: VAT with audio',
     arxiv='',

@@ -18,14 +18,15 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
 from vit_flax.blocks.module import Module, example_inputs
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Transformer
-from vit_flax.models.vit import PooledViT
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import FeedForward, Transformer
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import ViTBase
 from vit_flax.weights.ops import Inverse, UnitAxes
 
 SMALL_NORMAL = normal(1e-2)
@@ -135,23 +136,36 @@ class ActionBlock(Module):
     torch_names = {'film': '0', 'self_attention': '1', 'image_attention': '2', 'feedforward': '3'}
 
 
-class ViT(PooledViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """A ViT with gated heads and registers: images `[b h w c]` to logits `[b num_classes]`, or all its layers.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       pool: 'cls' classifies the class token, 'mean' the average of the patches.
       num_register_tokens: further learned tokens, before all others (arXiv:2309.16588).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
       remat: compute activations again in the backward pass instead of keeping them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     num_register_tokens: int = 0
     scan: bool = False
     remat: bool = False
+    pool: str = 'cls'
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     @property
     def num_prefix_positions(self) -> int:
         return 0
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return self.num_register_tokens + 1
 
     def setup(self) -> None:
         super().setup()
@@ -162,18 +176,14 @@ class ViT(PooledViT, kw_only=True):
     def attention(self) -> Callable[..., nn.Module]:
         return partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision)
 
-    def trunk(self) -> nn.Module:
-        norm = partial(LayerNorm, **self.precision)
-        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
-
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens, `[b h w c] -> [b n d]`: registers, class token, patches with positions."""
-        x = self.prepend(self.cls_token, self.add_positions(self.embed_patches(images)))
+        x = self.prepend(self.cls_token, self.add_positions(self.patch_tokens(images)))
         if self.num_register_tokens:
             x = self.prepend(self.register_tokens, x)
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
-    def pool_tokens(self, tokens: Array) -> Array:
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
         first = self.num_register_tokens
         return tokens[:, first] if self.pool == 'cls' else tokens[:, first + 1 :].mean(axis=1)
 
@@ -199,7 +209,7 @@ class ViT(PooledViT, kw_only=True):
     }
 
 
-class ActionTransformer(Module, kw_only=True):
+class ActionTransformer(Backbone, kw_only=True):
     """What the three models have in common: the action tokens, all that is given beside them, and their blocks.
 
     A model says what its senses give for each block (`sense`).
@@ -250,6 +260,16 @@ class ActionTransformer(Module, kw_only=True):
     film_around_one: bool = False
     scan: bool = False
     remat: bool = False
+
+    head = ()
+    taps_latent = False
+
+    @property
+    def layout(self) -> str:
+        return 'b v t h w c'
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return self.see(parent=None).token_grids(lengths[-2:])
 
     @property
     def image_views(self) -> int | None:
@@ -366,7 +386,7 @@ class ActionTransformer(Module, kw_only=True):
         (images,) = example_inputs(self.see(parent=None))
         return jax.ShapeDtypeStruct((1, self.image_views or 1, self.time_seq_len, *images.shape[1:]), images.dtype)
 
-    def embed(self, batch: int, advantages: Any = None, extra: Array | None = None) -> tuple[Array, int]:
+    def action_tokens(self, batch: int, advantages: Any = None, extra: Array | None = None) -> tuple[Array, int]:
         """Registers, advantage, actions and what is given further, `[b n d]`; and where the actions begin."""
         before = [repeat(self.register_tokens, 'n d -> b n d', b=batch)] if self.num_register_tokens else []
         if advantages is not None and self.num_advantage_bins > 0:
@@ -406,7 +426,7 @@ class ActionTransformer(Module, kw_only=True):
         train: bool,
     ) -> Any:
         """What the call returns, from what the senses give: for each `[l b m c]`."""
-        tokens, first = self.embed(batch, advantages, extra)
+        tokens, first = self.action_tokens(batch, advantages, extra)
         task = self.embed_task(batch, tasks)
         if task is not None:
             tokens, task = self.promote(tokens, task)
@@ -536,7 +556,7 @@ README_SIZE: dict[str, Any] = dict(
     vit_layer_indices=(0, 0, 1, 1, 2, 2, 3, 3, 4),
 )
 
-MODEL = Model(
+CARD = ModelCard(
     VAT,
     title='VAT: Vision Action Transformer by Unlocking Full Representation of ViT',
     arxiv='2512.06013',

@@ -10,24 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu_tanh
 from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.card import ModelCard
 from vit_flax.models import vat
 from vit_flax.models.vat import ImageActionTransformer
-from vit_flax.registry import Model
 
 CHANNELS = 3
 
@@ -70,7 +69,7 @@ class FeedForward(Module):
     torch_names = {'norm': '0', 'expand': '1', 'contract': '3'}
 
 
-class SigLIP(Module):
+class SigLIP(Backbone):
     """Image encoder of SigLIP (arXiv:2303.15343): images `[b h w 3]` to tokens `[b n dim]`.
 
     A smaller image than `image_size` takes the first rows of the position table, as upstream does;
@@ -101,10 +100,16 @@ class SigLIP(Module):
     scan: bool = False
     remat: bool = False
 
+    head = ()
+    taps_latent = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, CHANNELS)
+
     def setup(self) -> None:
-        rows, columns = patch_grid(self.image_size, self.patch_size)
         self.to_patch_embed = PatchProjection(self.patch_size, self.dim, **self.precision)
-        self.pos_embed = self.param('pos_embed', normal(1.0), (rows * columns, self.dim), self.param_dtype)
+        self.pos_embed = self.param('pos_embed', normal(1.0), (self.grid.num_patches, self.dim), self.param_dtype)
         norm = partial(LayerNorm, epsilon=self.norm_eps)
         block = partial(
             Block,
@@ -116,12 +121,11 @@ class SigLIP(Module):
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w 3] -> [b n d]`."""
-        check_images(images, CHANNELS)
+        self.grid.check(images)
         x = self.to_patch_embed(images)
-        size = f'image_size={self.image_size}'
-        check_places(x.shape[1:3], patch_grid(self.image_size, self.patch_size), size)
+        self.grid.warn_of_other_grid(x.shape[1:3])
         x = rearrange(x, 'b h w d -> b (h w) d')
-        check_room(x.shape[1], len(self.pos_embed), size)
+        self.grid.check_num_positions(x.shape[1])
         x, positions = self.promote(x, self.pos_embed)
         return self.tap('embedding', add(x, positions[: x.shape[1]]))
 
@@ -140,11 +144,7 @@ class SigLIP(Module):
         return self.transformer(self.embed(x, train), train=train, return_hiddens=return_hiddens)
 
     def position_tables(self) -> dict[str, PositionTable]:
-        return {'pos_embed': PositionTable(patch_grid(self.image_size, self.patch_size))}
-
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), CHANNELS), jnp.float32)
+        return {'pos_embed': PositionTable(self.grid.shape)}
 
     torch_names = {'transformer/norm': 'norm', 'transformer': ''}
 
@@ -248,7 +248,7 @@ def from_published(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return ours
 
 
-MODEL = Model(
+CARD = ModelCard(
     SigLIPVAT,
     title='VAT: Vision Action Transformer by Unlocking Full Representation of ViT',
     arxiv='2512.06013',

@@ -16,8 +16,8 @@ from jax import Array
 from jax.nn.initializers import Initializer, zeros
 
 from vit_flax.blocks.rotary import golden_gate_frequencies, grid_angles
+from vit_flax.card import ModelCard
 from vit_flax.models.vit_nd_rotary import PlacedAttention, PlacedViTBase, published_size
-from vit_flax.registry import Model
 
 
 class PolarAttention(PlacedAttention):
@@ -86,7 +86,7 @@ class ViTND(PlacedViTBase, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViTND,
     title='Decoupling the "What" and "Where" With Polar Coordinate Positional Embeddings',
     arxiv='2509.10534',

@@ -19,8 +19,8 @@ from vit_flax.blocks.checks import check_divisible
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.rotary import golden_gate_frequencies, grid_angles
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.card import ModelCard
 from vit_flax.models.vit_nd import CausalViTBase
-from vit_flax.registry import Model
 
 
 class PlacedAttention(Module):
@@ -69,6 +69,9 @@ def rotate_halves(x: Array, cos: Array, sin: Array) -> Array:
 class PlacedViTBase(CausalViTBase, kw_only=True):
     """A ViT of n axes whose attention knows the places: no position table, no class token, the average classified."""
 
+    # the attention encodes the positions
+    can_embed_patches = can_drop_tokens = False
+
     @property
     def num_cls_tokens(self) -> int:
         return 0
@@ -87,13 +90,13 @@ class PlacedViTBase(CausalViTBase, kw_only=True):
             # upstream: with `causal_dims` an input of another shape is masked as if its patches stood on the grid of
             # `input_shape`; here it is refused.
             self.check_shape(x, 'causal_dims masks this grid')
-        return self.tap('embedding', self.embedding_dropout(self.embed_patches(x), deterministic=not train))
+        return self.tap('embedding', self.embedding_dropout(self.patch_tokens(x), deterministic=not train))
 
     def encode(self, tokens: Array, train: bool = False, grid: Sequence[int] | None = None) -> Array:
         """The transformer, `[b n d] -> [b n d]`; `grid` of the patches, if not that of `input_shape`."""
-        return self.transformer(tokens, self.places(grid or self.grid), self.mask(), train=train)
+        return self.transformer(tokens, self.places(grid or self.grid.shape), self.mask(), train=train)
 
-    def pool_tokens(self, tokens: Array) -> Array:
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
         return tokens.mean(axis=1)
 
     def muon_parameters(self, params: Any) -> Any:
@@ -116,11 +119,11 @@ class PlacedViTBase(CausalViTBase, kw_only=True):
           return_embed: return the encoded patches `[b *grid d]` instead.
         """
         tokens = self.embed(x, train)
-        grid = tuple(length // part for length, part in zip(x.shape[1:-1], self.patch_lengths, strict=True))
+        grid = self.grid.shape_of(x)
         tokens = self.encode(tokens, train, grid)
         if return_embed:
             return self.on_grid(tokens, grid)
-        return self.classify(tokens) if self.num_classes > 0 else tokens
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
 
 class ViTND(PlacedViTBase, kw_only=True):
@@ -177,7 +180,7 @@ def published_size() -> dict[str, Any]:
     )
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViTND,
     title='On N-dimensional Rotary Positional Embeddings',
     arxiv='https://jerryxio.ng/posts/nd-rope',

@@ -15,12 +15,13 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import orthogonal
 
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import no_norm
 from vit_flax.blocks.torch_like import LayerNorm
-from vit_flax.models.vit import BATCH_AXES, PooledViT, published_size
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import FeedForward
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 def draw_sample(rng: Array, shape: Sequence[int], count: int) -> Array:
@@ -157,10 +158,12 @@ class OpenTransformer(Module):
     torch_names = {'block_{i}': 'layers.{i}'}
 
 
-class ViT(PooledViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """ViT with a decorrelation loss (arXiv:2510.14657): images `[b h w c]` to logits `[b num_classes]` and the loss.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       decorr_sample_frac: share of the tokens that the loss looks at; 0 turns it off.
       decorr_use_subspace: look at random projections of the channels, fixed at initialisation.
       decorr_dim_subspace: width of a projection.
@@ -168,14 +171,22 @@ class ViT(PooledViT, kw_only=True):
       decorr_mean_center: subtract the average token first.
       decorr_layer_outputs_across_depth: look, at each place, at the outputs of all layers, instead of
         at the normalised inputs of each layer.
+      pool: 'cls' classifies the class token, 'mean' the average of all tokens.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     decorr_sample_frac: float = 1.0
     decorr_use_subspace: bool = False
     decorr_dim_subspace: int = 64
     decorr_num_subspaces: int = 1
     decorr_mean_center: bool = False
     decorr_layer_outputs_across_depth: bool = False
+    pool: str = 'cls'
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def setup(self) -> None:
         if self.depth == 0:
@@ -221,7 +232,7 @@ class ViT(PooledViT, kw_only=True):
             `tokens` if `decorr_sample_frac` is below 1 and left out here (see `draw_sample`).
         """
         x, seen, given = self.transformer(self.embed(images, train), train=train)
-        logits = self.classify(x) if self.num_classes > 0 else x
+        logits = self.classify(x, train) if self.num_classes > 0 else x
         loss = jnp.zeros((), logits.dtype)
         if self.decorr_sample_frac > 0:
             self.decorr_loss.declare()
@@ -234,7 +245,7 @@ class ViT(PooledViT, kw_only=True):
     torch_names = BATCH_AXES
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Decorrelation Speeds Up Vision Transformers',
     arxiv='2510.14657',

@@ -18,15 +18,14 @@ from jax import Array, lax
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
-from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Block, check_layout
+from vit_flax.blocks.transformer import Block, FeedForward, check_layout
+from vit_flax.card import ModelCard
 from vit_flax.models.vit import NormedHead
 from vit_flax.models.vivit import ViViTBase, key_mask
-from vit_flax.registry import Model
 from vit_flax.weights.ops import UnitAxes
 
 
@@ -291,6 +290,8 @@ class ViViT(ViViTBase, kw_only=True):
     # token across time comes first and sees itself alone. `temporal_cls_last=True` or pool='mean' repairs it.
     temporal_cls_last: bool = False
 
+    head = ('mlp_head/linear',)
+
     def setup(self) -> None:
         super().setup()
         self.spatial_transformer = self.trunk(self.spatial_depth, Block)
@@ -318,7 +319,8 @@ class ViViT(ViViTBase, kw_only=True):
         )
         if self.pool == 'cls':
             self.temporal_cls_token = self.param('temporal_cls_token', normal(1.0), (self.dim,), self.param_dtype)
-        self.mlp_head = NormedHead(self.num_classes, **self.precision)
+        if self.num_classes > 0:
+            self.mlp_head = NormedHead(self.num_classes, **self.precision)
 
     def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
         """All attention, `[b t n d] -> [b t d]`, the class token first or last."""
@@ -327,7 +329,7 @@ class ViViT(ViViTBase, kw_only=True):
         seen = self.seen_steps(tokens, mask)
         x = self.across_space(self.spatial_transformer, tokens, train)
         first = int(self.pool == 'cls')
-        _, rows, columns = self.grid
+        _, rows, columns = self.grid.shape
         if x.shape[2] - first != rows * columns:
             raise ValueError(
                 f'{x.shape[2] - first} patches do not stand on the grid of image_size={self.image_size}: '
@@ -345,13 +347,13 @@ class ViViT(ViViTBase, kw_only=True):
             seen = jnp.pad(seen, ((0, 0), sides), constant_values=True)
         return self.temporal_transformer(steps, seen, train=train)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Pooled steps to logits, `[b t d] -> [b num_classes]`."""
         x = tokens.mean(axis=1) if self.pool == 'mean' else tokens[:, -1 if self.temporal_cls_last else 0]
         return self.mlp_head(self.tap('to_latent', x))
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViViT,
     title='MOSS: a stack of spatio-temporal self-similarities, in a ViViT',
     arxiv='https://openreview.net/forum?id=Co6SCyBIjo',

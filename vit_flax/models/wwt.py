@@ -18,10 +18,12 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks import feedforward
+from vit_flax.blocks import transformer
 from vit_flax.blocks.attention import attention_map, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, pair, patch_grid
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.checks import patch_grid
 from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
@@ -29,7 +31,7 @@ from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_
 from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 UnbiasedNorm = partial(LayerNorm, use_bias=False)
 Interactions = Sequence[tuple[int, int]]
@@ -115,7 +117,7 @@ class AutoencodingHead(Module, kw_only=True):
         return x if self.decoder is None else self.decoder(x)
 
 
-class FeedForward(feedforward.FeedForward):
+class FeedForward(transformer.FeedForward):
     """LayerNorm, Linear, GELU, Dropout, Linear, Dropout, `[b n d] -> [b n d]`."""
 
     torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
@@ -264,7 +266,7 @@ class Head(Module):
     torch_names = {'norm': '0', 'linear': '1'}
 
 
-class WWT(Module, kw_only=True):
+class WWT(Backbone, kw_only=True):
     """What-Where Transformer (arXiv:2605.12021): images `[b h w c]` to logits `[b num_classes]`, and more if asked.
 
     Attributes:
@@ -325,6 +327,17 @@ class WWT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    head = ('mlp_head/linear', 'mlp_head_tokens/linear')
+    taps_latent = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return self.num_register_tokens
+
     @property
     def slots_of_levels(self) -> tuple[int, ...]:
         """Slots of each level above the patches."""
@@ -364,9 +377,10 @@ class WWT(Module, kw_only=True):
                 f'interactions={self.pairs} must be different pairs of levels 0 to {len(slots)}, the lower level first'
             )
         _ = self.regularised
-        rows, columns = patch_grid(self.image_size, self.patch_size)
         self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, UnbiasedNorm, **self.precision)
-        self.pos_embedding = self.param('pos_embedding', normal(1.0), (rows * columns, self.dim), self.param_dtype)
+        self.pos_embedding = self.param(
+            'pos_embedding', normal(1.0), (self.grid.num_patches, self.dim), self.param_dtype
+        )
         self.slots = [LearnedTokens(rows, self.dim, **self.precision) for rows in slots]
         registers = [LearnedTokens(rows, self.dim, **self.precision) for rows in self.registers]
         self.register_tokens, self.register_slots = registers[0], registers[1:]
@@ -396,9 +410,9 @@ class WWT(Module, kw_only=True):
 
     def embed(self, images: Array, train: bool = False) -> tuple[Array, ...]:
         """Images to the levels, registers first in each, `[b h w c] -> ([b n d], ...)`."""
-        check_images(images, self.channels)
-        if images.shape[1:3] != pair(self.image_size, 'image_size'):
-            raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
+        self.grid.check(images)
+        if images.shape[1:3] != self.grid.lengths:
+            raise ValueError(f'images of shape {images.shape} must be of image_size={self.grid.lengths}')
         tokens = rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
         tokens, positions = self.promote(tokens, self.pos_embedding)
         levels = [
@@ -432,7 +446,7 @@ class WWT(Module, kw_only=True):
             [mask[:, 0] for mask in seen] if one else seen,
         )
 
-    def classify(self, levels: tuple[Array, ...]) -> Array | WWTReturn:
+    def classify(self, levels: tuple[Array, ...], train: bool = False) -> Array | WWTReturn:
         """Logits of the encoded levels."""
         tokens, *slots = levels
         logits = sum(map(self.mlp_head, slots), start=jnp.zeros((), tokens.dtype)) / len(slots)
@@ -475,7 +489,7 @@ class WWT(Module, kw_only=True):
         heads = (self.task_heads,) if isinstance(self.task_heads, nn.Module) else tuple(self.task_heads)
         if return_embeddings and not self.is_initializing():
             return WWTFeatureReturn(tuple(slots), tokens if self.return_tokens else None, masks)
-        result: Any = self.classify(levels)
+        result: Any = self.classify(levels, train) if self.num_classes > 0 else (levels, masks)
         if heads:
             result = (result, *(head(levels, masks, self.pairs) for head in heads))
         if self.regularised:
@@ -484,11 +498,7 @@ class WWT(Module, kw_only=True):
         return result
 
     def position_tables(self) -> dict[str, PositionTable]:
-        return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
-
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
+        return {'pos_embedding': PositionTable(self.grid.shape)}
 
     torch_names = {
         'slots_{i}': 'slots.{i}',
@@ -499,7 +509,7 @@ class WWT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     WWT,
     title='What-Where Transformer: A Slot-Centric Visual Backbone for Concurrent Representation and Localization',
     arxiv='2605.12021',

@@ -55,7 +55,7 @@ class LeVJEPAND(VideoPredictionBase, kw_only=True):
         return {
             'global_views': view(keys[0], self.augment_src)[None],
             'local_views': jnp.stack([view(key, self.augment_tgt) for key in keys[1:-1]]),
-            **self.draw_rest(keys[-1], x.shape[0] * (1 + self.num_target_aug_views), self.encoder.num_patches),
+            **self.draw_rest(keys[-1], x.shape[0] * (1 + self.num_target_aug_views), self.encoder.grid.num_patches),
         }
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -16,11 +16,10 @@ from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.checks import check_choice
-from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.positions import sincos_grid
 from vit_flax.blocks.precision import repeat, take_rows, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
 from vit_flax.objectives.encoder import EncoderObjective, patch_embedding_ties, put, take
 from vit_flax.objectives.masking import check_masking, masked_count, random_split, tube_split
 
@@ -89,8 +88,8 @@ class MAE(EncoderObjective, kw_only=True):
     def setup(self) -> None:
         super().setup()
         encoder, width, prefix = self.encoder, self.decoder_dim, self.prefix_length(self.class_token)
-        masked_count(self.masking_ratio, encoder.num_patches)
-        if self.norm_pixels and encoder.channels * math.prod(encoder.patch_lengths) == 1:
+        masked_count(self.masking_ratio, encoder.grid.num_patches)
+        if self.norm_pixels and encoder.grid.patch_dim == 1:
             raise ValueError('norm_pixels=True: patches of a single value have no deviation to divide by')
         check_masking(self.masking)
         check_choice('decoder_positions', self.decoder_positions, ('learned', 'sincos'))
@@ -102,9 +101,9 @@ class MAE(EncoderObjective, kw_only=True):
         self.decoder = Transformer(self.decoder_depth, block, partial(LayerNorm, **self.precision), **self.precision)
         if self.decoder_positions == 'learned':
             # upstream: the decoder's table has a row for the encoder's class token, which no patch reads.
-            shape = max(encoder.num_positions, prefix + encoder.num_patches), width
+            shape = max(encoder.num_positions, prefix + encoder.grid.num_patches), width
             self.decoder_pos_emb = self.param('decoder_pos_emb', normal(1.0), shape, self.param_dtype)
-        self.to_pixels = Dense(encoder.channels * math.prod(encoder.patch_lengths), **self.precision)
+        self.to_pixels = Dense(encoder.grid.patch_dim, **self.precision)
 
     def draw(self, rng: Array, images: Array) -> dict[str, Any]:
         """`masked` and `visible` for these images, as `masking` and `masking_ratio` say."""
@@ -125,7 +124,7 @@ class MAE(EncoderObjective, kw_only=True):
         grid = self.grid_of(images)
         # upstream: with its own ViT and a class token MAE raises an error, since the positions of that have no batch
         # axis any more; here it runs, on the positions of the patches.
-        tokens = self.place(self.encoder.embed_tokens(self.encoder.patchify(images)), grid)
+        tokens = self.place(self.encoder.embed_tokens(self.encoder.grid.patchify(images)), grid)
         encoded = self.encode(take(tokens, visible), self.class_token, train)
         if self.encoder.dim != self.decoder_dim:
             encoded = self.enc_to_dec(encoded)
@@ -163,7 +162,7 @@ class MAE(EncoderObjective, kw_only=True):
         """
         self.initialise_encoder(images)
         masked, visible = self.draws(images, masked, visible)
-        target = to_float32(take(self.encoder.patchify(images), masked))
+        target = to_float32(take(self.encoder.grid.patchify(images), masked))
         if self.norm_pixels:
             mean, deviation = patch_statistics(target)
             target = (target - mean) / deviation
@@ -178,12 +177,12 @@ class MAE(EncoderObjective, kw_only=True):
         in which what is predicted may be less than 0 or more than 255.
         """
         masked, visible = self.draws(images, masked, visible)
-        patches = self.encoder.patchify(images)
+        patches = self.encoder.grid.patchify(images)
         predicted = self.predict(images, masked, visible, train)
         if self.norm_pixels:
             mean, deviation = patch_statistics(to_float32(take(patches, masked)))
             predicted = to_float32(predicted) * deviation + mean
-        return self.encoder.unpatchify(put(patches, masked, predicted), self.grid_of(images))
+        return self.encoder.grid.unpatchify(put(patches, masked, predicted), self.grid_of(images))
 
     torch_names = {'decoder_pos_emb': 'decoder_pos_emb.weight'}
     torch_ties = patch_embedding_ties('encoder', 'patch_to_emb')

@@ -106,7 +106,7 @@ class MPP(EncoderObjective, kw_only=True):
         """The paper's (appendix B.1.2): half of the patches, 80 % of them replaced, 10 % by others; the learned token
         takes the place of an embedded patch."""
         settings = dict(
-            patch_size=encoder.patch_lengths,
+            patch_size=encoder.grid.patch,
             dim=encoder.dim,
             channels=encoder.channels,
             mask_prob=0.5,
@@ -118,7 +118,7 @@ class MPP(EncoderObjective, kw_only=True):
 
     def setup(self) -> None:
         super().setup()
-        encoder, lengths = self.encoder, tuple(self.encoder.patch_lengths)
+        encoder, lengths = self.encoder, tuple(self.encoder.grid.patch)
         given = pair(self.patch_size, 'patch_size') if isinstance(self.patch_size, int) else tuple(self.patch_size)
         for name, mine, theirs in (
             ('patch_size', given, lengths),
@@ -143,7 +143,7 @@ class MPP(EncoderObjective, kw_only=True):
         if self.mean is not None and self.std is not None:
             images = images * jnp.asarray(self.std, images.dtype) + jnp.asarray(self.mean, images.dtype)
         # upstream: values above the largest are brought down to it, those below zero are left as they are.
-        patches = self.encoder.patchify(jnp.minimum(images, self.max_pixel_val))
+        patches = self.encoder.grid.patchify(jnp.minimum(images, self.max_pixel_val))
         means = rearrange(patches, 'b n (p c) -> b n p c', c=self.channels).mean(axis=2)
         count = 2**self.output_channel_bits
         return jnp.searchsorted(jnp.asarray(np.arange(1, count) * self.max_pixel_val / count, means.dtype), means)
@@ -163,7 +163,7 @@ class MPP(EncoderObjective, kw_only=True):
         train: bool = False,
     ) -> Array:
         """Logits of the colours of the masked patches, `[b m classes]`."""
-        patches = self.encoder.patchify(images)
+        patches = self.encoder.grid.patchify(images)
         asked = chosen(masked, patches.shape[1])
         patches = jnp.where((asked & randomised)[..., None], take(patches, sources), patches)
         # upstream: the share of patches that become others is divided by that of those that are not replaced, and
@@ -231,9 +231,9 @@ class MPP(EncoderObjective, kw_only=True):
         colours = (digits + 0.5) * (self.max_pixel_val / count)
         if self.mean is not None and self.std is not None:
             colours = (colours - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        patches = self.encoder.patchify(images)
+        patches = self.encoder.grid.patchify(images)
         painted = jnp.tile(colours, patches.shape[-1] // self.channels)
-        return self.encoder.unpatchify(put(patches, draws[0], painted), self.grid_of(images))
+        return self.encoder.grid.unpatchify(put(patches, draws[0], painted), self.grid_of(images))
 
     torch_names = {'encoder': 'transformer', 'mask_token': ('mask_token', UnitAxes((0, 1)))}
     torch_ties = patch_embedding_ties('encoder', 'patch_to_emb.0', first=1)
