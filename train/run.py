@@ -21,7 +21,7 @@ from train.model import build
 from train.objectives.objective import Batch, Variables
 from train.places import place as place_of
 from train.scale import Scale
-from train.sharding import make_mesh
+from train.sharding import make_mesh, traced_for
 from train.sources.source import Record, Source, Split
 from vit_flax.blocks.backbone import Backbone
 
@@ -183,7 +183,7 @@ def rows_of(
     """
     rows = -(-batch_size // run.mesh.size) * run.mesh.size
     whole = NamedSharding(run.mesh, PartitionSpec())
-    compiled = jax.jit(function, out_shardings=whole)
+    compiled = jax.jit(traced_for(run.mesh, function), out_shardings=whole)
     for batch in val_batches(records, run.config.augment, batch_size=rows, loader=run.config.loader):
         batch.pop('skipped', None)  # pictures that stand in for unreadable ones do not count
         found = jax.device_get(compiled(run.variables, place(batch, run.mesh, rows)))

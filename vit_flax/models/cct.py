@@ -22,8 +22,8 @@ from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_choice, check_divisible, check_images, pair
 from vit_flax.blocks.grids import TokenGrid
+from vit_flax.blocks.kernels.pooling import max_pool, pooled_length
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.pooling import max_pool, pooled_length
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu

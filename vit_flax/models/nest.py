@@ -21,9 +21,9 @@ from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid, warn_of_other_grid
 from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
 from vit_flax.blocks.grids import TokenGrid, stage_grids
+from vit_flax.blocks.kernels.pooling import max_pool
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
-from vit_flax.blocks.pooling import max_pool
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage

@@ -20,11 +20,11 @@ from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.class_token import ClassTokenAndPositions
 from vit_flax.blocks.grids import TokenGrid, stage_grids
+from vit_flax.blocks.kernels.pooling import pooled_length
+from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.pooling import pooled_length
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv
 from vit_flax.blocks.transformer import Block, FeedForward, Transformer
-from vit_flax.blocks.unfold import unfold
 from vit_flax.card import ModelCard
 
 Grid = tuple[int, int]

@@ -19,11 +19,11 @@ from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_choice, check_images, pair
 from vit_flax.blocks.class_token import ClassTokenAndPositions
 from vit_flax.blocks.grids import TokenGrid
+from vit_flax.blocks.kernels.pooling import pooled_length
+from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.pooling import pooled_length
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, FeedForward, Transformer
-from vit_flax.blocks.unfold import unfold
 from vit_flax.card import ModelCard
 
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
-from vit_flax.blocks.depthwise import depthwise_conv
+from vit_flax.blocks.kernels.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
