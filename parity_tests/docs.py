@@ -30,7 +30,10 @@ BEGIN, END = '<!-- models: written by python -m parity_tests.docs -->', '<!-- /m
 
 def paper_sizes(stem: str) -> tuple[int, int]:
     """Parameters at the paper's size, in Flax and in upstream; nothing is allocated where that can be helped."""
-    model = model_info(stem).build(**model_info(stem).paper_size)
+    build = model_info(stem).build
+    # one layer of a stack is traced for all
+    scan = {'scan': True} if hasattr(build, 'scan') else {}
+    model = build(**model_info(stem).paper_size, **scan)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))['params']
     try:
         with torch.device('meta'):
