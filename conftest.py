@@ -1,4 +1,4 @@
-"""How the suite is divided: what runs always, what with `--all` alone, and what is kept from one session to the next."""
+"""How the suite is divided: what always runs, what with `--all` alone, and what is kept between sessions."""
 
 import os
 
@@ -31,4 +31,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker('exhaustive')]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker('exhaustive')]
-

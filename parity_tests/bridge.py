@@ -237,7 +237,9 @@ def vjp_flax(pair: Pair, variables: Mapping[str, Any], inputs: Sequence[Any]) ->
             return _leaves_and_state(pair, {**params, **others}, inputs, draws)
 
         outputs, pull_back, state = jax.vjp(forward, params, *inputs, has_aux=True)
-        grads, *input_grads = pull_back([_like(seed, x) for seed, x in zip(pair.cotangents(outputs), outputs, strict=True)])
+        grads, *input_grads = pull_back(
+            [_like(seed, x) for seed, x in zip(pair.cotangents(outputs), outputs, strict=True)]
+        )
         return outputs, grads['params'], input_grads, state
 
     return run(params, others, inputs, dict(pair.case.call))

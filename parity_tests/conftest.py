@@ -119,7 +119,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def stem_of(item: pytest.Item) -> str:
     """The model or objective that a test is run for; '' if it is for none."""
     parameters = getattr(item, 'callspec', None)
-    return next((value.stem for value in parameters.params.values() if hasattr(value, 'stem')), '') if parameters else ''
+    return (
+        next((value.stem for value in parameters.params.values() if hasattr(value, 'stem')), '') if parameters else ''
+    )
 
 
 @pytest.hookimpl(trylast=True)

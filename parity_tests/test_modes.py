@@ -90,7 +90,9 @@ def test_eager_equals_torch(representative_case: Case):
     pair = specimen(representative_case).pair
     variables, inputs = in_float32(pair)
     assert_close(
-        outputs(pair.flax, variables, inputs, **representative_case.options), specimen(representative_case).in_torch.outputs, 1e-5
+        outputs(pair.flax, variables, inputs, **representative_case.options),
+        specimen(representative_case).in_torch.outputs,
+        1e-5,
     )
 
 
@@ -110,7 +112,9 @@ def test_sharded_equals_torch(representative_case: Case):
         got = vjp_flax(pair, variables, spread)
     outputs, grads, input_grads, _ = got
     assert all(leaf.sharding.spec[0] == 'data' for leaf in outputs if leaf.ndim)
-    for new, old in zip(jax.tree.leaves((grads, input_grads)), jax.tree.leaves((variables['params'], spread)), strict=True):
+    for new, old in zip(
+        jax.tree.leaves((grads, input_grads)), jax.tree.leaves((variables['params'], spread)), strict=True
+    ):
         assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
     report = measure(representative_case, to_run(pair, got), specimen(representative_case).wanted(pair))
     assert report.worst <= representative_case.tolerance

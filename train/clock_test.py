@@ -1,4 +1,4 @@
-"""Waiting for images is noticed when the device has nothing to do, and only then: in time that passes as the test says."""
+"""Waiting for images is noticed when the device has nothing to do, and only then. The time is simulated."""
 
 from dataclasses import dataclass
 

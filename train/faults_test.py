@@ -43,6 +43,7 @@ if seconds:
 sys.exit(main(sys.argv[1:]))
 """
 
+
 @pytest.mark.parametrize('moments, seed', [(4, 7), pytest.param(16, 8, marks=pytest.mark.exhaustive)])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(moments, seed, train, whole, tmp_path):
     dice = random.Random(seed)

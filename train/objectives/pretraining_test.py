@@ -70,7 +70,7 @@ def command(recipe, *args):
 
 
 @pytest.fixture(scope='module')
-def pretrained(tmp_path_factory, compiled):
+def pretrained(tmp_path_factory):
     """Gives the folder of a finished run of a recipe, made once."""
     folders = {}
 
