@@ -22,7 +22,7 @@ os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
 os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
 gc.set_threshold(20_000, 20, 20)
 
-from collections.abc import Iterable, Iterator  # noqa: E402
+from collections.abc import Iterable  # noqa: E402
 from functools import lru_cache  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -31,6 +31,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from _pytest.mark import ParameterSet  # noqa: E402
 
+from conftest import stem_of, subject  # noqa: E402
 from vit_flax.weights import convert, table  # noqa: E402
 
 _build_table = table.build_table
@@ -89,8 +90,6 @@ def others_exhaustive(cases: Iterable[Case]) -> list[ParameterSet]:
     return [pytest.param(case, marks=marks[case.stem in REPRESENTATIVES]) for case in cases]
 
 
-_last_stem = ['']
-
 PER_MODEL = {
     'case': lambda: (all_cases(), lambda case: case.id),
     'first_case': lambda: (first_cases(), lambda case: case.stem),
@@ -107,7 +106,7 @@ PER_MODEL = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption('--stem', help='run the tests of this model alone (-k vit would match many)')
+    parser.addoption('--stem', help='run the tests of these models alone: cait,xcit (-k vit would match many)')
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -116,30 +115,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(name, declared, ids=label)
 
 
-def stem_of(item: pytest.Item) -> str:
-    """The model or objective that a test is run for; '' if it is for none."""
-    parameters = getattr(item, 'callspec', None)
-    return (
-        next((value.stem for value in parameters.params.values() if hasattr(value, 'stem')), '') if parameters else ''
-    )
-
-
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The tests of one model follow each other, so that they can share what is made for it."""
     chosen = config.getoption('stem')
     if chosen:
-        items[:] = [item for item in items if stem_of(item) == chosen]
-    items.sort(key=stem_of)
+        items[:] = [item for item in items if stem_of(item) in chosen.split(',')]
 
 
-@pytest.fixture(autouse=True)
-def bounded_memory(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What was kept for one model, JAX's traces among it, is given back when the next one comes."""
-    yield
-    stem = stem_of(request.node)
-    if _last_stem[0] not in ('', stem):
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What was made for one model goes when the tests of the next one come."""
+    if nextitem is None or subject(item) != subject(nextitem):
         specimen.forget()
         _kept_table.cache_clear()
-        jax.clear_caches()
-    _last_stem[0] = stem
