@@ -348,7 +348,8 @@ def tests(mistake: Mistake) -> list[str]:
         near = [name for name in reached if file in imports(name)]
         return list(dict.fromkeys([*own, *near, *reached[:FEW], 'train/loop_test.py']))
     stems = [path.stem] if path.stem in all_stems() else some_users(file)
-    return [*own, 'parity_tests/test_parity.py', 'parity_tests', f'--stem={",".join(stems)}']
+    every = sorted(str(name.relative_to(ROOT)) for name in (ROOT / 'parity_tests').glob('test_*.py'))
+    return list(dict.fromkeys([*own, 'parity_tests/test_parity.py', *every, f'--stem={",".join(stems)}']))
 
 
 @cache
@@ -414,7 +415,8 @@ CAUGHT, SURVIVED = (1, 2, 3), 0
 
 def attempt(folder: Path, mistake: Mistake, limit: float) -> dict[str, object]:
     """Plants one mistake, runs the tests, and takes it back."""
-    target, text = folder / mistake.file, (ROOT / mistake.file).read_text()
+    target = folder / mistake.file
+    text = target.read_text()
     end = mistake.start + len(mistake.before)
     wrong = text[: mistake.start] + mistake.after + text[end:]
     began = time.monotonic()
