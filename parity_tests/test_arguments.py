@@ -1,6 +1,11 @@
 """Every argument of every public constructor, given what it cannot be; and models as values."""
 
+import importlib
+import inspect
+import pkgutil
 import warnings
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +73,27 @@ def test_models_are_values():
         model, again = case.flax_model(), case.flax_model()
         assert model == again and hash(model) == hash(again)
         assert model != case.flax_model(param_dtype=jnp.bfloat16)
+
+
+def test_training_mode_is_off_unless_asked_for():
+    """Of every module, also of those that others always tell."""
+    found = 0
+    for info in pkgutil.walk_packages(vit_flax.__path__, 'vit_flax.'):
+        if info.name.endswith(('_test', '__main__')):
+            continue
+        for _, function in methods(importlib.import_module(info.name)):
+            train = inspect.signature(function).parameters.get('train')
+            if train is not None:
+                found += 1
+                assert train.default in (False, inspect.Parameter.empty), function.__qualname__
+    assert found > 300
+
+
+def methods(module: ModuleType) -> Iterator[tuple[str, Callable]]:
+    """Of all linen modules that a file defines."""
+    for _, kind in inspect.getmembers(module, inspect.isclass):
+        if issubclass(kind, nn.Module) and kind.__module__ == module.__name__:
+            yield from inspect.getmembers(kind, inspect.isfunction)
 
 
 def test_images_without_room_for_a_patch():
