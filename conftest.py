@@ -44,6 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 LARGE = 3 * 2**29
 
 
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays: the garbage collector need not look at it again and again."""
+    gc.freeze()
+
+
 def stem_of(item: pytest.Item) -> str | None:
     """Of the model or objective that a test is run for, if it is for one."""
     parameters = getattr(item, 'callspec', None)

@@ -385,6 +385,7 @@ def forked(folder: Path, arguments: list[str], limit: float) -> tuple[int | None
     child = os.fork()
     if not child:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
@@ -522,6 +523,8 @@ def run(options: argparse.Namespace) -> None:
     # nothing of the tree: each child takes that from its copy
     for name in ('jax', 'flax.linen', 'torch', 'numpy', 'einops', 'optax', 'pytest'):
         importlib.import_module(name)
+    # so that the copy goes when the program is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = copied()
     try:
         for number, mistake in enumerate(planned, start=1):
