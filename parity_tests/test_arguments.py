@@ -1,5 +1,6 @@
 """Every argument of every public constructor, given what it cannot be; and models as values."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -16,6 +17,7 @@ from flax import linen as nn
 import vit_flax
 from benchmarks.arguments import constructors, outcome, wicked
 from parity_tests.case import Case, all_cases
+from parity_tests.upstream import upstream_module
 from vit_flax.models.vit import ViT
 from vit_flax.transformers.x_transformers import Encoder
 from vit_flax.wrappers.extractor import Extractor
@@ -37,6 +39,32 @@ def test_wicked_arguments(place: tuple[str, str, str]):
     for index in rng.permutation(len(accepted))[: len(accepted) // 20]:
         name, value = accepted[index]
         assert outcome(case, name, value) in ('refused', 'works'), f'{name}={value!r}'
+
+
+@pytest.mark.parametrize('place', constructors(), ids='.'.join)
+def test_names_and_defaults_are_upstreams(place: tuple[str, str, str]):
+    """None stands for a dict, made anew each time, and for what upstream requires but another argument replaces."""
+    folder, stem, name = place
+    theirs = getattr(upstream_module(stem), name, None)
+    if theirs is None:
+        pytest.skip('upstream has no such class')
+    ours = defaults(getattr(importlib.import_module(f'vit_flax.{folder}.{stem}'), name))
+    for parameter in inspect.signature(theirs).parameters.values():
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            assert parameter.name in ours
+            mine, default = ours[parameter.name], parameter.default
+            replaced = mine is None and (default is parameter.empty or isinstance(default, dict))
+            assert replaced or as_tuple(mine) == as_tuple(default), parameter.name
+
+
+def defaults(constructor: Callable) -> dict[str, object]:
+    fields = dataclasses.fields(constructor) if dataclasses.is_dataclass(constructor) else ()
+    made = {field.name: field.default_factory() for field in fields if field.default_factory is not dataclasses.MISSING}
+    return {name: parameter.default for name, parameter in inspect.signature(constructor).parameters.items()} | made
+
+
+def as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
