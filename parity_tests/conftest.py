@@ -31,6 +31,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from _pytest.mark import ParameterSet  # noqa: E402
 
+from benchmarks.arguments import constructors  # noqa: E402
 from conftest import stem_of, subject  # noqa: E402
 from vit_flax.weights import convert, table  # noqa: E402
 
@@ -97,6 +98,7 @@ PER_MODEL = {
     'scannable_case': lambda: (scannable_cases(), lambda case: case.stem),
     'scannable_representative': lambda: (others_exhaustive(scannable_cases()), lambda case: case.stem),
     'batch_norm_case': lambda: (batch_norm_cases(), lambda case: case.stem),
+    'class_case': lambda: (constructors().values(), lambda case: f'{case.whole.path}.{case.class_name}'),
     'refused': lambda: (all_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
     'objective_case': lambda: (all_objective_cases(), lambda case: case.id),
     'first_objective_case': lambda: (first_objective_cases(), lambda case: case.stem),
