@@ -1,5 +1,6 @@
 """The harness catches the classic mistakes of a port, one planted at a time, and names the module."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -43,7 +44,7 @@ def test_swapped_axes_of_a_square_weight(monkeypatch):
     rows = {**attention.Attention.torch_names, 'to_out/kernel': ('to_out.0.weight', KEEP)}
     monkeypatch.setattr(attention.Attention, 'torch_names', rows)
     square = case_named('vit-cls')
-    square = Case(**{**vars(square), 'kwargs': {**square.kwargs, 'dim': 18}, 'parameters': 7_731})
+    square = replace(square, kwargs={**square.kwargs, 'dim': 18}, parameters=7_731)
     said = complaint(square)
     assert (
         'first module that differs: transformer/block_0/attention/to_out (torch: transformer.layers.0.0.to_out.0)'
@@ -119,9 +120,7 @@ def test_wrong_order_of_blocks(monkeypatch):
     assert 'vit-cls differs from torch' in said
 
 
-def test_unused_parameter_is_noticed(monkeypatch):
-    """A parameter that torch trains and Flax does not use cannot pass."""
-
+def test_values_left_out(monkeypatch):
     original = attention.attend
     monkeypatch.setattr(
         attention, 'attend', lambda module, q, k, v, **options: original(module, q, k, jnp.zeros_like(v), **options)
@@ -129,7 +128,18 @@ def test_unused_parameter_is_noticed(monkeypatch):
     assert 'outputs output 0' in complaint(case_named('vit-cls'))
 
 
+def test_a_parameter_declared_unused_that_is_used():
+    said = complaint(replace(case_named('vit-cls'), unused=('mlp_head/bias',)))
+    assert said == "vit-cls: `unused` and the gradients disagree on ('mlp_head/bias',)"
+
+
+def test_a_parameter_that_no_gradient_reaches_must_be_declared():
+    case = next(case for case in all_cases() if case.unused)
+    said = complaint(replace(case, unused=()))
+    assert said.startswith(f'{case.id}: `unused` and the gradients disagree on (')
+
+
 def test_looser_tolerance_needs_a_reason():
     case = case_named('vit-cls')
     with pytest.raises(ValueError, match='needs a reason'):
-        Case(**{**vars(case), 'tolerance': 1e-6})
+        replace(case, tolerance=1e-6)
