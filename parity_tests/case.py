@@ -246,7 +246,7 @@ REPRESENTATIVES = (
 def scannable_cases() -> tuple[Case, ...]:
     """A case of each model whose trunk can be scanned: in training mode, if it keeps statistics."""
     cases = {case.stem: case for case in (*first_cases(), *batch_norm_cases())}
-    return tuple(case for case in cases.values() if hasattr(case.flax_model(), 'scan'))
+    return tuple(case for case in cases.values() if case.flax_model().takes('scan'))
 
 
 @cache

@@ -155,7 +155,7 @@ def test_scan_and_remat_equal_torch(scannable_case: Case):
 
 def test_what_can_be_scanned_can_be_rematerialised(first_case: Case):
     model = first_case.flax_model()
-    assert hasattr(model, 'scan') == hasattr(model, 'remat')
+    assert model.takes('scan') == model.takes('remat')
 
 
 def both_ways(model, unrolled, stacked, shapes) -> None:
