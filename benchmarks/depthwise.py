@@ -3,7 +3,7 @@
     python benchmarks/depthwise.py [--rounds 7]
 
 Forward, and forward with both gradients, at the shapes of the models that use it. The contestants
-take turns; figures are medians in milliseconds. `vit_flax.blocks.depthwise` takes the winner of
+take turns; figures are medians in milliseconds. `vit_flax.blocks.kernels.depthwise` takes the winner of
 each platform.
 """
 
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vit_flax.blocks.depthwise import _native, _shifted
+from vit_flax.blocks.kernels.depthwise import _native, _shifted
 
 # images [b h w c], kernel, stride: CvT's first stage (queries, then keys), XCiT's blocks, a 7x7 kernel
 SHAPES = (

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py [MODEL ...] [--batch 8] [--rounds 5] [--record]
 
-A stem has the size of its paper (`MODEL.paper_size`), a preset its own; weights are float32; a
+A stem has the size of its paper (`CARD.paper_size`), a preset its own; weights are float32; a
 training step is forward, backward and AdamW. Each framework has a process of its own, as it has in
 use, and they take turns, so that a busy machine disturbs both. Figures are medians, the ratio is
 vit-pytorch's time over ours (above 1: ours is faster).
@@ -28,13 +28,14 @@ from rich.table import Table
 
 from parity_tests.case import build_upstream, paper_model
 from parity_tests.upstream import upstream_module
-from vit_flax.registry import Model, model_info, presets, stems
+from vit_flax.card import ModelCard
+from vit_flax.registry import model_info, presets, stems
 
 PASSES = ('forward', 'train step')
 RECORD = Path(__file__).parent.parent / 'docs' / 'speed.csv'
 
 
-def named(name: str) -> tuple[str, Model, dict]:
+def named(name: str) -> tuple[str, ModelCard, dict]:
     """Stem, model and keyword arguments of a stem or a preset."""
     if name in stems():
         return name, model_info(name), dict(model_info(name).paper_size)

@@ -21,7 +21,7 @@ from train.init import begin, inherit
 from train.log import duration
 from train.optim import assign, paths
 from train.setup import Setup, set_up
-from train.sharding import abstract
+from train.sharding import abstract, traced_for
 from train.sources.source import InMemory, Record
 from vit_flax.cli.text import fold
 
@@ -172,7 +172,7 @@ def _flops(config: Config, setup: Setup, lowered: Any, batch: dict[str, jax.Shap
         how = ', unrolled and in one part'
     variables = config.objective.network(setup.state.variables)
     images = jax.eval_shape(setup.scale.leaf, batch['image'])
-    forward = jax.jit(setup.model.apply).lower(variables, images)
+    forward = jax.jit(traced_for(setup.mesh, setup.model.apply)).lower(variables, images)
     step, ahead = (_counted(program) for program in (lowered, forward))
     if step is None or ahead is None:
         return ['FLOPs: this backend does not tell']

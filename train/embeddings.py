@@ -5,16 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 
 from train.errors import UserError
 from train.heads import head_modules, network_shapes
 from train.objectives.objective import Variables
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.wrappers.extractor import Extractor
 
 
-def embedder(model: nn.Module, shape: tuple[int, ...], layer: str = '') -> Callable[[Variables, Array], Array]:
+def embedder(model: Backbone, shape: tuple[int, ...], layer: str = '') -> Callable[[Variables, Array], Array]:
     """A function of the network's variables and scaled images `[b ...]` that gives embeddings, float32 `[b ...]`.
 
     Args:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from train.config import Config
@@ -21,6 +20,7 @@ from train.places import place
 from train.run import open_run
 from train.setup import Setup
 from train.state import TrainState
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.position_tables import PositionTable, position_tables
 from vit_flax.cli.text import fold
 from vit_flax.weights.files import FileError, read_arrays
@@ -146,7 +146,7 @@ def _read(config: Config) -> tuple[dict[str, np.ndarray], Mapping[str, PositionT
     return arrays, tables, config.init, True
 
 
-def _tables(model: nn.Module, shape: Shape) -> dict[str, PositionTable]:
+def _tables(model: Backbone, shape: Shape) -> dict[str, PositionTable]:
     """The position tables of a network by path, layers as one; for an image or video of this shape."""
     found = position_tables(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     return {_of_layers(f'params/{path}'): table for path, table in found.items()}

@@ -23,6 +23,7 @@ from train.optim import schedule
 from train.probes import Features, chosen, probe
 from train.report import Result, report
 from train.setup import Setup, set_up
+from train.sharding import platform_of
 from train.sources.source import Record, Split
 from train.state import TrainState
 from train.step import Metrics as Numbers
@@ -200,7 +201,7 @@ def _run(
 
 
 def _title(config: Config, setup: Setup, folder: Path) -> str:
-    devices = f'{jax.device_count()} {jax.default_backend()} device{"s" if jax.device_count() > 1 else ""}'
+    devices = f'{setup.mesh.size} {platform_of(setup.mesh)} device{"s" if setup.mesh.size > 1 else ""}'
     return (
         f'{config.model.name} with {setup.parameters:,} parameters, {config.steps:,} steps of {config.batch_size} '
         f'images on {devices}, in {folder}'

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from train.config import Model
 from train.errors import UserError, nearest
 from train.values import check_value
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.registry import list_models, model_info, presets, stems
 
 # Not options: the trainer sets the dtypes, linen the rest.
@@ -62,7 +62,7 @@ def options_of(build: Callable[..., Any], preset: Mapping[str, Any]) -> dict[str
     return found
 
 
-def build(config: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
+def build(config: Model, shape: tuple[int, ...], classes: int) -> Backbone:
     """The module, with the arguments that follow from the data filled in.
 
     Args:
@@ -94,7 +94,7 @@ def build(config: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
         raise UserError(f'model {config.name!r} cannot be built like this: {error}') from error
 
 
-def _constructor(name: str) -> tuple[Callable[..., nn.Module], Mapping[str, Any]]:
+def _constructor(name: str) -> tuple[Callable[..., Backbone], Mapping[str, Any]]:
     if name in stems():
         return model_info(name).build, {}
     if name not in presets():

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train import catalogue, sources
@@ -22,8 +21,9 @@ from train.model import build
 from train.objectives.objective import Batch, Variables
 from train.places import place as place_of
 from train.scale import Scale
-from train.sharding import make_mesh
+from train.sharding import make_mesh, traced_for
 from train.sources.source import Record, Source, Split
+from vit_flax.blocks.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Run:
     config: Config
     facts: Facts
     mesh: jax.sharding.Mesh
-    model: nn.Module
+    model: Backbone
     scale: Scale
     variables: Variables
     step: int
@@ -114,7 +114,7 @@ def _config(values: dict[str, Any]) -> Config:
 
 
 def _variables(
-    folder: Path, checkpoint: Checkpoint, config: Config, facts: Facts, model: nn.Module, sharding: NamedSharding
+    folder: Path, checkpoint: Checkpoint, config: Config, facts: Facts, model: Backbone, sharding: NamedSharding
 ) -> tuple[Variables, int]:
     """What is evaluated, and after which step."""
     shapes = dict(variable_shapes(config, model, facts.shape))
@@ -130,7 +130,7 @@ def _variables(
     return {'params': stored[params], **stored.get('collections', {})}, meta['step']
 
 
-def variable_shapes(config: Config, model: nn.Module, shape: tuple[int, ...]) -> Variables:
+def variable_shapes(config: Config, model: Backbone, shape: tuple[int, ...]) -> Variables:
     """Shapes and dtypes of a model's variables, for images of this shape."""
     key = jax.random.key(0)
 
@@ -183,7 +183,7 @@ def rows_of(
     """
     rows = -(-batch_size // run.mesh.size) * run.mesh.size
     whole = NamedSharding(run.mesh, PartitionSpec())
-    compiled = jax.jit(function, out_shardings=whole)
+    compiled = jax.jit(traced_for(run.mesh, function), out_shardings=whole)
     for batch in val_batches(records, run.config.augment, batch_size=rows, loader=run.config.loader):
         batch.pop('skipped', None)  # pictures that stand in for unreadable ones do not count
         found = jax.device_get(compiled(run.variables, place(batch, run.mesh, rows)))

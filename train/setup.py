@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -18,9 +17,10 @@ from train.model import build
 from train.objectives.objective import Batch, Objective, Variables
 from train.optim import optimizer, paths
 from train.scale import Scale
-from train.sharding import abstract, batch_sharding, check_batch, given_sharding, make_mesh, state_sharding
+from train.sharding import abstract, batch_sharding, check_batch, given_sharding, make_mesh, state_sharding, traced_for
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step, sound
+from vit_flax.blocks.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Setup:
     """
 
     mesh: jax.sharding.Mesh
-    model: nn.Module
+    model: Backbone
     scale: Scale
     parameters: int
     state: TrainState
@@ -78,12 +78,12 @@ def set_up(config: Config) -> Setup:
         # One row is enough to initialise with.
         one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
         # Compiled functions of the same arguments are traced once, here, where what is wrong with a model shows.
-        init = jax.jit(lambda: objective.init(objective.module(model, scale), key, one))
+        init = jax.jit(traced_for(mesh, lambda: objective.init(objective.module(model, scale), key, one)))
         params = jax.eval_shape(init)['params']
         by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
         deep = depths_of(objective, model, params, one) if by_depth else None
         tx = optimizer(config.optim, config.steps, params, deep)
-        train_step = make_train_step(objective, model, tx, scale, config)
+        train_step = traced_for(mesh, make_train_step(objective, model, tx, scale, config))
 
         def initial() -> TrainState:
             return initial_state(init(), tx, ema=config.optim.ema > 0)
@@ -107,9 +107,9 @@ def set_up(config: Config) -> Setup:
         given=given,
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
-        eval_step=jax.jit(make_eval_step(objective, model, scale, config)),
+        eval_step=jax.jit(traced_for(mesh, make_eval_step(objective, model, scale, config))),
         sound=jax.jit(sound, out_shardings=whole),
-        features=jax.jit(_features(objective, model, scale, shape), out_shardings=whole),
+        features=jax.jit(traced_for(mesh, _features(objective, model, scale, shape)), out_shardings=whole),
         gather=jax.jit(lambda tree: tree, out_shardings=whole),
     )
 
@@ -119,7 +119,7 @@ def _spread(array: np.ndarray, sharding: NamedSharding) -> Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def _features(objective: Objective, model: nn.Module, scale: Scale, shape: tuple[int, ...]) -> Callable:
+def _features(objective: Objective, model: Backbone, scale: Scale, shape: tuple[int, ...]) -> Callable:
     """What probes are given, see `Setup.features`."""
 
     def features(state: TrainState, batch: Batch) -> tuple[Array, Array, Array]:
@@ -130,7 +130,7 @@ def _features(objective: Objective, model: nn.Module, scale: Scale, shape: tuple
     return features
 
 
-def depths_of(objective: Objective, model: nn.Module, params: Variables, batch: Batch) -> dict[str, np.ndarray]:
+def depths_of(objective: Objective, model: Backbone, params: Variables, batch: Batch) -> dict[str, np.ndarray]:
     """How deep in the network each parameter is; what the objective adds lies behind it, as a head does."""
     found = {objective.inside + path: depth for path, depth in depths(model, batch['image']).items()}
     deepest = max(int(depth.max()) for depth in found.values())

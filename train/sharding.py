@@ -2,6 +2,9 @@
 
 import math
 import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -9,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from train.config import Mesh
 from train.errors import UserError
 from train.optim import paths
+from vit_flax.blocks.backend import compiling_for
 
 AXES = ('data', 'fsdp', 'tensor', 'seq')
 ROWS = ('data', 'fsdp')
@@ -31,6 +35,21 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
         )
     shape = (devices // rest, config.fsdp, config.tensor, config.seq)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def platform_of(mesh: jax.sharding.Mesh) -> str:
+    return mesh.devices.flat[0].platform
+
+
+def traced_for(mesh: jax.sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function to be jitted for a mesh, whose devices need not be JAX's default ones, nor be here at all."""
+
+    @wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with compiling_for(platform_of(mesh)):
+            return function(*args, **kwargs)
+
+    return traced
 
 
 def check_batch(mesh: jax.sharding.Mesh, batch_size: int, parts: int, image_shape: tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,8 @@ from train.errors import UserError
 from train.optim import paths
 from train.recipes.digits import CONFIG
 from train.setup import set_up
-from train.sharding import make_mesh, parameter_spec
+from train.sharding import abstract, make_mesh, parameter_spec
+from vit_flax.blocks.backend import compiling_for
 
 TINY = dataclasses.replace(
     CONFIG,
@@ -140,3 +142,22 @@ def test_the_rules_reach_the_matrices_of_every_model(case: Case):
     sizes = {path: leaf.size for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)}
     split = [size for path, size in sizes.items() if any(re.fullmatch(rule, path) for rule, _ in Mesh().rules)]
     assert sum(split) >= 0.05 * sum(sizes.values())
+
+
+def test_programs_are_for_the_devices_of_the_mesh():
+    """Whatever platform would be traced for without it."""
+    setup = set_up(TINY)
+    records = TINY.data.records('train')
+    (batch,) = train_batches(records, TINY.augment, seed=0, batch_size=16, steps=1, loader=TINY.loader)
+    batch = abstract(place({**batch, 'weight': np.ones(16, np.float32)}, setup.mesh, 16))
+    network = {'params': setup.state.params}, jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
+
+    def programs():
+        steps = setup.train_step, setup.eval_step, setup.features
+        made: list[Any] = [(setup.initial, ()), *((step, (setup.state, batch)) for step in steps)]
+        return [str(function.trace(*args).jaxpr) for function, args in [*made, (jax.jit(setup.model.apply), network)]]
+
+    *here, network_here = programs()
+    with compiling_for('tpu'):
+        *there, network_there = programs()
+    assert here == there and network_here != network_there

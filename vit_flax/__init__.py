@@ -41,7 +41,7 @@ def _classes() -> dict[str, str]:
     Of the models that share a name the plain one has it: `ViT` is that of `vit`, `SimpleViT` that of `simple_vit`.
     """
     found: dict[str, str] = {}
-    patterns = {'models': r'^MODEL = Model\(\s*(\w+)', 'objectives': r'^class (\w+)', 'wrappers': r'^class (\w+)'}
+    patterns = {'models': r'^CARD = ModelCard\(\s*(\w+)', 'objectives': r'^class (\w+)', 'wrappers': r'^class (\w+)'}
     for folder, pattern in patterns.items():
         for path in sorted((Path(__file__).parent / folder).glob('*.py')):
             for name in re.findall(pattern, path.read_text(encoding='utf-8'), re.MULTILINE):

@@ -1,37 +1,15 @@
-"""Every model by name, read from the model files: each ends with one `MODEL = Model(...)`."""
+"""Every model by name, read from the model files: each ends with one `CARD = ModelCard(...)`."""
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from flax import linen as nn
-
 from vit_flax import models
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a model file says of itself.
-
-    Attributes:
-      build: the main class of the file.
-      title: the paper's title.
-      arxiv: the paper's arXiv number, its address if it has none, '' where there is no paper.
-      takes: layout of the input.
-      paper_size: keyword arguments of the size that the paper (or upstream's README) leads with.
-      presets: names of further ready-made sizes, each with the constructor's keyword arguments.
-    """
-
-    build: Callable[..., nn.Module]
-    title: str
-    arxiv: str
-    takes: str
-    paper_size: Mapping[str, Any]
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.card import ModelCard
 
 
 @cache
@@ -40,13 +18,13 @@ def stems() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(models.__path__)))
 
 
-def model_info(stem: str) -> Model:
-    """The `MODEL` of one file."""
-    return importlib.import_module(f'{models.__name__}.{stem}').MODEL
+def model_info(stem: str) -> ModelCard:
+    """The `CARD` of one file."""
+    return importlib.import_module(f'{models.__name__}.{stem}').CARD
 
 
 @cache
-def presets() -> dict[str, tuple[Model, Mapping[str, Any]]]:
+def presets() -> dict[str, tuple[ModelCard, Mapping[str, Any]]]:
     """Preset name -> its model and keyword arguments."""
     return {name: (info, kwargs) for info in map(model_info, stems()) for name, kwargs in info.presets.items()}
 
@@ -56,7 +34,7 @@ def list_models() -> list[str]:
     return sorted({*stems(), *presets()})
 
 
-def create_model(name: str, **kwargs: Any) -> nn.Module:
+def create_model(name: str, **kwargs: Any) -> Backbone:
     """Builds a model by name.
 
     Args:

@@ -15,7 +15,7 @@ from rich.text import Text
 from train.commands.command import Command, RunFolder, Which, complain, console
 from train.commands.picture import as_seen, read_picture
 from train.errors import UserError
-from train.grids import token_grid
+from train.grids import on_grid, token_grid
 from train.places import place
 from train.run import Run, open_run
 from vit_flax.wrappers.recorder import Recorder
@@ -104,13 +104,13 @@ def where(maps: Any, run: Run) -> list[tuple[str, np.ndarray]]:
     last = maps[:, -1] if stacked else list(maps.values())[-1]
     tokens = last.shape[-1]
     places = token_grid(tokens, run.facts.size, run.model) if len(last) == 1 else None
-    if places is None or places.rows * places.columns == 1 or last.shape[-2] not in (1, tokens):
+    if places is None or max(places.shape) == 1 or last.shape[-2] not in (1, tokens):
         return []
-    found = [('attention, last block', places.of(last.mean(1)[0]))]
+    found = [('attention, last block', on_grid(last.mean(1)[0], places))]
     if stacked and last.shape[-2] == tokens:
         from train.plots.attention import rollout  # matplotlib is slow to import
 
-        found.append(('attention rollout', places.of(rollout(maps)[0])))
+        found.append(('attention rollout', on_grid(rollout(maps)[0], places)))
     return [(name, weights / max(weights.max(), 1e-12)) for name, weights in found]
 
 

@@ -183,9 +183,9 @@ class Pretraining(Objective):
 
         def complete(variables: Variables, images: Array, rng: Array) -> tuple[Array, Array]:
             draws = module.draw(rng, images)
-            mask = mask_from_indices(draws['masked'], model.num_patches)
-            patches = jnp.where(mask[..., None], jnp.nan, model.patchify(images))
-            masked = model.unpatchify(patches, module.grid_of(images))
+            mask = mask_from_indices(draws['masked'], model.grid.num_patches)
+            patches = jnp.where(mask[..., None], jnp.nan, model.grid.patchify(images))
+            masked = model.grid.unpatchify(patches, module.grid_of(images))
             return masked, module.apply(variables, images, **draws, method='reconstruct')
 
         return complete

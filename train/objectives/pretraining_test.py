@@ -46,18 +46,18 @@ SHORT = [
 VIT = ['--model.dim=16', '--model.depth=1', '--model.heads=2', '--model.dim-head=8', '--model.mlp-dim=16']
 SMALL = ['--objective.local-views=2', '--objective.local-size=8', '--objective.projection-hidden=16']
 TEACHER = [*SMALL, '--objective.prototypes=24', '--objective.projection-bottleneck=8']
+# A network with a feature map and without BatchNorm, which sees each part of a batch alone.
+NEST = [
+    '--model.name=nest', '--model.patch-size=4', '--model.dim=8', '--model.heads=1', '--model.num-hierarchies=2',
+    '--model.block-repeats=1',
+]  # fmt: skip
 RECIPES = {
     'mae': [*VIT, '--objective.decoder-dim=16', '--objective.decoder-depth=1'],
     'simmim': VIT,
     'mpp': VIT,
     'mp3': VIT,
     'dino': [*VIT, *TEACHER],
-    # Convolutions of one pixel compile faster.
-    'esvit': [
-        *TEACHER,
-        *(f'--model.s{i}-{name}' for i in (1, 2, 3) for name in ('emb-dim=8', 'proj-kernel=1', 'depth=1', 'heads=1')),
-        '--objective.local-views=1',
-    ],
+    'esvit': [*TEACHER, *NEST, '--objective.local-views=1'],
     'lejepa': [*VIT, *SMALL, '--objective.projection=8', '--objective.slices=8'],
 }
 # What each shows beside its loss.
@@ -73,7 +73,7 @@ def command(recipe, *args):
 
 
 @pytest.fixture(scope='module')
-def pretrained(tmp_path_factory, compiled):
+def pretrained(tmp_path_factory):
     """Gives the folder of a finished run of a recipe, made once."""
     folders = {}
 
@@ -103,6 +103,18 @@ def test_every_recipe_learns_without_labels_and_is_probed(recipe, pretrained):
     assert rows[1]['val/knn_accuracy'] > 0.15
     best = json.loads((folder / 'summary.json').read_text())['best']
     assert best['val/knn_accuracy'] == rows[1]['val/knn_accuracy']
+
+
+@pytest.mark.exhaustive
+def test_esvit_of_the_network_of_its_recipe(tmp_path):
+    """With the statistics of convolutions; those of one pixel compile faster."""
+    stage = ('emb-dim=8', 'proj-kernel=1', 'depth=1', 'heads=1')
+    network = [f'--model.s{i}-{setting}' for i in (1, 2, 3) for setting in stage]
+    args = [*SHORT, *TEACHER, *network, '--objective.local-views=1', '--out', str(tmp_path / 'run')]
+    assert main(['esvit', *args]) == 0
+    rows = read_rows(tmp_path / 'run' / 'metrics.jsonl')
+    assert [row['step'] for row in rows] == [1, 2]
+    assert all(np.isfinite(value) for row in rows for value in row.values())
 
 
 @pytest.mark.parametrize('recipe', ['mae', 'dino'])
@@ -379,11 +391,6 @@ def test_a_mistake_is_one_line(recipe, args, message, capsys, tmp_path):
 
 # Of several recipes with one objective the smallest.
 RECIPE_OF = {catalogue.name_of(recipes.find(name).CONFIG.objective): name for name in (*recipes.names(), 'digits')}
-# A network with a feature map and without BatchNorm, which sees each part alone.
-NEST = [
-    '--model.name=nest', '--model.patch-size=4', '--model.dim=8', '--model.heads=1', '--model.num-hierarchies=2',
-    '--model.block-repeats=1',
-]  # fmt: skip
 
 
 def small_recipe(name, finished):

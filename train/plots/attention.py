@@ -7,8 +7,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patheffects import withStroke
 
-from train.grids import TokenGrid
+from train.grids import on_grid
 from train.plots.style import FAINT, figure, grid, picture
+from vit_flax.blocks.grids import TokenGrid
 
 HEADS = 6
 
@@ -20,19 +21,19 @@ def attention(path: Path, images: np.ndarray, titles: list[str], maps: np.ndarra
       images: `[b h w c]`.
       titles: one per image.
       maps: attention `[b layers e n n]`.
-      tokens: which of them belongs to which place.
+      tokens: the grid of the keys.
     """
     last = maps[:, -1]
     columns = [*np.moveaxis(last[:, :HEADS], 1, 0), last.mean(1), rollout(maps)]
     names = [*(f'head {i + 1}' for i in range(min(HEADS, last.shape[1]))), 'all heads', 'rollout']
-    asked = 'from the class token' if tokens.prefix else 'from all patches together'
+    source = 'from the class token' if tokens.prefix else 'from all patches on average'
     cell = 1.05
     needed = 1.0 + cell * (len(columns) + 1)
     # The words above need this much.
     width = max(needed, 6.6)
     with figure(
         path, width, 1.15 + cell * len(images), 'Attention',
-        f'last block, {asked} to each patch; rollout: through all {maps.shape[1]} blocks (arXiv:2005.00928)',
+        f'last block, {source} to each patch; rollout: through all {maps.shape[1]} blocks (arXiv:2005.00928)',
     ) as drawn:  # fmt: skip
         axes = grid(drawn, len(images), len(columns) + 1, top=1.05, right=0.9 + width - needed)
         for row, image, title in zip(axes, images, titles, strict=True):
@@ -44,7 +45,7 @@ def attention(path: Path, images: np.ndarray, titles: list[str], maps: np.ndarra
         for column, name, weights in zip(axes.T[1:], names, columns, strict=True):
             column[0].set_title(name, loc='center', size=9, weight='normal')
             for cell_axes, image, of_image in zip(column, images, weights, strict=True):
-                seen = tokens.of(of_image)
+                seen = on_grid(of_image, tokens)
                 overlay(cell_axes, image, seen / seen.max())
         axes[0, 0].set_title('image', loc='center', size=9, weight='normal')
         legend = drawn.add_axes((1 - (0.72 + width - needed) / width, 0.3, 0.14 / width, 0.4))

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from train.data.augment import Augment
 from train.grids import token_grid
@@ -19,6 +18,7 @@ from train.plots.predictions import predictions
 from train.plots.reconstructions import reconstructions
 from train.scale import Scale
 from train.sources.source import Record
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import pair
 from vit_flax.wrappers.recorder import Recorder
 
@@ -31,7 +31,7 @@ def draw(
     rows: Sequence[Row],
     held_out: Sequence[Record],
     objective: Objective,
-    model: nn.Module,
+    model: Backbone,
     scale: Scale,
     variables: Mapping[str, Any],
     augment: Augment,

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from vit_flax.blocks.backend import platform
+from vit_flax.blocks.backend import has_cudnn
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
@@ -33,7 +33,8 @@ def attend(
     """softmax(scale * q k^T + bias) v, with the map tapped as `attention`.
 
     A fused kernel is used where the device, the dtype and the head width allow one and nobody asks
-    for the map (no taps read, no dropout on it); otherwise the map is formed.
+    for the map (no taps read, no dropout on it); otherwise the map is formed. For forward-mode
+    derivatives through a fused kernel see `vit_flax.blocks.backend.without_cudnn`.
 
     Args:
       module: the attention module that calls; owns the tap and the dropout's rng.
@@ -88,7 +89,7 @@ def attention_map(
 def mix_heads(maps: Array, mixture: Array) -> Array:
     """Linear combinations of the heads, `[b e n m], [e f] -> [b f n m]`.
 
-    A matrix product with the places as columns: contracting the axis of the heads in place takes
+    A matrix product with the positions as columns: contracting the axis of the heads in place takes
     XLA four times as long on a CPU.
     """
     batch, heads, n, m = maps.shape
@@ -129,7 +130,7 @@ def _fused_kernel_fits(q: Array, k: Array, v: Array, bias: Array | None, mask: A
     """
     even = q.shape[-2] % 2 == 0 and k.shape[-2] % 2 == 0
     return (
-        platform() == 'gpu'
+        has_cudnn()
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and q.shape[-1] == v.shape[-1]
         and q.shape[-1] % 8 == 0

@@ -5,6 +5,7 @@ import pytest
 from flax import linen as nn
 
 from vit_flax.blocks import attention
+from vit_flax.blocks.backend import compiling_for, without_cudnn
 from vit_flax.blocks.module import Module
 
 
@@ -61,9 +62,9 @@ def pretend_gpu(monkeypatch):
         calls.append(implementation)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     monkeypatch.setattr(jax.nn, 'dot_product_attention', fused)
-    return calls
+    with compiling_for('gpu'):
+        yield calls
 
 
 @pytest.mark.parametrize('mask', [None, np.arange(6)[None, None, None] < 4], ids=['bias', 'key_mask'])
@@ -109,3 +110,10 @@ def test_falls_back_with_one_warning(monkeypatch, pretend_gpu):
         first, second = apply(*inputs), apply(*inputs)
     assert len(caught) == 1
     np.testing.assert_array_equal(first, second)
+
+
+def test_forward_mode_without_the_fused_kernel(pretend_gpu):
+    inputs = qkv(jnp.bfloat16)
+    with without_cudnn():
+        _, tangents = jax.eval_shape(lambda *inputs: jax.jvp(apply, inputs, inputs), *inputs)
+    assert not pretend_gpu and tangents.shape == (2, 3, 5, 8)

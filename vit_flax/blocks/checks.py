@@ -69,29 +69,29 @@ def check_divisible(name: str, value: int, by: str, divisor: int) -> None:
         raise ValueError(f'{name}={value} is not divisible by {by}={divisor}')
 
 
-def check_room(patches: int, room: int, size: str) -> None:
-    """Raises if an input has more patches than the position table has rows for, that of `size`: `image_size=24`."""
-    if patches > room:
+def check_num_positions(patches: int, positions: int, size: str) -> None:
+    """Raises if an input has more patches than the table has positions; `size` is the model's: `image_size=24`."""
+    if patches > positions:
         name = size.partition('=')[0]
         raise ValueError(
-            f'the inputs have {patches} patches, {size} has positions for {room}: build the model with the larger '
+            f'the inputs have {patches} patches, {size} has positions for {positions}: build the model with the larger '
             f'{name} and move the table with vit_flax.resize_position_embedding'
         )
 
 
-def check_places(grid: Sequence[int], table: Sequence[int], size: str) -> None:
-    """Warns once if a grid of patches that takes the first rows of a position table gets those of other places.
+def warn_of_other_grid(grid: Sequence[int], table: Sequence[int], size: str) -> None:
+    """Warns once if the patches of a grid take the first rows of a position table that belong to other patches.
 
-    That is so unless both have the same length along each axis but the first.
+    They do unless both grids have the same length along each axis but the first.
     """
     if tuple(grid[1:]) != tuple(table[1:]):
-        _warn_of_places(tuple(grid), tuple(table), size)
+        _warn_once(tuple(grid), tuple(table), size)
 
 
 @cache
-def _warn_of_places(grid: tuple[int, ...], table: tuple[int, ...], size: str) -> None:
+def _warn_once(grid: tuple[int, ...], table: tuple[int, ...], size: str) -> None:
     warnings.warn(
         f'the inputs have a grid of {grid} patches, {size} one of {table}: they take the first rows of the position '
-        'table, as in PyTorch, which belong to other places; vit_flax.resize_position_embedding moves the table',
+        'table, as in PyTorch, which belong to other patches; vit_flax.resize_position_embedding moves the table',
         stacklevel=2,
     )

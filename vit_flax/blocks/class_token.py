@@ -9,11 +9,11 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks.checks import check_places, check_room
+from vit_flax.blocks.checks import check_num_positions, warn_of_other_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.weight_ops import UnitAxes
 
 
 class ClassTokenAndPositions(Module):
@@ -30,12 +30,12 @@ class ClassTokenAndPositions(Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        check_places(x.shape[1:-1], self.grid, f'image_size={self.image_size}')
+        warn_of_other_grid(x.shape[1:-1], self.grid, f'image_size={self.image_size}')
         x = rearrange(x, 'b ... d -> b (...) d')
         (batch, patches, dim), room = x.shape, math.prod(self.grid)
         cls = self.param('cls_token', normal(1.0), (1, dim), self.param_dtype)
         table = self.param('pos_embedding', normal(1.0), (1 + room, dim), self.param_dtype)
-        check_room(patches, room, f'image_size={self.image_size}')
+        check_num_positions(patches, room, f'image_size={self.image_size}')
         x, cls, table = self.promote(x, cls, table)
         x = add(jnp.concatenate([repeat(cls, '1 d -> b 1 d', b=batch), x], axis=1), table[: 1 + patches])
         return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)

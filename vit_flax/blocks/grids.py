@@ -1,253 +1,157 @@
-"""What a model of patches takes: a series, images, a video, or a grid of any number of axes."""
+"""Grids of patches as values: how an input of any number of axes is cut, and which tokens stand for its patches."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from einops import rearrange
 from jax import Array
 
 from vit_flax.blocks.checks import (
     check_divisible,
     check_images,
-    check_places,
-    check_room,
+    check_num_positions,
     pair,
     patch_counts,
     patch_grid,
+    warn_of_other_grid,
 )
-from vit_flax.blocks.module import Module
-from vit_flax.blocks.patches import patchify, unpatchify
+from vit_flax.blocks.patches import count_patches, patchify, unpatchify
 
 
-class Grid(Module, kw_only=True):
-    """A model whose input is cut into patches; one of the classes below says along which axes."""
+@dataclass(frozen=True)
+class Grid:
+    """The patches of an input, row by row; made by `image_grid`, `series_grid`, `video_grid` or `nd_grid`.
 
-    @property
-    def channels(self) -> int:
-        """Of the input; an argument of the model."""
-        raise NotImplementedError
+    Attributes:
+      lengths: of the input's axes between batch and channels.
+      patch: lengths of a patch along these axes.
+      shape: number of patches along each of them.
+      channels: of the input.
+      layout: the input's axes, as in `b h w c`.
+      size: the arguments that set the lengths, for error messages, as in `image_size=32`.
+    """
 
-    @property
-    def layout(self) -> str:
-        """Of the input: `b h w c`."""
-        raise NotImplementedError
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Of the input's axes between batch and channels."""
-        raise NotImplementedError
-
-    @property
-    def patch_lengths(self) -> tuple[int, ...]:
-        """Of a patch, along the same axes."""
-        raise NotImplementedError
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Patches along each axis; raises if they do not tile the input."""
-        raise NotImplementedError
-
-    @property
-    def stated_size(self) -> str:
-        """The arguments that say how large the input is, for errors."""
-        raise NotImplementedError
+    lengths: tuple[int, ...]
+    patch: tuple[int, ...]
+    shape: tuple[int, ...]
+    channels: int
+    layout: str
+    size: str
 
     @property
     def num_patches(self) -> int:
-        return math.prod(self.grid)
+        return math.prod(self.shape)
 
     @property
-    def num_positions(self) -> int:
-        """Rows of the position table."""
-        return self.num_patches
+    def patch_dim(self) -> int:
+        """Values in a patch."""
+        return math.prod(self.patch) * self.channels
 
-    def patchify(self, x: Array) -> Array:
-        """The input cut into patches that hold its values, `[b h w c] -> [b n p]`."""
-        self.check_input(x)
-        patches = patchify(x, self.patch_lengths)
-        return patches.reshape(patches.shape[0], math.prod(patches.shape[1:-1]), patches.shape[-1])
-
-    def unpatchify(self, patches: Array, grid: Sequence[int] | None = None) -> Array:
-        """The inverse of `patchify`, `[b n p] -> [b h w c]`; `grid` if it is not the model's own."""
-        return unpatchify(patches, grid or self.grid, self.patch_lengths)
-
-    def check_input(self, x: Array) -> None:
-        """Raises unless the input has the right rank and channels."""
+    def check(self, x: Array) -> None:
+        """Raises unless the input has the right rank and channels; its lengths may differ."""
         check_images(x, self.channels, self.layout)
 
-    def check_room(self, patches: int, room: int) -> None:
-        """Raises if there are more patches than positions."""
-        check_room(patches, room, self.stated_size)
+    def check_num_positions(self, patches: int, positions: int | None = None) -> None:
+        """Raises if an input has more patches than there are positions, by default one for each patch of this grid."""
+        check_num_positions(patches, self.num_patches if positions is None else positions, self.size)
 
-    def check_places(self, grid: Sequence[int]) -> None:
-        """Warns once if the first rows of the position table belong to other places than those of a grid's patches."""
-        check_places(grid, self.grid, self.stated_size)
+    def warn_of_other_grid(self, shape: Sequence[int]) -> None:
+        """Warns once if the first rows of the position table belong to other patches than those of an input."""
+        warn_of_other_grid(shape, self.shape, self.size)
 
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+    def patchify(self, x: Array) -> Array:
+        """The input cut into patches, `[b h w c] -> [b n p]`."""
+        self.check(x)
+        patches = patchify(x, self.patch)
+        return patches.reshape(patches.shape[0], math.prod(patches.shape[1:-1]), patches.shape[-1])
+
+    def unpatchify(self, patches: Array, shape: Sequence[int] | None = None) -> Array:
+        """The inverse of `patchify`, `[b n p] -> [b h w c]`; `shape` in patches, this grid's by default."""
+        return unpatchify(patches, shape or self.shape, self.patch)
+
+    def shape_of(self, x: Array) -> tuple[int, ...]:
+        """Patches along each axis of an input, which may have other lengths."""
+        return count_patches(x, self.patch)
+
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one input, for tracing."""
         return jax.ShapeDtypeStruct((1, *self.lengths, self.channels), jnp.float32)
 
 
-class ImageGrid(Grid, kw_only=True):
-    """Images `[b h w c]`.
+@dataclass(frozen=True)
+class TokenGrid:
+    """A sequence of tokens: the patches of a grid, row by row, between tokens that have no position.
 
     Attributes:
-      image_size: height and width in pixels, or one number for both.
-      patch_size: height and width of a patch; must divide the image's.
+      shape: of the grid.
+      prefix: tokens before the patches, such as a class token.
+      suffix: tokens after them, such as registers.
     """
 
-    image_size: int | Sequence[int]
-    patch_size: int | Sequence[int]
+    shape: tuple[int, ...]
+    prefix: int = 0
+    suffix: int = 0
 
     @property
-    def layout(self) -> str:
-        return 'b h w c'
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return pair(self.image_size, 'image_size')
-
-    @property
-    def patch_lengths(self) -> tuple[int, ...]:
-        return pair(self.patch_size, 'patch_size')
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return patch_grid(self.image_size, self.patch_size)
-
-    @property
-    def stated_size(self) -> str:
-        return f'image_size={self.image_size}'
+    def num_tokens(self) -> int:
+        return self.prefix + math.prod(self.shape) + self.suffix
 
 
-class SeriesGrid(Grid, kw_only=True):
-    """Series `[b n c]`.
+def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int], channels: int) -> Grid:
+    """Patches of images `[b h w c]`.
 
-    Attributes:
-      seq_len: length of a series.
-      patch_size: length of a patch; must divide the series'.
+    Raises:
+      ValueError: the patches do not tile the image; likewise the functions below.
     """
-
-    seq_len: int
-    patch_size: int
-
-    @property
-    def layout(self) -> str:
-        return 'b n c'
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return (self.seq_len,)
-
-    @property
-    def patch_lengths(self) -> tuple[int, ...]:
-        return (self.patch_size,)
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        check_divisible('seq_len', self.seq_len, 'patch_size', self.patch_size)
-        return (self.seq_len // self.patch_size,)
-
-    @property
-    def stated_size(self) -> str:
-        return f'seq_len={self.seq_len}'
+    lengths, patch = pair(image_size, 'image_size'), pair(patch_size, 'patch_size')
+    shape = patch_grid(image_size, patch_size)
+    return Grid(lengths, patch, shape, channels, 'b h w c', f'image_size={image_size}')
 
 
-class VideoGrid(Grid, kw_only=True):
-    """Videos and volumes `[b t h w c]`.
-
-    Attributes:
-      image_size: height and width of a frame in pixels, or one number for both.
-      image_patch_size: height and width of a patch; must divide the frame's.
-      frames: of a video.
-      frame_patch_size: frames of a patch; must divide the video's.
-    """
-
-    image_size: int | Sequence[int]
-    image_patch_size: int | Sequence[int]
-    frames: int
-    frame_patch_size: int
-
-    @property
-    def layout(self) -> str:
-        return 'b t h w c'
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.frames, *pair(self.image_size, 'image_size')
-
-    @property
-    def patch_lengths(self) -> tuple[int, ...]:
-        return self.frame_patch_size, *pair(self.image_patch_size, 'image_patch_size')
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        check_divisible('frames', self.frames, 'frame_patch_size', self.frame_patch_size)
-        rows, columns = patch_grid(self.image_size, self.image_patch_size, patches='image_patch_size')
-        return self.frames // self.frame_patch_size, rows, columns
-
-    @property
-    def stated_size(self) -> str:
-        return f'frames={self.frames} with image_size={self.image_size}'
-
-    def reorder_patches(self, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A PyTorch state dict of vit-pytorch before 1.16.2 for `from_torch`, which takes today's.
-
-        Inside a patch the frames used to be innermost of the three axes, now they are outermost. Names and
-        shapes do not tell, so the caller must know: numpy arrays in, numpy arrays out.
-        """
-        frames, rows, columns = self.patch_lengths
-
-        def reorder(array: np.ndarray) -> np.ndarray:
-            pattern = '... (h w t c) -> ... (t h w c)'
-            return rearrange(array, pattern, t=frames, h=rows, w=columns)
-
-        by_patch = re.compile(r'to_patch_embedding\.(1\.(weight|bias)|2\.weight)')
-        return {name: reorder(array) if by_patch.fullmatch(name) else array for name, array in state_dict.items()}
+def series_grid(seq_len: int, patch_size: int, channels: int) -> Grid:
+    """Patches of series `[b n c]`."""
+    check_divisible('seq_len', seq_len, 'patch_size', patch_size)
+    return Grid((seq_len,), (patch_size,), (seq_len // patch_size,), channels, 'b n c', f'seq_len={seq_len}')
 
 
-class NDGrid(Grid, kw_only=True):
-    """Grids of 1 to 7 axes, `[b *grid c]`.
+def video_grid(
+    image_size: int | Sequence[int],
+    image_patch_size: int | Sequence[int],
+    frames: int,
+    frame_patch_size: int,
+    channels: int,
+) -> Grid:
+    """Patches of videos and volumes `[b t h w c]`."""
+    check_divisible('frames', frames, 'frame_patch_size', frame_patch_size)
+    shape = frames // frame_patch_size, *patch_grid(image_size, image_patch_size, patches='image_patch_size')
+    lengths = frames, *pair(image_size, 'image_size')
+    patch = frame_patch_size, *pair(image_patch_size, 'image_patch_size')
+    return Grid(lengths, patch, shape, channels, 'b t h w c', f'frames={frames} with image_size={image_size}')
 
-    Attributes:
-      ndim: number of axes.
-      input_shape: lengths of these axes, or one number for all.
-      patch_size: of a patch, likewise; must divide the input's.
-    """
 
-    ndim: int
-    input_shape: int | Sequence[int]
-    patch_size: int | Sequence[int]
+def nd_grid(ndim: int, input_shape: int | Sequence[int], patch_size: int | Sequence[int], channels: int) -> Grid:
+    """Patches of inputs of 1 to 7 axes `[b *grid c]`."""
+    if not 1 <= ndim <= 7:
+        raise ValueError(f'ndim={ndim} must be between 1 and 7')
+    lengths, patch = _per_axis('input_shape', input_shape, ndim), _per_axis('patch_size', patch_size, ndim)
+    layout = ' '.join(['b', *'fghijkl'[:ndim], 'c'])
+    shape = patch_counts(lengths, patch, 'input_shape')
+    return Grid(lengths, patch, shape, channels, layout, f'input_shape={lengths}')
 
-    @property
-    def layout(self) -> str:
-        return ' '.join(['b', *'fghijkl'[: self.ndim], 'c'])
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self._for_each_axis('input_shape')
+def stage_grids(lengths: Sequence[int], strides: Sequence[int]) -> tuple[TokenGrid, ...]:
+    """Feature maps of stages that each divide the resolution by a stride, rounded up."""
+    grids = []
+    for stride in strides:
+        lengths = tuple(-(-length // stride) for length in lengths)
+        grids.append(TokenGrid(lengths))
+    return tuple(grids)
 
-    @property
-    def patch_lengths(self) -> tuple[int, ...]:
-        return self._for_each_axis('patch_size')
 
-    def _for_each_axis(self, name: str) -> tuple[int, ...]:
-        value = getattr(self, name)
-        if not 1 <= self.ndim <= 7:
-            raise ValueError(f'ndim={self.ndim} must be between 1 and 7')
-        lengths = (value,) * self.ndim if isinstance(value, int) else tuple(value)
-        if len(lengths) != self.ndim:
-            raise ValueError(f'{name}={lengths} must be one number or {self.ndim}, for ndim={self.ndim}')
-        return lengths
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return patch_counts(self.lengths, self.patch_lengths, 'input_shape')
-
-    @property
-    def stated_size(self) -> str:
-        return f'input_shape={self.lengths}'
+def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    lengths = (value,) * ndim if isinstance(value, int) else tuple(value)
+    if len(lengths) != ndim:
+        raise ValueError(f'{name}={lengths} must be one number or {ndim}, for ndim={ndim}')
+    return lengths

@@ -14,10 +14,15 @@ from vit_flax.blocks.torch_like import Dense, LayerNorm
 INPUTS = {1: 'length of the series', 2: 'height and width of the images', 3: 'frames, height and width of the videos'}
 
 
+def count_patches(x: Array, patch: Sequence[int]) -> tuple[int, ...]:
+    """Patches along each axis of an input `[b *lengths c]`; raises if they do not tile it."""
+    return patch_counts(x.shape[1:-1], patch, f'the {INPUTS.get(len(patch), "shape of the input")}')
+
+
 def patchify(x: Array, patch_size: int | Sequence[int]) -> Array:
     """Cuts images into patches, `[b (h p) (w q) c] -> [b h w (p q c)]`; grids of other rank likewise."""
     parts = pair(patch_size) if isinstance(patch_size, int) else tuple(patch_size)
-    steps = patch_counts(x.shape[1:-1], parts, f'the {INPUTS.get(len(parts), "shape of the input")}')
+    steps = count_patches(x, parts)
     batch, channels = x.shape[0], x.shape[-1]
     x = x.reshape(batch, *itertools.chain(*zip(steps, parts, strict=True)), channels)
     axes = range(1, 2 * len(parts) + 1)
@@ -54,13 +59,19 @@ class PatchProjection(Module):
     torch_names = {'projection': '1'}
 
 
-class PatchEmbedding(PatchProjection):
+class PatchEmbedding(Module):
     """LayerNorm, Linear, LayerNorm on each patch, `[b H W c] -> [b h w d]`; `norm` is a constructor."""
 
+    patch_size: int | Sequence[int]
+    dim: int
     norm: Callable[..., nn.Module] = LayerNorm
+
+    def __call__(self, images: Array) -> Array:
+        return self.embed(patchify(images, self.patch_size))
 
     @nn.compact
     def embed(self, patches: Array) -> Array:
+        """The values of patches, `[... p] -> [... d]`."""
         x = self.norm(**self.precision, name='patch_norm')(patches)
         x = Dense(self.dim, **self.precision, name='projection')(x)
         return self.norm(**self.precision, name='norm')(x)

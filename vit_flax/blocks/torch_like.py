@@ -14,11 +14,12 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.nn.initializers import Initializer, ones
 
-from vit_flax.blocks.backend import platform
-from vit_flax.blocks.depthwise import depthwise_conv
+from vit_flax.blocks.backend import merges_leading_axes, rounds_products
+from vit_flax.blocks.kernels.depthwise import depthwise_conv
+from vit_flax.blocks.kernels.volumes import conv_3d
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import add, einsum_float32, in_float32, repeat, to_float32
-from vit_flax.blocks.volumes import conv_3d
+from vit_flax.blocks.weight_ops import POINTWISE
 
 
 def gelu(x: Array) -> Array:
@@ -115,24 +116,25 @@ class Dense(Module):
 
 
 def matmul(x: Array, kernel: Array, product: Callable[[Array, Array], Array] = jnp.matmul) -> Array:
-    """`[... c] [c d] -> [... d]`.
-
-    On a CPU the leading axes are merged first: the gradient of the kernel is then one plain matrix
-    product, which shortens a training step by a third. Elsewhere they are left alone, since merging
-    axes that are sharded would gather them.
-    """
-    if x.ndim == 2 or platform() != 'cpu':
+    """`[... c] [c d] -> [... d]`, in the form that is fast on the platform."""
+    if x.ndim == 2 or not merges_leading_axes():
         return product(x, kernel)
     merged = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return product(merged, kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def affine(x: Array, kernel: Array, bias: Array) -> Array:
-    """`x @ kernel + bias`, rounded to 16 bits once; on a GPU twice, where a product in float32 costs time to write."""
-    if platform() == 'gpu':
+    """`x @ kernel + bias`, rounded to 16 bits once, or twice where that is much faster."""
+    if rounds_products():
         return add(matmul(x, kernel), bias)
     product = matmul(x, kernel, partial(einsum_float32, '... c, c d -> ... d'))
     return (product + to_float32(bias)).astype(x.dtype)
+
+
+class PointwiseConv(Dense):
+    """1x1 convolution: a matrix product on the channels."""
+
+    torch_names = {'kernel': ('weight', POINTWISE)}
 
 
 class Conv(Module):

@@ -1,4 +1,4 @@
-"""The trunk: depth blocks one after another. Scanning and rematerialisation live here and nowhere else."""
+"""The feed-forward network, the block and the stack of blocks, the only place that scans and rematerialises."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,51 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
+
+
+class FeedForward(Module):
+    """LayerNorm, Linear, GELU, Dropout, Linear, Dropout on the last axis, `[... d] -> [... d]`.
+
+    Attributes:
+      hidden_dim: width between the two linear maps.
+      norm: constructor of the norm; takes a name.
+    """
+
+    hidden_dim: int
+    dropout: float = 0.0
+    norm: Callable[..., Any] = LayerNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim = x.shape[-1]
+        x = self.norm(**self.precision, name='norm')(x)
+        x = gelu(Dense(self.hidden_dim, **self.precision, name='expand')(x))
+        x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
+        x = Dense(dim, **self.precision, name='contract')(x)
+        return nn.Dropout(self.dropout, name='dropout')(x, deterministic=not train)
+
+    torch_names = {'norm': 'net.0', 'expand': 'net.1', 'contract': 'net.4'}
+
+
+class SimpleFeedForward(Module):
+    """The same in the SimpleViT family: no dropout."""
+
+    hidden_dim: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim = x.shape[-1]
+        x = LayerNorm(**self.precision, name='norm')(x)
+        x = gelu(Dense(self.hidden_dim, **self.precision, name='expand')(x))
+        return Dense(dim, **self.precision, name='contract')(x)
+
+    torch_names = {'norm': 'net.0', 'expand': 'net.1', 'contract': 'net.3'}
+
+
+# Rows for parents whose torch twin holds the feed-forward network's layers as a plain sequence.
+BARE_FEEDFORWARD = {'norm': '0', 'expand': '1', 'contract': '4'}
+BARE_SIMPLE_FEEDFORWARD = {'norm': '0', 'expand': '1', 'contract': '3'}
 
 
 class Block(Module):
@@ -98,4 +143,4 @@ class Transformer(Module):
         x = x if self.norm is None else self.norm(name='norm')(x)
         return (x, hiddens) if return_hiddens else x
 
-    torch_names = {'block_{i}': 'layers.{i}', 'block': 'layers.{i}'}
+    torch_names = {'block_{i}': 'layers.{i}'}

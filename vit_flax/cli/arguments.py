@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from flax import linen as nn
 
+from vit_flax.card import ModelCard
 from vit_flax.cli.errors import UserError, nearest, told_as
-from vit_flax.registry import Model, list_models, model_info, presets, stems
+from vit_flax.registry import list_models, model_info, presets, stems
 
 # linen's own, and the dtypes, which follow from the file.
 NOT_OPTIONS = {'dtype', 'param_dtype', 'parent', 'name'}
@@ -36,8 +37,8 @@ class Option:
         return self.default is inspect.Parameter.empty
 
 
-def find(name: str) -> tuple[str, Model, Mapping[str, Any]]:
-    """Stem, `MODEL` and keyword arguments of a model's or a preset's name.
+def find(name: str) -> tuple[str, ModelCard, Mapping[str, Any]]:
+    """Stem, `CARD` and keyword arguments of a model's or a preset's name.
 
     Raises:
       UserError: no such name.
@@ -50,7 +51,7 @@ def find(name: str) -> tuple[str, Model, Mapping[str, Any]]:
     return next(stem for stem in stems() if model_info(stem) is info), info, kwargs
 
 
-def options(info: Model) -> dict[str, Option]:
+def options(info: ModelCard) -> dict[str, Option]:
     """The arguments of a constructor, explained by the class and its bases: a variant documents what it adds."""
     help_of: dict[str, str] = {}
     for ancestor in reversed(inspect.getmro(typing.cast(type, info.build))):
@@ -73,7 +74,7 @@ class Chosen:
     """
 
     stem: str
-    info: Model
+    info: ModelCard
     kwargs: Mapping[str, Any]
 
     def build(self, **extra: Any) -> nn.Module:

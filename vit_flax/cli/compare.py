@@ -132,7 +132,7 @@ class _Sides:
         given = {key: value for key, value in chosen.kwargs.items() if key not in OURS}
         fields = getattr(chosen.info.build, '__dataclass_fields__', {})
         self.flax = chosen.build(**{key: False for key in OURS if key in fields})
-        self.layout = chosen.info.takes.rpartition('[')[2].rstrip(']').split()
+        self.layout = self.flax.layout.split()
 
         own = {key: literal(text) for key, text in split_arguments(args.torch_arg, '--torch-arg').items()}
         make = torch_side.torch_class(args.torch_class, chosen.stem, chosen.info.build.__name__)

@@ -2,8 +2,8 @@
 
 vit-pytorch's `ats_vit`: layers keep only some of the patches, sampled by how much the class token
 attends to them and how long their values are. Tokens sampled twice are kept once, so that each image
-keeps its own number. Here a layer always has `1 + max_tokens_per_depth[i]` places and a mask of those
-in use: used places stand first, in order, and what stands in the others never reaches an output.
+keeps its own number. Here a layer always has `1 + max_tokens_per_depth[i]` positions and a mask of those
+in use: used positions stand first, in order, and what stands in the others never reaches an output.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,11 @@ from flax import linen as nn
 from jax import Array, lax
 
 from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 TokenNoise = Sequence[Array | None]
 
@@ -45,21 +46,21 @@ def drawn_tokens(significance: Array, mask: Array | None, noise: Array) -> Array
 def fixed_tokens(significance: Array, samples: int) -> Array:
     """Samples at 1/2k, 3/2k, ... of the cumulated significance, `[b n] -> [b k]`."""
     cumulated = jnp.cumsum(significance, axis=-1)[:, None]
-    places = (jnp.arange(samples) + 0.5) / samples
-    return (cumulated < places[:, None] * cumulated[..., -1:]).sum(axis=-1)
+    positions = (jnp.arange(samples) + 0.5) / samples
+    return (cumulated < positions[:, None] * cumulated[..., -1:]).sum(axis=-1)
 
 
 def keep_tokens(significance: Array, mask: Array | None, samples: int, noise: Array | None) -> tuple[Array, Array]:
     """Which patches stay.
 
     Args:
-      significance: `[b n]`, zero for places out of use.
-      mask: bool `[b n]`, the places in use; None for all.
-      samples: at most so many stay.
+      significance: `[b n]`, zero for positions out of use.
+      mask: bool `[b n]`, the positions in use; None for all.
+      samples: most samples that stay.
       noise: `[b k n]` to draw them; None takes the fixed samples.
 
     Returns:
-      int `[b k]`, the patches that stay in their order, and bool `[b k]`, the places in use.
+      int `[b k]`, the patches that stay in their order, and bool `[b k]`, the positions in use.
     """
     picks = fixed_tokens(significance, samples) if noise is None else drawn_tokens(significance, mask, noise)
     chosen = (picks[..., None] == jnp.arange(significance.shape[-1])).any(axis=1)
@@ -88,7 +89,7 @@ class Attention(Module):
 
         Args:
           x: class token first.
-          mask: bool `[b 1+n]`, places in use.
+          mask: bool `[b 1+n]`, positions in use.
           noise: see `keep_tokens`.
           train: dropout.
 
@@ -155,6 +156,8 @@ class ViT(ViTBase, kw_only=True):
     """ViT with adaptive token sampling (arXiv:2111.15667): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       max_tokens_per_depth: how many patches each block may keep, one number for each block, falling. A block
         that has no more than that keeps all.
 
@@ -162,11 +165,19 @@ class ViT(ViTBase, kw_only=True):
       ValueError: as ViT, or `max_tokens_per_depth` is of another length, rises or holds a zero.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     max_tokens_per_depth: Sequence[int]
 
+    norm_in_head = True
+    # its blocks drop tokens that an objective may ask for
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
     torch_names = BATCH_AXES
-    # its blocks drop tokens: objectives that want each of them back are to refuse it
-    embed_tokens = None  # type: ignore[assignment]
 
     def setup(self) -> None:
         kept = list(self.max_tokens_per_depth)
@@ -182,9 +193,6 @@ class ViT(ViTBase, kw_only=True):
         attentions = [partial(attention, kept) for kept in self.max_tokens_per_depth]
         return SamplingTransformer(attentions, self.feedforward(), **self.precision)
 
-    def head(self) -> nn.Module:
-        return NormedHead(self.num_classes, **self.precision)
-
     def encode(self, tokens: Array, train: bool = False, token_noise: TokenNoise | None = None) -> Array:
         """The blocks, `[b 1+n d] -> [b 1+m d]`."""
         return self._sample(tokens, train, token_noise)[0]
@@ -195,8 +203,8 @@ class ViT(ViTBase, kw_only=True):
         # an argument or, in training, drawn from the rng `tokens`; without either the paper's fixed samples of
         # the inverse transform are taken.
         if token_noise is None and train and self.has_rng('tokens'):
-            batch, places, _ = tokens.shape
-            token_noise = draw_token_noise(self.make_rng('tokens'), batch, places - 1, self.max_tokens_per_depth)
+            batch, positions, _ = tokens.shape
+            token_noise = draw_token_noise(self.make_rng('tokens'), batch, positions - 1, self.max_tokens_per_depth)
         if token_noise is not None and len(token_noise) != self.depth:
             raise ValueError(
                 f'token_noise holds {len(token_noise)} entries and must hold depth={self.depth}: '
@@ -221,11 +229,11 @@ class ViT(ViTBase, kw_only=True):
           token_noise: Gumbel noise for each block (see `draw_token_noise`).
         """
         tokens, ids = self._sample(self.embed(images, train), train, token_noise)
-        logits = self.classify(tokens) if self.num_classes > 0 else tokens
+        logits = self.classify(tokens, train) if self.num_classes > 0 else tokens
         return (logits, ids[:, 1:] - 1) if return_sampled_token_ids else logits
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Adaptive Token Sampling For Efficient Vision Transformers',
     arxiv='2111.15667',

@@ -5,6 +5,7 @@ blocks before them, by softmax against learned pseudo-queries, apart for queries
 the mixture for the values is also the residual stream. Attention heads have sigmoid gates.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -17,15 +18,16 @@ from jax.nn.initializers import zeros
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.checks import check_divisible
-from vit_flax.blocks.feedforward import BareFeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.positions import sincos_2d
 from vit_flax.blocks.precision import add, einsum_float32, multiply, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm, MeanSquareNorm, gelu, uniform_by_fan_in
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class DepthMixture(Module):
@@ -114,7 +116,7 @@ class FeedForward(Module):
         x = gelu(GroupedDense(self.hidden_dim, **self.precision, name='expand')(x))
         return Dense(dim, **self.precision, name='contract')(x)
 
-    torch_names = BareFeedForward.torch_names
+    torch_names = BARE_SIMPLE_FEEDFORWARD
 
 
 class DepthBlock(Module):
@@ -169,6 +171,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     """SimpleViT with attention residuals (arXiv:2603.15031): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       per_head: each attention head has mixtures of its own.
       ffn_heads: groups of the feed-forward networks' inputs, each with a mixture of its own; divides `mlp_dim`.
       gate: a sigmoid gate on each head's output.
@@ -176,16 +180,22 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       temperature: of the position table.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     per_head: bool = False
     ffn_heads: int = 1
     gate: bool = True
     eps: float = 1e-6
     temperature: float = 10000
 
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
     def setup(self) -> None:
         check_divisible('mlp_dim', self.mlp_dim, 'ffn_heads', self.ffn_heads)
         super().setup()
-        self.initial_ff = BareFeedForward(self.mlp_dim, **self.precision)
+        self.initial_ff = SimpleFeedForward(self.mlp_dim, **self.precision)
 
     def patch_embedding(self) -> nn.Module:
         norm = partial(LayerNorm, use_bias=False)
@@ -213,8 +223,10 @@ class SimpleViT(SimpleViTBase, kw_only=True):
         """The transformer on the tokens and a feed-forward network of them, `[b n d] -> [b n d]`."""
         return self.transformer(jnp.stack(self.promote(tokens, self.initial_ff(tokens))))
 
+    torch_names = {'initial_ff': ('initial_ff', BARE_SIMPLE_FEEDFORWARD)}
 
-MODEL = Model(
+
+CARD = ModelCard(
     SimpleViT,
     title='Attention Residuals',
     arxiv='2603.15031',

@@ -5,7 +5,8 @@ second a class token reads them. Heads talk before and after the softmax, and ea
 is scaled by learned factors that start small (LayerScale).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,15 +16,15 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attention_map, attention_scores, merge_heads, mix_heads, split_heads
-from vit_flax.blocks.dropping import surviving_layers
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
+from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale, surviving_layers
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
-from vit_flax.registry import Model
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.weight_ops import UnitAxes
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 class TalkingHeadsAttention(Module):
@@ -58,27 +59,31 @@ class TalkingHeadsAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class BatchedLayerScale(LayerScale):
-    """LayerScale whose PyTorch twin keeps axes for batch and tokens."""
-
-    torch_names = {'scale': ('scale', UnitAxes((0, 1)))}
-
-
 class CaiT(ViTBase, kw_only=True):
     """Class-attention in image Transformers (arXiv:2103.17239): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       depth: blocks in which patches attend to patches.
       cls_depth: blocks after them in which the class token attends to itself and the patches.
       layer_dropout: rate at which whole blocks are left out in training.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     cls_depth: int
     layer_dropout: float = 0.0
     scan: bool = False
     remat: bool = False
+
+    norm_in_head = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     @property
     def num_prefix_positions(self) -> int:
@@ -86,29 +91,24 @@ class CaiT(ViTBase, kw_only=True):
 
     def setup(self) -> None:
         super().setup()
-        self.cls_transformer = self.stack(self.cls_depth)
-
-    def stack(self, depth: int) -> nn.Module:
-        """So many blocks."""
-        return Transformer(depth, self.block(), scan=self.scan, remat=self.remat)
-
-    def trunk(self) -> nn.Module:
-        return self.stack(self.depth)
+        self.cls_transformer = Transformer(self.cls_depth, self.block(), scan=self.scan, remat=self.remat)
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(TalkingHeadsAttention, self.heads, self.dim_head, self.dropout, **self.precision)
 
     def block(self) -> Callable[..., nn.Module]:
-        layer_scale = partial(BatchedLayerScale, paper_layer_scale, **self.precision)
-        return partial(ScaledBlock, self.attention(), self.feedforward(), layer_scale)
-
-    def head(self) -> nn.Module:
-        return NormedHead(self.num_classes, **self.precision)
+        layer_scale = partial(LayerScale, paper_layer_scale, **self.precision)
+        return partial(LayerScaleBlock, self.attention(), self.feedforward(), layer_scale)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to patches with positions, `[b h w c] -> [b n d]`; the class token comes later."""
-        x = self.embedding_dropout(self.add_positions(self.embed_patches(images)), deterministic=not train)
+        x = self.embedding_dropout(self.add_positions(self.patch_tokens(images)), deterministic=not train)
         return self.tap('embedding', x)
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        # the class token joins in the blocks of class attention
+        with_class_token = super().token_grids(lengths)
+        return *(replace(tokens, prefix=0) for tokens in with_class_token), *with_class_token
 
     def prefix_tokens(self) -> Array:
         return jnp.zeros((0, self.dim), self.param_dtype)
@@ -147,7 +147,15 @@ class CaiT(ViTBase, kw_only=True):
         tokens = self.encode(self.embed(images, train), train, keep_layers)
         return self.classify(tokens, train, keep_cls_layers) if self.num_classes > 0 else tokens
 
-    torch_names = {**BATCH_AXES, 'transformer': 'patch_transformer'}
+    torch_names = {
+        **BATCH_AXES,
+        'transformer': 'patch_transformer',
+        **{
+            f'{ours}/block_{{i}}/{branch}_scale/scale': (f'{theirs}.layers.{{i}}.{number}.scale', UnitAxes((0, 1)))
+            for ours, theirs in (('transformer', 'patch_transformer'), ('cls_transformer', 'cls_transformer'))
+            for number, branch in enumerate(('attention', 'feedforward'))
+        },
+    }
 
 
 def cait_size(dim: int, depth: int, image_size: int = 224) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def cait_size(dim: int, depth: int, image_size: int = 224) -> dict[str, Any]:
     return {**published_size(16, dim, depth, dim // 48, image_size), 'cls_depth': 2}
 
 
-MODEL = Model(
+CARD = ModelCard(
     CaiT,
     title='Going deeper with Image Transformers',
     arxiv='2103.17239',

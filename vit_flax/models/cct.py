@@ -19,22 +19,24 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_choice, check_divisible, check_images, pair
+from vit_flax.blocks.grids import TokenGrid
+from vit_flax.blocks.kernels.pooling import max_pool, pooled_length
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.pooling import max_pool, pooled_length
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu
 from vit_flax.blocks.torch_like import Dense as TorchDense
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.weight_ops import UnitAxes
+from vit_flax.card import ModelCard
 
 Dense = partial(TorchDense, kernel_init=normal(0.02), bias_init=zeros)
 
 
 def sincos_1d(length: int, dim: int) -> np.ndarray:
-    """Sine (even channels) and cosine (odd ones) of the place in the sequence, `[length dim]` in float64."""
+    """Sine (even channels) and cosine (odd ones) of the position in the sequence, `[length dim]` in float64."""
     angles = np.arange(length)[:, None] / 10000.0 ** (2 * (np.arange(dim) // 2) / dim)
     return np.where(np.arange(dim) % 2 == 0, np.sin(angles), np.cos(angles))
 
@@ -161,7 +163,7 @@ class TransformerClassifier(Module, kw_only=True):
       sequence_length: number of tokens; without positions also an upper bound, fewer are filled up with zeros,
         and None takes any number.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: an unknown kind of positions, positions without a length or of another length than the tokens,
@@ -269,20 +271,19 @@ class TransformerClassifier(Module, kw_only=True):
         return {'positional_emb': PositionTable((self.sequence_length,), int(not self.seq_pool))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, self.sequence_length or 1, self.embedding_dim), jnp.float32)
 
     torch_names = {
         'positional_emb': ('positional_emb', UnitAxes((0,))),
         'class_emb': ('class_emb', UnitAxes((0, 1))),
         'transformer/block_{i}': 'blocks.{i}',
-        'transformer/block': 'blocks.{i}',
         'transformer/norm': 'norm',
         'mlp_head': 'fc',
     }
 
 
-class CCT(Module, kw_only=True):
+class CCT(Backbone, kw_only=True):
     """Compact Convolutional Transformer (arXiv:2104.05704): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -325,10 +326,7 @@ class CCT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
-    @property
-    def layout(self) -> str:
-        """Of the input."""
-        return 'b h w c'
+    head = ('classifier/mlp_head',)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -380,7 +378,7 @@ class CCT(Module, kw_only=True):
         """The blocks and a norm, `[b n d] -> [b n d]`."""
         return self.classifier.encode(tokens, train, keep_paths)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Pooled tokens to logits, `[b n d] -> [b num_classes]`."""
         return self.classifier.mlp_head(self.tap('to_latent', self.classifier.pool(tokens)))
 
@@ -393,16 +391,21 @@ class CCT(Module, kw_only=True):
           keep_paths: bool `[num_layers 2 b]`, which branches run for which image, in place of `draw_paths` from the
             rng `drop_path`.
         """
-        return self.classify(self.encode(self.embed(images, train), train, keep_paths))
+        tokens = self.encode(self.embed(images, train), train, keep_paths)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        tokenizer = Tokenizer(self.embedding_dim, self.n_conv_layers, *self.windows, parent=None)
+        return (TokenGrid(tokenizer.grid(lengths), prefix=int(not self.seq_pool)),)
 
     def position_tables(self) -> dict[str, PositionTable]:
         if self.positional_embedding != 'learnable':
             return {}
-        grid = Tokenizer(self.embedding_dim, self.n_conv_layers, *self.windows, parent=None).grid(self.lengths)
-        return {'classifier/positional_emb': PositionTable(grid, int(not self.seq_pool))}
+        (tokens,) = self.token_grids(self.lengths)
+        return {'classifier/positional_emb': PositionTable(tokens.shape, tokens.prefix)}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *self.lengths, self.n_input_channels), jnp.float32)
 
 
@@ -465,7 +468,7 @@ def cct_16(**kwargs: Any) -> CCT:
     return CCT(**{**PRESETS['cct_16'], **kwargs})
 
 
-MODEL = Model(
+CARD = ModelCard(
     CCT,
     title='Escaping the Big Data Paradigm with Compact Transformers',
     arxiv='2104.05704',

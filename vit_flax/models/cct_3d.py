@@ -6,10 +6,10 @@ vit-pytorch's `cct_3d`: CCT whose convolutions and pooling also run along time.
 from functools import partial
 
 from vit_flax.blocks.checks import pair
+from vit_flax.card import ModelCard
 from vit_flax.models import cct
 from vit_flax.models.cct import PRESETS
 from vit_flax.models.cct import TransformerClassifier as TransformerClassifier
-from vit_flax.registry import Model
 
 
 class CCT(cct.CCT, kw_only=True):
@@ -62,7 +62,7 @@ class CCT(cct.CCT, kw_only=True):
 
 cct_2, cct_4, cct_6, cct_7, cct_8, cct_14, cct_16 = (partial(CCT, **preset) for preset in PRESETS.values())
 
-MODEL = Model(
+CARD = ModelCard(
     CCT,
     title='Escaping the Big Data Paradigm with Compact Transformers, for videos',
     arxiv='2104.05704',

@@ -15,14 +15,15 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.class_token import ClassTokenAndPositions
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import TokenGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.card import ModelCard
 
 
 class Attention(Module):
@@ -36,7 +37,7 @@ class Attention(Module):
     def __call__(self, x: Array, context: Array | None = None, train: bool = False) -> Array:
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = LayerNorm(**self.precision, name='norm')(x)
-        # upstream: the context of the cross attention is not normalised, unlike the token that asks.
+        # upstream: the context of the cross attention is not normalised, unlike the queries.
         seen = x if context is None else jnp.concatenate(self.promote(x, context), axis=1)
         q = Dense(inner, use_bias=False, **self.precision, name='to_q')(x)
         kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(seen)
@@ -136,7 +137,7 @@ class ImageEmbedder(Module):
     torch_names = {'positions': ''}
 
 
-class CrossViT(Module, kw_only=True):
+class CrossViT(Backbone, kw_only=True):
     """Cross-attention multi-scale ViT (arXiv:2103.14899): images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first rows of both position tables, as upstream does.
@@ -158,7 +159,7 @@ class CrossViT(Module, kw_only=True):
       emb_dropout: rate on the embedded tokens.
       channels: of the images.
       scan: compile one block for all layers of an encoder, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than a position table.
@@ -187,6 +188,9 @@ class CrossViT(Module, kw_only=True):
     channels: int = 3
     scan: bool = False
     remat: bool = False
+
+    head = ('sm_mlp_head', 'lg_mlp_head')
+    taps_latent = False
 
     def setup(self) -> None:
         for name in ('sm_patch_size', 'lg_patch_size'):
@@ -232,19 +236,26 @@ class CrossViT(Module, kw_only=True):
         check_images(images, self.channels)
         return self.sm_image_embedder(images, train), self.lg_image_embedder(images, train)
 
-    def encode(self, small: Array, large: Array, train: bool = False) -> tuple[Array, Array]:
-        """The layers, `[b 1+n c], [b 1+m d] -> [b 1+n c], [b 1+m d]`."""
-        return self.multi_scale_encoder(small, large, train)
+    def encode(self, tokens: tuple[Array, Array], train: bool = False) -> tuple[Array, Array]:
+        """The layers, `([b 1+n c], [b 1+m d]) -> ([b 1+n c], [b 1+m d])`."""
+        return self.multi_scale_encoder(*tokens, train)
 
-    def classify(self, small: Array, large: Array) -> Array:
-        """The two class tokens' logits, added, `[b 1+n c], [b 1+m d] -> [b num_classes]`."""
+    def classify(self, tokens: tuple[Array, Array], train: bool = False) -> Array:
+        """The sum of both class tokens' logits, `([b 1+n c], [b 1+m d]) -> [b num_classes]`."""
+        small, large = tokens
         return self.sm_mlp_head(self.sm_head_norm(small[:, 0])) + self.lg_mlp_head(self.lg_head_norm(large[:, 0]))
 
-    def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(*self.encode(*self.embed(images, train), train))
+    def __call__(self, images: Array, train: bool = False) -> Any:
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded tokens without classes."""
+        tokens = self.encode(self.embed(images, train), train)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        sizes = pair(self.sm_patch_size, 'sm_patch_size'), pair(self.lg_patch_size, 'lg_patch_size')
+        return tuple(TokenGrid((lengths[0] // p, lengths[1] // q), prefix=1) for p, q in sizes)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
@@ -255,7 +266,7 @@ class CrossViT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     CrossViT,
     title='CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification',
     arxiv='2103.14899',

@@ -1,7 +1,7 @@
 """CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention, arXiv:2108.00154.
 
 vit-pytorch's `crossformer`: each stage embeds patches of several sizes side by side, and its blocks
-look first at neighbours, then at places far apart. A small network turns the way from one place to
+attend first within local windows, then within dilated ones. A small network turns the offset from one position to
 another into a bias of their attention. It differs from ViT in all of that and in being averaged at
 the end.
 """
@@ -16,15 +16,17 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import ChannelLayerNorm, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import take_rows
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, from_windows, relative_positions, to_grids, to_windows
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 DIM_HEAD = 32
 STAGES = 4
@@ -67,7 +69,7 @@ class CrossScaleEmbedding(Module):
 
 
 class DynamicPositionBias(Module):
-    """A bias for the way between two places of a window, `[n m]`, made by a network and the same for all heads."""
+    """Dynamic position bias: a network of the relative offsets in a window, `[n m]`, the same for all heads."""
 
     hidden_dim: int
     window_size: int
@@ -101,7 +103,7 @@ class DynamicPositionBias(Module):
 
 
 class Attention(Module):
-    """Self-attention among neighbours or among places far apart, `[b h w d] -> [b h w d]`."""
+    """Self-attention within local or dilated windows, `[b h w d] -> [b h w d]`."""
 
     window_size: int
     far: bool
@@ -144,7 +146,7 @@ class FeedForward(Module):
 
 
 class CrossFormerBlock(Module):
-    """Attention to neighbours and to places far apart, each with a feed-forward network."""
+    """Short-distance and long-distance attention, each with a feed-forward network."""
 
     local_window_size: int
     global_window_size: int
@@ -174,7 +176,7 @@ class CrossFormerBlock(Module):
     }
 
 
-class CrossFormer(Module, kw_only=True):
+class CrossFormer(Backbone, kw_only=True):
     """CrossFormer (arXiv:2108.00154): images `[b h w c]` to logits `[b num_classes]`.
 
     Everything but the classes, channels and rates is of each of the four stages, or one value for all.
@@ -182,7 +184,7 @@ class CrossFormer(Module, kw_only=True):
     Attributes:
       dim: width of a token.
       depth: number of blocks, of two attentions each.
-      global_window_size: places a side that see each other across the map; must divide it.
+      global_window_size: side of the dilated windows of long-distance attention; must divide the map.
       local_window_size: height and width of a window; must divide the stage's map.
       cross_embed_kernel_sizes: of the convolutions that embed a stage's patches.
       cross_embed_strides: their step.
@@ -190,9 +192,9 @@ class CrossFormer(Module, kw_only=True):
       attn_dropout: rate on the attention maps.
       ff_dropout: rate inside the feed-forward networks.
       channels: of the images.
-      paper_bias_index: give each way between two places its own bias.
+      paper_bias_index: index the bias by the relative offset.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: windows do not tile a stage's map, kernels that give maps of different sizes, a width below 32, a
@@ -212,6 +214,8 @@ class CrossFormer(Module, kw_only=True):
     paper_bias_index: bool = False
     scan: bool = False
     remat: bool = False
+
+    head = ('to_logits',)
 
     def setup(self) -> None:
         names = ('dim', 'depth', 'global_window_size', 'local_window_size', 'cross_embed_strides')
@@ -240,21 +244,30 @@ class CrossFormer(Module, kw_only=True):
         ]
         self.to_logits = Dense(self.num_classes, **self.precision)
 
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """The images; each stage embeds its own input."""
+        check_images(images, self.channels)
+        return images
+
     def encode(self, images: Array, train: bool = False) -> Array:
         """Images to the last stage's feature map, `[b h w c] -> [b h' w' d]`."""
-        check_images(images, self.channels)
         x = images
         for embedding, transformer in zip(self.embedding, self.transformer, strict=True):
             x = self.tap('embedding', embedding(x))
             x = transformer(x, train=train)
         return x
 
-    def classify(self, x: Array) -> Array:
+    def classify(self, x: Array, train: bool = False) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
         return self.to_logits(self.tap('to_latent', x).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(images, train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, per_stage('cross_embed_strides', self.cross_embed_strides, STAGES))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits the default windows, for tracing."""
@@ -268,7 +281,7 @@ def published_size(dim: tuple[int, ...], depth: tuple[int, ...]) -> dict:
     return dict(num_classes=1000, dim=dim, depth=depth, global_window_size=(8, 4, 2, 1), local_window_size=7)
 
 
-MODEL = Model(
+CARD = ModelCard(
     CrossFormer,
     title='CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention',
     arxiv='2108.00154',

@@ -3,9 +3,10 @@
 vit-pytorch's `cvt`: three stages, each a strided convolution that embeds overlapping patches and
 a transformer whose queries, keys and values come from depthwise convolutions (keys and values on
 a coarser grid). It differs from ViT in having no positions and no class token: convolutions tell
-the place, and the last feature map is averaged.
+the position, and the last feature map is averaged.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -15,12 +16,14 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv
 from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 class ConvProjection(Module):
@@ -119,7 +122,7 @@ class Stage(Module):
     torch_names = {'embedding': '0', 'norm': '1', 'transformer': '2'}
 
 
-class CvT(Module, kw_only=True):
+class CvT(Backbone, kw_only=True):
     """Convolutional vision Transformer (arXiv:2103.15808): images `[b h w c]` to logits `[b num_classes]`.
 
     Any height and width will do.
@@ -137,7 +140,7 @@ class CvT(Module, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: an even kernel, or images of another layout.
@@ -173,6 +176,8 @@ class CvT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    head = ('to_logits',)
+
     def setup(self) -> None:
         self.stage_0, self.stage_1, self.stage_2 = (self._stage(prefix) for prefix in ('s1', 's2', 's3'))
         self.to_logits = Dense(self.num_classes, **self.precision)
@@ -194,25 +199,38 @@ class CvT(Module, kw_only=True):
                 raise ValueError(f'{prefix}_{name}={settings[name]} must be odd, to be centred on a pixel')
         return Stage(**settings, dropout=self.dropout, scan=self.scan, remat=self.remat, **self.precision)
 
+    def embed(self, images: Array, train: bool = False) -> Array:
+        """The images; each stage embeds its own input."""
+        check_images(images, self.channels)
+        return images
+
     def encode(self, images: Array, train: bool = False) -> Array:
         """Images to the last stage's feature map, `[b h w c] -> [b h' w' s3_emb_dim]`."""
-        check_images(images, self.channels)
         x = images
         for stage in (self.stage_0, self.stage_1, self.stage_2):
             x = self.tap('embedding', stage(x, train))
-        return self.tap('to_latent', x)
+        return x
+
+    def classify(self, x: Array, train: bool = False) -> Array:
+        """Feature map to logits, `[b h w d] -> [b num_classes]`."""
+        return self.to_logits(self.tap('to_latent', x).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.to_logits(self.encode(images, train).mean(axis=(1, 2)))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, (self.s1_emb_stride, self.s2_emb_stride, self.s3_emb_stride))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, 224, 224, self.channels), jnp.float32)
 
     torch_names = {'stage_{i}': 'layers.{i}', 'to_logits': 'to_logits.2'}
 
 
-MODEL = Model(
+CARD = ModelCard(
     CvT,
     title='CvT: Introducing Convolutions to Vision Transformers',
     arxiv='2103.15808',

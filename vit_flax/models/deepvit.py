@@ -4,7 +4,7 @@ vit-pytorch's `deepvit`: a ViT with re-attention. Deep layers of a ViT attend al
 layer's maps are mixed across heads by a learned matrix and normalised before they are applied.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -14,11 +14,12 @@ from jax import Array
 from jax.nn.initializers import normal, ones, zeros
 
 from vit_flax.blocks.attention import attention_map, attention_scores, merge_heads, mix_heads, split_qkv
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.models.vit import HeadNormViT, published_size
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 class HeadNorm(Module):
@@ -67,19 +68,41 @@ class ReAttention(Module):
     torch_names = {'reattn_norm': 'reattn_norm.1', 'to_out': 'to_out.0'}
 
 
-class DeepViT(HeadNormViT, kw_only=True):
-    """ViT with re-attention (arXiv:2103.11886): images `[b h w c]` to logits `[b num_classes]`."""
+class DeepViT(ViTBase, kw_only=True):
+    """ViT with re-attention (arXiv:2103.11886): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
+      pool: 'cls' classifies the class token, 'mean' the average of all tokens.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
+    """
+
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
+    pool: str = 'cls'
+    scan: bool = False
+    remat: bool = False
+
+    norm_in_head = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(ReAttention, self.heads, self.dim_head, self.dropout, **self.precision)
 
+    torch_names = BATCH_AXES
+
 
 def deepvit_size(depth: int) -> dict:
-    """Keyword arguments of the paper's models of so many blocks: three times as wide inside."""
+    """Keyword arguments of the paper's models by depth: three times as wide inside."""
     return {**published_size(16, 384, depth, 12), 'mlp_dim': 3 * 384}
 
 
-MODEL = Model(
+CARD = ModelCard(
     DeepViT,
     title='DeepViT: Towards Deeper Vision Transformer',
     arxiv='2103.11886',

@@ -14,9 +14,9 @@ from jax import Array
 
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
+from vit_flax.card import ModelCard
 from vit_flax.models import efficient, t2t, vit
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Distillable(Module, kw_only=True):
@@ -68,7 +68,7 @@ class DistillableEfficientViT(Distillable, efficient.ViT, kw_only=True):
     plain = efficient.ViT
 
 
-MODEL = Model(
+CARD = ModelCard(
     DistillableViT,
     title='Training data-efficient image transformers & distillation through attention',
     arxiv='2012.12877',

@@ -7,21 +7,20 @@ Nystromformer (arXiv:2102.03902), it takes images of thousands of pixels a side.
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from vit_flax.blocks.checks import check_choice, check_images, pair, patch_grid
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.class_token import ClassTokenAndPositions
-from vit_flax.blocks.module import Module
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.card import ModelCard
 from vit_flax.models.vit import NormedHead
-from vit_flax.registry import Model
 from vit_flax.transformers.nystromformer import Nystromformer
 
 
-class ViT(Module, kw_only=True):
+class ViT(Backbone, kw_only=True):
     """ViT with a transformer of the caller's: images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first rows of the position table, as upstream does.
@@ -49,16 +48,25 @@ class ViT(Module, kw_only=True):
     pool: str = 'cls'
     channels: int = 3
 
+    head = ('mlp_head/linear',)
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 1
+
     def setup(self) -> None:
         check_choice('pool', self.pool, ('cls', 'mean'))
-        rows, columns = patch_grid(self.image_size, self.patch_size)
         self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, **self.precision)
-        self.positions = ClassTokenAndPositions((rows, columns), self.image_size, **self.precision)
+        self.positions = ClassTokenAndPositions(self.grid.shape, self.image_size, **self.precision)
         self.mlp_head = NormedHead(self.num_classes, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, class token first, `[b h w c] -> [b 1+n d]`."""
-        check_images(images, self.channels)
+        self.grid.check(images)
         x = self.to_patch_embedding(images)
         return self.tap('embedding', self.positions(x, train))
 
@@ -66,22 +74,20 @@ class ViT(Module, kw_only=True):
         """The transformer, `[b n d] -> [b n d]`."""
         return self.transformer(tokens, train=train)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
         x = tokens[:, 0] if self.pool == 'cls' else tokens.mean(axis=1)
         return self.mlp_head(self.tap('to_latent', x))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(self.embed(images, train), train))
-
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded tokens without classes."""
+        tokens = self.encode(self.embed(images, train), train)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = {'positions': ''}
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='vit-pytorch: efficient attention',
     arxiv='https://github.com/lucidrains/vit-pytorch#efficient-attention',

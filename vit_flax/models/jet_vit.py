@@ -17,20 +17,21 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import Attention, attend, merge_heads, split_qkv
-from vit_flax.blocks.checks import check_choice, check_divisible, pair, patch_grid
+from vit_flax.blocks.checks import check_choice, check_divisible
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm, silu
 from vit_flax.blocks.windows import RelativePositionBias, from_windows, to_windows
+from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase
-from vit_flax.registry import Model
 
-# Upstream's names of the three ways to attend, and ours of their modules.
+# Upstream's names of the three kinds of attention, and ours of their modules.
 KINDS = {'WA': 'window', 'LA': 'linear', 'FA': 'full'}
 
 
 def draw_attention_choices(rng: Array, attn_layers: Sequence[str | Sequence[str]]) -> Array:
-    """Which of its ways each block attends in, int `[depth]`: an index into its tuple, 0 for a single one."""
+    """The kind of attention of each block, int `[depth]`: an index into its tuple, 0 for a single one."""
     options = [1 if isinstance(kinds, str) else len(kinds) for kinds in attn_layers]
     return jax.random.randint(rng, (len(options),), 0, jnp.array(options))
 
@@ -195,6 +196,8 @@ class JetViT(ViTBase, kw_only=True):
     Images must be of `image_size`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       window_size: rows and columns of a window; must divide those of the patches where windows are used.
       attn_layers: for each block 'FA' (full attention), 'WA' (within windows) or 'LA' (linear), or a tuple of
         these to choose from at each call; 'FA' for all if None.
@@ -204,8 +207,16 @@ class JetViT(ViTBase, kw_only=True):
         dim, windows do not tile the patches, or images of another size.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     window_size: int = 7
     attn_layers: Sequence[str | Sequence[str]] | None = None
+
+    can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     @property
     def num_cls_tokens(self) -> int:
@@ -213,7 +224,7 @@ class JetViT(ViTBase, kw_only=True):
 
     @property
     def options(self) -> list[tuple[str, ...]]:
-        """The ways among which each block chooses."""
+        """The kinds of attention that each block chooses from."""
         layers = ('FA',) * self.depth if self.attn_layers is None else self.attn_layers
         return [(kinds,) if isinstance(kinds, str) else tuple(kinds) for kinds in layers]
 
@@ -240,8 +251,8 @@ class JetViT(ViTBase, kw_only=True):
         return JetTransformer(attentions, self.feedforward(), **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
-        if images.ndim == 4 and images.shape[1:3] != pair(self.image_size, 'image_size'):
-            raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
+        if images.ndim == 4 and images.shape[1:3] != self.grid.lengths:
+            raise ValueError(f'images of shape {images.shape} must be of image_size={self.grid.lengths}')
         return super().embed(images, train)
 
     def encode(
@@ -258,11 +269,10 @@ class JetViT(ViTBase, kw_only=True):
             raise ValueError(f'attention_choices of length {len(choices)} must hold one for each of depth={self.depth}')
         if not isinstance(choices, jax.Array):
             choices = np.asarray(choices).tolist()
-        rows, _ = patch_grid(self.image_size, self.patch_size)
-        x = rearrange(tokens, 'b (h w) d -> b h w d', h=rows)
+        x = rearrange(tokens, 'b (h w) d -> b h w d', h=self.grid.shape[0])
         return rearrange(self.transformer(x, choices, train=train), 'b h w d -> b (h w) d')
 
-    def pool_tokens(self, tokens: Array) -> Array:
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
         return tokens.mean(axis=1)
 
     def __call__(
@@ -277,10 +287,10 @@ class JetViT(ViTBase, kw_only=True):
             numbers compile only what they choose, an array of JAX's chooses at run time.
         """
         tokens = self.encode(self.embed(images, train), train, attention_choices)
-        return self.classify(tokens) if self.num_classes > 0 else tokens
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
 
-MODEL = Model(
+CARD = ModelCard(
     JetViT,
     title='JetViT: Efficient High-Resolution Vision Transformer with Post-Training Attention Search',
     arxiv='2605.26636',

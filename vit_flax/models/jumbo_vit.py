@@ -5,6 +5,8 @@ into tokens for the attention and put together for a feed-forward network of its
 blocks share. The class token is what is classified.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -12,12 +14,13 @@ from jax import Array
 from jax.nn.initializers import zeros
 
 from vit_flax.blocks.attention import SimpleAttention
-from vit_flax.blocks.feedforward import BareFeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import LayerNorm
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
-from vit_flax.registry import Model
 
 
 class JumboTransformer(Module):
@@ -36,13 +39,13 @@ class JumboTransformer(Module):
         # upstream: `mlp_dim` and the jumbo feed-forward's hidden width are factors that multiply a width which is
         # already one: hidden widths are dim * mlp_dim and (k * dim)**2 * jumbo_ff_mult.
         hidden = int(k * dim * int(k * dim * self.jumbo_ff_mult))
-        jumbo_ff = BareFeedForward(hidden, **self.precision, name='jumbo_ff')
+        jumbo_ff = SimpleFeedForward(hidden, **self.precision, name='jumbo_ff')
         for i in range(self.depth):
             both = jnp.concatenate([jumbo, x], axis=1)
             attention = SimpleAttention(self.heads, self.dim_head, **self.precision, name=f'block_{i}_attention')
             both = both + attention(both)
             jumbo, x = both[:, :pieces], both[:, pieces:]
-            feedforward = BareFeedForward(int(dim * self.mlp_dim), **self.precision, name=f'block_{i}_feedforward')
+            feedforward = SimpleFeedForward(int(dim * self.mlp_dim), **self.precision, name=f'block_{i}_feedforward')
             x = x + feedforward(x)
             whole = jumbo_ff(rearrange(jumbo, 'b (m k) d -> b m (k d)', k=k))
             jumbo = jumbo + rearrange(whole, 'b m (k d) -> b (m k) d', k=k)
@@ -50,9 +53,9 @@ class JumboTransformer(Module):
         return LayerNorm(**self.precision, name='norm')(jumbo.mean(axis=1))
 
     torch_names = {
-        'jumbo_ff': 'jumbo_ff.1',
+        'jumbo_ff': ('jumbo_ff.1', BARE_SIMPLE_FEEDFORWARD),
         'block_{i}_attention': 'layers.{i}.0',
-        'block_{i}_feedforward': 'layers.{i}.1',
+        'block_{i}_feedforward': ('layers.{i}.1', BARE_SIMPLE_FEEDFORWARD),
     }
 
 
@@ -60,16 +63,31 @@ class JumboViT(SimpleViTBase, kw_only=True):
     """SimpleViT with a jumbo class token (arXiv:2502.15021): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       mlp_dim: hidden width of the patches' feed-forward networks, as a multiple of `dim`.
       num_jumbo_cls: jumbo tokens.
       jumbo_cls_k: width of a jumbo token, as a multiple of `dim`.
       jumbo_ff_mult: hidden width of their feed-forward network is (jumbo_cls_k * dim)**2 times this.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     num_jumbo_cls: int = 1
     jumbo_cls_k: int = 6
     mlp_dim: float  # type: ignore[assignment]
     jumbo_ff_mult: float = 2
+
+    # it encodes to one vector, not to tokens
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return self.num_jumbo_cls * self.jumbo_cls_k
 
     def setup(self) -> None:
         super().setup()
@@ -92,14 +110,13 @@ class JumboViT(SimpleViTBase, kw_only=True):
         jumbo = repeat(self.jumbo_cls_token, 'm (k d) -> b (m k) d', b=tokens.shape[0], k=self.jumbo_cls_k)
         return self.transformer(*self.promote(jumbo, tokens), train=train)
 
-    def classify(self, tokens: Array) -> Array:
-        """The embedding to logits, `[b d] -> [b num_classes]`."""
-        return self.linear_head(self.tap('to_latent', tokens))
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
+        return tokens
 
     torch_names = {'transformer': ''}
 
 
-MODEL = Model(
+CARD = ModelCard(
     JumboViT,
     title='Simpler Fast Vision Transformers with a Jumbo CLS Token',
     arxiv='2502.15021',

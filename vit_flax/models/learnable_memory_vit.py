@@ -2,10 +2,10 @@
 
 vit-pytorch's `learnable_memory_vit`: a ViT that is trained once and then frozen, and adapters that
 add to each layer a few learned tokens to attend to, a class token and a head. The backbone's own
-tokens see nothing of them, so its output stays as it was and many adapters can share it.
+tokens do not attend to them, so its output stays as it was and many adapters can share it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -17,11 +17,12 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.models.vit import HeadNormViT, NormedHead, published_size
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
 
 
 class MemoryAttention(Module):
@@ -51,12 +52,28 @@ class MemoryAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class ViT(HeadNormViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """ViT that takes memories (arXiv:2203.15243): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       pool: without effect, as upstream: the class token is classified.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
+
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
+    pool: str = 'cls'
+    scan: bool = False
+    remat: bool = False
+
+    norm_in_head = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(MemoryAttention, self.heads, self.dim_head, self.dropout, **self.precision)
@@ -75,16 +92,18 @@ class ViT(HeadNormViT, kw_only=True):
         per_layer = {} if memories is None else {'memories': memories}
         return self.transformer(tokens, mask, train=train, **per_layer)
 
-    def pool_tokens(self, tokens: Array) -> Array:
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
         # upstream: pool='mean' is accepted and has no effect.
         return tokens[:, 0]
 
+    torch_names = BATCH_AXES
+
 
 def memory_mask(tokens: int, memories: int) -> np.ndarray:
-    """Who may attend to whom, bool `[1+tokens 1+tokens+memories]`.
+    """Attention mask, bool `[1+tokens 1+tokens+memories]`.
 
-    First the adapter's class token, which sees everything; then the backbone's tokens, which see
-    only themselves; the memories come last and are only seen.
+    First the adapter's class token, which attends to everything; then the backbone's tokens, which attend
+    to one another; the memories come last and are only attended to.
     """
     mask = np.zeros((1 + tokens, 1 + tokens + memories), bool)
     mask[0] = True
@@ -139,13 +158,13 @@ class Adapter(Module, kw_only=True):
         return self.mlp_head(frozen(self.vit, images, cls, self.memories_per_layer)[:, 0])
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return self.vit.example_input()
 
     torch_only = {'attn_mask': lambda model: memory_mask(model.vit.num_positions, model.num_memories_per_layer)}
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Fine-tuning Image Transformers using Learnable Memory',
     arxiv='2203.15243',

@@ -1,7 +1,7 @@
 """LeViT: a Vision Transformer in ConvNet's Clothing for Faster Inference, arXiv:2104.01136.
 
 vit-pytorch's `levit`: convolutions make the tokens, attention shrinks the grid between stages, and
-BatchNorm stands behind every projection of an attention where ViT has LayerNorm before it. Places
+BatchNorm stands behind every projection of an attention where ViT has LayerNorm before it. Positions
 enter each attention map as a learned bias of the distance. A second head can learn from a teacher.
 """
 
@@ -17,21 +17,22 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from vit_flax.blocks.attention import attend
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair
-from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, gelu, hard_swish
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv, gelu, hard_swish
 from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 def distances(grid: tuple[int, int], stride: int) -> np.ndarray:
-    """Row of the bias table for each pair of query and key, `[n m]`: the distance between their places.
+    """Row of the bias table for each pair of query and key, `[n m]`: the distance between their positions.
 
-    Queries are every `stride`-th place of the grid, keys all of them.
+    Queries are every `stride`-th position of the grid, keys all of them.
     """
     rows, columns = grid
     queries = np.mgrid[:rows:stride, :columns:stride].reshape(2, -1).T
@@ -53,7 +54,7 @@ class Projection(Module):
 
 
 class Attention(Module):
-    """Self-attention over a grid of places, `[b h w d] -> [b h' w' dim_out]`; a stride thins the queries out."""
+    """Self-attention over a grid of positions, `[b h w d] -> [b h' w' dim_out]`; a stride thins the queries out."""
 
     grid: tuple[int, int]
     dim_out: int
@@ -141,7 +142,7 @@ class Shrink(Module):
     torch_names = {'attention': 'layers.0.0', 'feedforward': 'layers.0.1'}
 
 
-class LeViT(Module, kw_only=True):
+class LeViT(Backbone, kw_only=True):
     """LeViT (arXiv:2104.01136): images `[b h w c]` to logits `[b num_classes]`.
 
     With `num_distill_classes` the result is a pair: these logits and those of the distillation head.
@@ -161,7 +162,7 @@ class LeViT(Module, kw_only=True):
       channels: of the images.
       paper_bias: add the position bias to the scores as it is, not divided by their scale.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: an image size that 16 does not divide, more settings than stages, images of another size or layout.
@@ -182,6 +183,8 @@ class LeViT(Module, kw_only=True):
     paper_bias: bool = False
     scan: bool = False
     remat: bool = False
+
+    head = ('mlp_head', 'distill_head')
 
     def setup(self) -> None:
         height, width = pair(self.image_size, 'image_size')
@@ -223,7 +226,7 @@ class LeViT(Module, kw_only=True):
             value = (*value, *[value[-1]] * (self.stages - len(value)))
         return per_stage(name, value, self.stages)
 
-    def embed(self, images: Array) -> Array:
+    def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens, `[b h w c] -> [b h/16 w/16 d]`."""
         check_images(images, self.channels)
         if images.shape[1:3] != pair(self.image_size, 'image_size'):
@@ -244,17 +247,22 @@ class LeViT(Module, kw_only=True):
                 x = self.shrink[index](x, train)
         return x
 
-    def classify(self, x: Array) -> Array | tuple[Array, Array]:
+    def classify(self, x: Array, train: bool = False) -> Array | tuple[Array, Array]:
         """Feature map to logits, `[b h w d] -> [b num_classes]`, and those of the distillation head if there is one."""
         x = self.tap('to_latent', x.mean(axis=(1, 2)))
         logits = self.mlp_head(x)
         return logits if self.num_distill_classes is None else (logits, self.distill_head(x))
 
     def __call__(self, images: Array, train: bool = False) -> Array | tuple[Array, Array]:
-        return self.classify(self.encode(self.embed(images), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, (16, *[2] * (self.stages - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     # Stages and the blocks between them are one list in the state dict.
@@ -279,7 +287,7 @@ def published_size(dim: tuple[int, ...], heads: tuple[int, ...], depth: tuple[in
     )
 
 
-MODEL = Model(
+CARD = ModelCard(
     LeViT,
     title="LeViT: a Vision Transformer in ConvNet's Clothing for Faster Inference",
     arxiv='2104.01136',

@@ -8,19 +8,29 @@ from collections.abc import Sequence
 
 from jax import Array
 
-from vit_flax.blocks.grids import NDGrid
-from vit_flax.models.levjepa import PlacedTransformerBase
-from vit_flax.registry import Model
+from vit_flax.blocks.grids import Grid, nd_grid
+from vit_flax.card import ModelCard
+from vit_flax.models.levjepa import PositionedTransformerBase
 
 
-class NDTransformer(NDGrid, PlacedTransformerBase, kw_only=True):
+class NDTransformer(PositionedTransformerBase, kw_only=True):
     """LeVJEPA's encoder (arXiv:2608.27395) for grids: `[b *grid c]` to tokens `[b 1+n dim]`, class token first.
 
     Attributes:
-      causal_dims: axes (or one axis) of the grid along which no token sees what is ahead of it.
+      ndim: number of axes.
+      input_shape: lengths of these axes, or one number for all.
+      patch_size: of a patch, likewise; must divide the input's.
+      causal_dims: axes (or one axis) of the grid with causal attention.
     """
 
+    ndim: int
+    input_shape: int | Sequence[int]
+    patch_size: int | Sequence[int]
     causal_dims: int | Sequence[int] = (0,)
+
+    @property
+    def grid(self) -> Grid:
+        return nd_grid(self.ndim, self.input_shape, self.patch_size, self.channels)
 
     @property
     def causal_axes(self) -> tuple[int, ...]:
@@ -29,13 +39,20 @@ class NDTransformer(NDGrid, PlacedTransformerBase, kw_only=True):
             raise ValueError(f'causal_dims={axes} must be axes between 0 and {self.ndim - 1}')
         return axes
 
-    def check_input(self, x: Array) -> None:
-        super().check_input(x)
-        if x.shape[1:-1] != self.lengths:
-            raise ValueError(f'input of shape {x.shape} must be of input_shape={self.lengths}')
+    def embed(
+        self,
+        x: Array,
+        train: bool = False,
+        drop_ratio: float | None = None,
+        kept_patches: Array | None = None,
+    ) -> tuple[Array, Array]:
+        self.grid.check(x)
+        if x.shape[1:-1] != self.grid.lengths:
+            raise ValueError(f'input of shape {x.shape} must be of input_shape={self.grid.lengths}')
+        return super().embed(x, train, drop_ratio, kept_patches)
 
 
-MODEL = Model(
+CARD = ModelCard(
     NDTransformer,
     title='LeVJEPA, for grids of any number of axes',
     arxiv='2608.27395',

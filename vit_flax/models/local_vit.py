@@ -1,10 +1,10 @@
 """LocalViT: Bringing Locality to Vision Transformers, arXiv:2104.05707.
 
 vit-pytorch's `local_vit`: a ViT whose feed-forward networks hold a depthwise convolution, so that
-neighbouring patches speak. The class token passes them by.
+neighbouring patches speak. The class token bypasses them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -13,13 +13,11 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import ProjectedAttention
-from vit_flax.blocks.checks import patch_grid
-from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Conv, LayerNorm, hard_swish
-from vit_flax.blocks.transformer import Transformer
-from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
-from vit_flax.registry import Model
+from vit_flax.blocks.torch_like import Conv, LayerNorm, PointwiseConv, hard_swish
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 class LocalFeedForward(Module):
@@ -75,12 +73,23 @@ class LocalViT(ViTBase, kw_only=True):
     """ViT with convolutions in its feed-forward networks (arXiv:2104.05707): `[b h w c]` to `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     scan: bool = False
     remat: bool = False
+
+    norm_in_head = True
+    can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(ProjectedAttention, self.heads, self.dim_head, self.dropout, **self.precision)
@@ -91,30 +100,21 @@ class LocalViT(ViTBase, kw_only=True):
     def block(self) -> Callable[..., nn.Module]:
         return partial(LocalBlock, self.attention(), self.feedforward())
 
-    def trunk(self) -> nn.Module:
-        return Transformer(self.depth, self.block(), scan=self.scan, remat=self.remat)
-
-    def head(self) -> nn.Module:
-        return NormedHead(self.num_classes, **self.precision)
-
     def encode(self, tokens: Array, train: bool = False, rows: int | None = None) -> Array:
         """The transformer, `[b 1+n d] -> [b 1+n d]`; `rows` of the grid of patches, those of `image_size` if None."""
-        if rows is None:
-            rows, _ = patch_grid(self.image_size, self.patch_size)
-        return self.transformer(tokens, rows, train=train)
+        return self.transformer(tokens, rows or self.grid.shape[0], train=train)
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.embed(images, train)
-        rows, _ = patch_grid(images.shape[1:3], self.patch_size)
-        tokens = self.encode(tokens, train, rows)
+        tokens = self.encode(tokens, train, self.grid.shape_of(images)[0])
         # upstream: only the class token is classified, so the last block's feed-forward network, which it
-        # passes by, is never trained.
-        return self.classify(tokens) if self.num_classes > 0 else tokens
+        # bypasses, is never trained.
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = BATCH_AXES
 
 
-MODEL = Model(
+CARD = ModelCard(
     LocalViT,
     title='LocalViT: Bringing Locality to Vision Transformers',
     arxiv='2104.05707',

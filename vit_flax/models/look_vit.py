@@ -8,6 +8,7 @@ of the grid.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
+from vit_flax.blocks.grids import TokenGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import OffsetLayerNorm
 from vit_flax.blocks.patches import patchify
@@ -26,7 +29,7 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.positions import sincos_2d
 from vit_flax.blocks.torch_like import Conv, Dense, gelu
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 def bilinear(old: int, new: int) -> np.ndarray:
@@ -136,7 +139,7 @@ class LookBlock(Module):
     }
 
 
-class LookViT(Module, kw_only=True):
+class LookViT(Backbone, kw_only=True):
     """LookupViT (arXiv:2407.12753): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -156,7 +159,7 @@ class LookViT(Module, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: either patch size does not tile the image, the fine one is not the smaller, an even kernel,
@@ -180,6 +183,8 @@ class LookViT(Module, kw_only=True):
     channels: int = 3
     scan: bool = False
     remat: bool = False
+
+    head = ('to_logits',)
 
     def setup(self) -> None:
         rows, columns = patch_grid(self.image_size, self.highres_patch_size, name='image_size for highres_patch_size')
@@ -232,30 +237,37 @@ class LookViT(Module, kw_only=True):
         tokens, patches = (rearrange(x, 'b h w d -> b (h w) d') for x in (tokens, patches))
         return self.tap('embedding', tokens), self.tap('embedding', patches)
 
-    def encode(self, tokens: Array, patches: Array, train: bool = False) -> tuple[Array, Array]:
-        """The blocks and a norm, `[b n d], [b m d] -> [b n d], [b m d]`."""
+    def encode(self, tokens: tuple[Array, Array], train: bool = False) -> tuple[Array, Array]:
+        """The blocks and a norm, `([b n d], [b m d]) -> ([b n d], [b m d])`."""
         transformer: Callable = self.transformer
-        tokens, patches = transformer((tokens, patches), train=train)
-        return self.norm(tokens), self.highres_norm(patches)
+        low, high = transformer(tokens, train=train)
+        return self.norm(low), self.highres_norm(high)
 
-    def classify(self, tokens: Array, patches: Array) -> Array:
-        """Logits of the average token plus the average patch, `[b n d], [b m d] -> [b num_classes]`."""
-        return self.to_logits(self.tap('to_latent', tokens.mean(axis=1) + patches.mean(axis=1)))
+    def classify(self, tokens: tuple[Array, Array], train: bool = False) -> Array:
+        """Logits of the average token plus the average patch, `([b n d], [b m d]) -> [b num_classes]`."""
+        low, high = tokens
+        return self.to_logits(self.tap('to_latent', low.mean(axis=1) + high.mean(axis=1)))
 
-    def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(*self.encode(*self.embed(images, train), train))
+    def __call__(self, images: Array, train: bool = False) -> Any:
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded tokens and patches without classes."""
+        tokens = self.encode(self.embed(images, train), train)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        sizes = pair(self.patch_size, 'patch_size'), pair(self.highres_patch_size, 'highres_patch_size')
+        return tuple(TokenGrid((lengths[0] // p, lengths[1] // q)) for p, q in sizes)
 
     def position_tables(self) -> dict[str, PositionTable]:
         return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.highres_patch_size))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'patch_conv': 'to_patches.1', 'patch_norm': 'to_patches.3', 'transformer': ''}
 
 
-MODEL = Model(
+CARD = ModelCard(
     LookViT,
     title='LookupViT: Compressing visual information to a limited number of tokens',
     arxiv='2407.12753',

@@ -19,15 +19,17 @@ from jax import Array, lax
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads, split_qkv
-from vit_flax.blocks.checks import check_choice, check_images
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.class_token import ClassTokenAndPositions
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import Grid, nd_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
+from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.card import ModelCard
 
 Weighting = str | Sequence[float]
 
@@ -160,7 +162,7 @@ def _at_least_one(loops: int) -> None:
         raise ValueError(f'loop_depth={loops} must be at least 1')
 
 
-class LoopedViT(Module, kw_only=True):
+class LoopedViT(Backbone, kw_only=True):
     """Looped ViT (arXiv:2609.40305): grids `[b *grid c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -185,7 +187,7 @@ class LoopedViT(Module, kw_only=True):
       adaptive_loop: have a gate that guesses the benefit of further loops.
       exit_threshold: the loop ends once the gate promises no image of the batch more than this.
       scan: compile one block for all layers of a stack, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: no shape given or of other than `ndim` axes, patches do not tile it, unknown pool or weighting,
@@ -215,28 +217,24 @@ class LoopedViT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    taps_latent = False
+
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the grid's axes."""
+    def grid(self) -> Grid:
         shape = self.image_size if self.input_shape is None else self.input_shape
         if shape is None:
             raise ValueError('input_shape=None must be given, or image_size')
-        return (shape,) * self.ndim if isinstance(shape, int) else tuple(shape)
+        if self.patch_size is None:
+            raise ValueError('patch_size=None must be given')
+        return nd_grid(self.ndim if isinstance(shape, int) else len(shape), shape, self.patch_size, self.channels)
 
     @property
-    def patch(self) -> tuple[int, ...]:
-        """Lengths of a patch's axes."""
-        patch, ndim = self.patch_size, len(self.shape)
-        if patch is None or (not isinstance(patch, int) and len(patch) != ndim):
-            raise ValueError(f'patch_size={patch} must be one number or {ndim}, for input_shape={self.shape}')
-        return (patch,) * ndim if isinstance(patch, int) else tuple(patch)
+    def layout(self) -> str:
+        return self.grid.layout
 
     @property
-    def grid(self) -> tuple[int, ...]:
-        """Patches along each axis."""
-        if any(length % patch for length, patch in zip(self.shape, self.patch, strict=True)):
-            raise ValueError(f'input_shape={self.shape} is not divisible by patch_size={self.patch}')
-        return tuple(length // patch for length, patch in zip(self.shape, self.patch, strict=True))
+    def num_prefix_tokens(self) -> int:
+        return 1
 
     @property
     def loop_weights(self) -> np.ndarray:
@@ -245,12 +243,10 @@ class LoopedViT(Module, kw_only=True):
 
     def setup(self) -> None:
         check_choice('pool', self.pool, ('cls', 'mean'))
-        if not 1 <= len(self.shape) <= 7:
-            raise ValueError(f'ndim={len(self.shape)} must be between 1 and 7')
         _at_least_one(self.loop_depth)
         _ = self.loop_weights
         self.patch_projection, self.patch_norm = Dense(self.dim, **self.precision), LayerNorm(**self.precision)
-        self.positions = ClassTokenAndPositions(self.grid, self.shape, self.emb_dropout, **self.precision)
+        self.positions = ClassTokenAndPositions(self.grid.shape, self.grid.lengths, self.emb_dropout, **self.precision)
         block = partial(
             Block,
             attention=partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision),
@@ -268,26 +264,21 @@ class LoopedViT(Module, kw_only=True):
 
     def embed(self, x: Array, train: bool = False) -> Array:
         """Grids to tokens with positions, class token first, `[b *grid c] -> [b 1+n d]`."""
-        letters = 'fghijkl'[: len(self.shape)]
-        check_images(x, self.channels, layout=' '.join(['b', *letters, 'c']))
-        if x.shape[1:-1] != self.shape:
-            raise ValueError(f'input of shape {x.shape} must be of input_shape={self.shape}, with batch and channels')
-        inside = [f'p{letter}' for letter in letters]
-        axes = ' '.join(f'({letter} {patch})' for letter, patch in zip(letters, inside, strict=True))
-        x = rearrange(
-            x,
-            f'b {axes} c -> b {" ".join(letters)} ({" ".join(inside)} c)',
-            **dict(zip(inside, self.patch, strict=True)),
-        )
+        self.grid.check(x)
+        if x.shape[1:-1] != self.grid.lengths:
+            raise ValueError(
+                f'input of shape {x.shape} must be of input_shape={self.grid.lengths}, with batch and channels'
+            )
+        x = patchify(x, self.grid.patch)
         return self.tap('embedding', self.positions(self.patch_norm(self.patch_projection(x)), train))
 
     def decode(self, x: Array, train: bool = False) -> Array:
         """The blocks after the loop and the norm, `[b n d] -> [b n d]`."""
         return self.norm(self.post_loop(x, train=train))
 
-    def classify(self, decoded: Array) -> Array:
-        """Decoded tokens to logits, `[b n d] -> [b num_classes]`."""
-        x = decoded[:, 1:].mean(axis=1) if self.pool == 'mean' else decoded[:, 0]
+    def classify(self, tokens: Array, train: bool = False) -> Array:
+        """Decoded tokens to logits, `[b n d] -> [b num_classes]`; to the pooled token `[b d]` without classes."""
+        x = tokens[:, 1:].mean(axis=1) if self.pool == 'mean' else tokens[:, 0]
         return self.mlp_head(x) if self.num_classes > 0 else x
 
     def _loop(self, x: Array, benefit: Array, train: bool, gate: bool) -> tuple[Array, Array, Array]:
@@ -372,10 +363,6 @@ class LoopedViT(Module, kw_only=True):
         logits = jnp.stack(all_logits) if return_all_logits else all_logits[-1]
         return (logits, jnp.stack(benefits)) if return_exit_benefits else logits
 
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *self.shape, self.channels), jnp.float32)
-
     torch_names = {
         'patch_projection': 'to_patch_embedding.1',
         'patch_norm': 'to_patch_embedding.2',
@@ -383,7 +370,7 @@ class LoopedViT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     LoopedViT,
     title='Looped Diffusion Transformer',
     arxiv='2609.40305',

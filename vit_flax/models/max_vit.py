@@ -1,9 +1,9 @@
 """MaxViT: Multi-Axis Vision Transformer, arXiv:2204.01697.
 
 vit-pytorch's `max_vit`: each block is an inverted bottleneck of convolutions, then attention inside
-windows, then attention inside grids of places far apart, so that two cheap attentions reach every
-place. It differs from ViT in all of that, in positions (a learned bias of the way between two
-places) and in being averaged at the end.
+windows, then attention inside grids of positions far apart, so that two cheap attentions reach every
+position. It differs from ViT in all of that, in positions (a learned bias of the way between two
+positions) and in being averaged at the end.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,19 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_divisible, check_images
-from vit_flax.blocks.conv import PointwiseConv
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import multiply, to_float32
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu, silu
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, PointwiseConv, gelu, silu
+from vit_flax.blocks.transformer import FeedForward
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 class SqueezeExcitation(Module):
-    """A factor of each channel, made from the average of all places, `[b h w d] -> [b h w d]`."""
+    """Squeeze-and-excitation, `[b h w d] -> [b h w d]`."""
 
     shrinkage_rate: float = 0.25
 
@@ -73,7 +74,7 @@ class MBConv(Module):
 
 
 class Attention(Module):
-    """Self-attention inside a window with a bias of relative places, `[b n d] -> [b n d]`."""
+    """Self-attention inside a window with a bias of relative positions, `[b n d] -> [b n d]`."""
 
     window_size: int
     dim_head: int = 32
@@ -164,7 +165,7 @@ def draw_convs(rng: Array, batch: int, rate: float, blocks: int) -> Array:
     return jax.random.uniform(rng, (blocks, batch)) >= rate
 
 
-class MaxViT(Module, kw_only=True):
+class MaxViT(Backbone, kw_only=True):
     """Multi-axis Vision Transformer (arXiv:2204.01697): images `[b h w c]` to logits `[b num_classes]`.
 
     The stem halves height and width, so does each stage, and windows must tile each stage's map:
@@ -234,7 +235,7 @@ class MaxViT(Module, kw_only=True):
             **self.precision,
         )
 
-    def embed(self, images: Array) -> Array:
+    def embed(self, images: Array, train: bool = False) -> Array:
         """The stem, `[b h w c] -> [b h/2 w/2 dim_conv_stem]`."""
         check_images(images, self.channels)
         x = images
@@ -250,7 +251,7 @@ class MaxViT(Module, kw_only=True):
             x = block(x, train, None if keep_convs is None else keep_convs[index])
         return x
 
-    def classify(self, x: Array) -> Array:
+    def classify(self, x: Array, train: bool = False) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
         return self.mlp_head(self.head_norm(self.tap('to_latent', x).mean(axis=(1, 2))))
 
@@ -263,7 +264,11 @@ class MaxViT(Module, kw_only=True):
           keep_convs: bool `[blocks b]`, which bottlenecks run for which image, in place of `draw_convs` from the rng
             `drop_path`; the first of a stage always runs.
         """
-        return self.classify(self.encode(self.embed(images), train, keep_convs))
+        x = self.encode(self.embed(images, train), train, keep_convs)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, (4, *[2] * (len(self.depth) - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """The smallest input that fits, for tracing."""
@@ -283,7 +288,7 @@ def published_size(dim: int, dim_conv_stem: int, depth: tuple[int, ...]) -> dict
     return dict(num_classes=1000, dim=dim, dim_conv_stem=dim_conv_stem, depth=depth, dropout=0.0)
 
 
-MODEL = Model(
+CARD = ModelCard(
     MaxViT,
     title='MaxViT: Multi-Axis Vision Transformer',
     arxiv='2204.01697',

@@ -1,7 +1,7 @@
 """MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer, arXiv:2110.02178.
 
 vit-pytorch's `mobile_vit`: MobileNetV2 whose last three stages each hold a transformer between
-convolutions. A token attends to those at the same place of their patches; places near each other
+convolutions. A token attends to those at the same position of their patches; positions near each other
 speak through the convolutions, so that there are no positions and no class token.
 """
 
@@ -14,13 +14,14 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import Attention
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
-from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, silu
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, PointwiseConv, silu
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, to_grids
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 class ConvNorm(Module):
@@ -158,7 +159,7 @@ class MobileViTBlock(Module):
     torch_names = {'local_conv': 'conv1', 'to_tokens': 'conv2', 'from_tokens': 'conv3', 'fusion': 'conv4'}
 
 
-class MobileViT(Module, kw_only=True):
+class MobileViT(Backbone, kw_only=True):
     """MobileViT (arXiv:2110.02178): images `[b h w c]` to logits `[b num_classes]`.
 
     Any height and width will do that are multiples of 32 patches.
@@ -176,7 +177,7 @@ class MobileViT(Module, kw_only=True):
       depths: blocks of the three transformers.
       in_channels: of the images.
       scan: compile one block for all layers of a transformer, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: not three dims and depths or eleven channels, channels that do not follow each other, an even kernel,
@@ -194,6 +195,8 @@ class MobileViT(Module, kw_only=True):
     in_channels: int = 3
     scan: bool = False
     remat: bool = False
+
+    head = ('to_logits',)
 
     def setup(self) -> None:
         patch_grid(self.image_size, self.patch_size)
@@ -253,10 +256,18 @@ class MobileViT(Module, kw_only=True):
         return self.to_logits(self.head_conv(self.tap('to_latent', x), train).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(self.embed(images, train), train), train)
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        # attention is among pixels of the same offset in their patches
+        maps = (grid.shape for grid in stage_grids(lengths, (8, 2, 2)))
+        p, q = pair(self.patch_size, 'patch_size')
+        return tuple(TokenGrid((rows // p, columns // q)) for rows, columns in maps)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.in_channels), jnp.float32)
 
     torch_names = {
@@ -278,7 +289,7 @@ XXS = published_size((64, 80, 96), (16, 16, 24, 24, 48, 48, 64, 64, 80, 80, 320)
 XS = published_size((96, 120, 144), (16, 32, 48, 48, 64, 64, 80, 80, 96, 96, 384))
 S = published_size((144, 192, 240), (16, 32, 64, 64, 96, 96, 128, 128, 160, 160, 640))
 
-MODEL = Model(
+CARD = ModelCard(
     MobileViT,
     title='MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer',
     arxiv='2110.02178',

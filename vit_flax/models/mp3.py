@@ -1,10 +1,10 @@
 """Position Prediction as an Effective Pretraining Strategy, arXiv:2207.07611: its vision transformer.
 
-vit-pytorch's `mp3`: a SimpleViT whose attention may read other tokens than those that ask, so that the
+vit-pytorch's `mp3`: a SimpleViT whose attention may take keys and values from other tokens, so that the
 objective of the same name can hide some from it; with dropout, and the last norm in the head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Transformer
-from vit_flax.models.simple_vit import SimpleGridViT, SimpleViTBase
-from vit_flax.models.vit import NormedHead, published_size
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import FeedForward
+from vit_flax.card import ModelCard
+from vit_flax.models.simple_vit import SimpleViTBase
+from vit_flax.models.vit import published_size
 
 
 class Attention(Module):
@@ -44,14 +44,28 @@ class Attention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class ViT(SimpleGridViT, SimpleViTBase, kw_only=True):
+class ViT(SimpleViTBase, kw_only=True):
     """ViT for position prediction (arXiv:2207.07611): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       dropout: rate after each projection and on the attention maps.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     dropout: float = 0.0
+    scan: bool = False
+    remat: bool = False
+
+    norm_in_head = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision)
@@ -59,18 +73,12 @@ class ViT(SimpleGridViT, SimpleViTBase, kw_only=True):
     def feedforward(self) -> Callable[..., nn.Module]:
         return partial(FeedForward, self.mlp_dim, self.dropout, **self.precision)
 
-    def trunk(self) -> nn.Module:
-        return Transformer(self.depth, self.block(), scan=self.scan, remat=self.remat)
-
-    def head(self) -> nn.Module:
-        return NormedHead(self.num_classes, **self.precision)
-
     def encode(self, tokens: Array, train: bool = False, context: Array | None = None) -> Array:
         """The transformer, `[b n d] -> [b n d]`; what all its blocks read instead, `[b m d]`, may be given."""
         return self.transformer(tokens, *(() if context is None else (context,)), train=train)
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Position Prediction as an Effective Pretraining Strategy',
     arxiv='2207.07611',

@@ -2,10 +2,9 @@
 
 vit-pytorch's `na_vit`: images of any size without resizing, several in one sequence. A token attends
 to the tokens of its own image, rows and columns have positions of their own, queries and keys are
-normalised, and one learned query for each image reads the answer out of its tokens.
+normalised, and one learned query for each image pools its tokens.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -17,21 +16,21 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import Initializer, normal
 
-from vit_flax.blocks import feedforward
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.dropping import draw_patches
-from vit_flax.blocks.grids import Grid, ImageGrid
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import HeadRMSNorm
 from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, Block, FeedForward, Transformer
+from vit_flax.card import ModelCard
 from vit_flax.models.vit import published_size
 from vit_flax.packing import Lists, Rate, draw_kept_tokens, pack_images, tokens_kept
 from vit_flax.packing import group_images_by_max_seq_len as group_images_by_max_seq_len
-from vit_flax.registry import Model
 
 
 class FixedBiasNorm(LayerNorm):
@@ -110,12 +109,6 @@ class Attention(PackedAttention):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class FeedForward(feedforward.FeedForward):
-    """The usual one where PyTorch's twin is the sequence itself, with its dropout layers counted."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
-
-
 class PackedPatchEmbedding(Module):
     """LayerNorm, Linear, LayerNorm on patches that are cut out already, `[b n (c p q)] -> [b n d]`.
 
@@ -152,7 +145,7 @@ class Head(Module):
     torch_names = {'norm': '0', 'linear': '1'}
 
 
-class PackedViTBase(Grid, kw_only=True):
+class PackedViTBase(Backbone, kw_only=True):
     """All of NaViT but the kind of its norms and attentions and the axes of its input.
 
     Attributes:
@@ -169,7 +162,7 @@ class PackedViTBase(Grid, kw_only=True):
         of its lengths in pixels that gives the share. `pack` leaves them out; of a plain batch the model
         itself does, with the rng `mask`.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile `image_size` or the input, an input of another layout, or one with
@@ -192,18 +185,27 @@ class PackedViTBase(Grid, kw_only=True):
     # names of the position tables, one for each axis of the grid
     axes: ClassVar[tuple[str, ...]] = ('height', 'width')
 
+    head = ('mlp_head/linear',)
+    taps_latent = False
+
+    @property
+    def layout(self) -> str:
+        return self.grid.layout
+
     def position_tables(self) -> dict[str, PositionTable]:
-        return {f'pos_embed_{axis}': PositionTable((rows,)) for axis, rows in zip(self.axes, self.grid, strict=True)}
+        return {
+            f'pos_embed_{axis}': PositionTable((rows,)) for axis, rows in zip(self.axes, self.grid.shape, strict=True)
+        }
 
     def setup(self) -> None:
         rate = self.token_dropout_prob
         if rate is not None and not callable(rate) and not 0 <= rate < 1:
             raise ValueError(f'token_dropout_prob={rate} must be at least 0 and below 1')
-        width = self.channels * math.prod(self.patch_lengths)
+        width = self.grid.patch_dim
         self.to_patch_embedding = PackedPatchEmbedding(width, self.dim, self.patch_norm, **self.precision)
         self.pos_embeds = [
             self.param(f'pos_embed_{axis}', self.position_init(), (rows, self.dim), self.param_dtype)
-            for axis, rows in zip(self.axes, self.grid, strict=True)
+            for axis, rows in zip(self.axes, self.grid.shape, strict=True)
         ]
         self.embedding_dropout = nn.Dropout(self.emb_dropout)
         self.transformer = self.trunk()
@@ -224,7 +226,7 @@ class PackedViTBase(Grid, kw_only=True):
         raise NotImplementedError
 
     def pool_attention(self) -> Callable[..., nn.Module]:
-        """Constructor of the attention that reads the answers."""
+        """Constructor of the attention pooling."""
         return self.attention()
 
     def position_init(self) -> Initializer:
@@ -266,25 +268,25 @@ class PackedViTBase(Grid, kw_only=True):
         if kept_tokens is None and train and self.token_dropout_prob:
             if rng is None:
                 raise ValueError('rng=None must be a numpy generator or a seed when tokens are dropped')
-            kept_tokens = draw_kept_tokens(rng, images, self.patch_lengths, self.token_dropout_prob, self.tokens_kept)
+            kept_tokens = draw_kept_tokens(rng, images, self.grid.patch, self.token_dropout_prob, self.tokens_kept)
         return pack_images(
             images,
-            self.patch_lengths,
+            self.grid.patch,
             kept_tokens=kept_tokens,
             channels=self.channels,
-            grid=self.grid,
+            grid=self.grid.shape,
             **packing,
         )
 
     def cut(self, images: Array, train: bool, kept_tokens: Array | None) -> tuple[Array, Array]:
         """A batch of images of one size to patches and their positions, each image a row of its own."""
-        self.check_input(images)
-        patches = patchify(images, self.patch_lengths)
+        self.grid.check(images)
+        patches = patchify(images, self.grid.patch)
         steps = patches.shape[1:-1]
-        for axis, step, most in zip(self.axes, steps, self.grid, strict=True):
+        for axis, step, most in zip(self.axes, steps, self.grid.shape, strict=True):
             if step > most:
                 raise ValueError(
-                    f'the inputs have {step} patches along their {axis}, {self.stated_size} has positions for {most}'
+                    f'the inputs have {step} patches along their {axis}, {self.grid.size} has positions for {most}'
                 )
         patches = rearrange(patches, 'b ... (p c) -> b (...) (c p)', c=self.channels)
         positions = jnp.broadcast_to(np.indices(steps).reshape(len(steps), -1).T, (*patches.shape[:2], len(steps)))
@@ -298,7 +300,7 @@ class PackedViTBase(Grid, kw_only=True):
             patches, positions = (jnp.take_along_axis(x, kept_tokens[..., None], axis=1) for x in (patches, positions))
         return patches, positions
 
-    def embed_patches(self, patches: Array, positions: Array) -> Array:
+    def patch_tokens(self, patches: Array, positions: Array) -> Array:
         """Patches to tokens with positions, `[b n (c p q)], [b n 2] -> [b n d]`."""
         x = self.to_patch_embedding(patches)
         for axis, table in enumerate(self.pos_embeds):
@@ -311,35 +313,45 @@ class PackedViTBase(Grid, kw_only=True):
         """Tokens that are no patches in front of those that are, `[b n d] -> [b n d]`: here none."""
         return x
 
-    def cut_off(self, x: Array) -> Array:
-        """Where a variant ends its gradients."""
+    def stop_gradients(self, x: Array) -> Array:
+        """Stops gradients in some variants."""
         return x
 
-    def embed(self, patches: Array, positions: Array, slots: int = 1, train: bool = False) -> Array:
-        """Patches to what the transformer reads, `[b n (c p q)], [b n 2] -> [b n d]`.
+    def embed(
+        self,
+        patches: Array,
+        train: bool = False,
+        positions: Array | None = None,
+        slots: int = 1,
+        kept_tokens: Array | None = None,
+    ) -> Array:
+        """Packed patches, or images of one size, to tokens with positions, `[b n (c p q)] -> [b n d]`.
 
         Args:
-          patches: what `pack_images` makes of images.
-          positions: row and column of each.
-          slots: images in a row.
+          patches: what `pack_images` makes of images; without `positions` images `[b h w c]`.
           train: dropout.
+          positions: row and column of each patch, `[b n 2]`.
+          slots: images in a row.
+          kept_tokens: of images, as for the call.
         """
-        x = self.cut_off(self.add_prefix(self.embed_patches(patches, positions), slots))
+        if positions is None:
+            patches, positions = self.cut(patches, train, kept_tokens)
+        x = self.stop_gradients(self.add_prefix(self.patch_tokens(patches, positions), slots))
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
     def token_ids(self, image_ids: Array, slots: int) -> Array:
         """The slot of each token that `embed` makes, `[b n] -> [b n]`."""
         return image_ids
 
-    def encode(self, tokens: Array, ids: Array | None = None, train: bool = False) -> Array:
-        """The transformer, `[b n d] -> [b n d]`; tokens see those with the same one of `ids`, `[b n]`."""
-        # padding sees padding: no row of a map is without a key
+    def encode(self, tokens: Array, train: bool = False, ids: Array | None = None) -> Array:
+        """The transformer, `[b n d] -> [b n d]`; tokens attend to those with the same id, `[b n]`."""
+        # padding attends to padding: no row of a map is without a key
         mask = None if ids is None else ids[:, None, :, None] == ids[:, None, None, :]
         return self.transformer(tokens, mask, train=train)
 
-    def pool_tokens(self, tokens: Array, ids: Array | None = None, slots: int = 1) -> Array:
+    def pool_tokens(self, tokens: Array, train: bool = False, ids: Array | None = None, slots: int = 1) -> Array:
         """One vector for each slot, `[b n d] -> [b i d]`."""
-        (queries,) = self.promote(self.cut_off(self.attn_pool_queries))
+        (queries,) = self.promote(self.stop_gradients(self.attn_pool_queries))
         queries = repeat(queries, 'd -> b i d', b=tokens.shape[0], i=slots)
         mask = None
         if ids is not None:
@@ -349,12 +361,12 @@ class PackedViTBase(Grid, kw_only=True):
         return self.join_pooled(self.attn_pool(queries, mask, tokens), queries)
 
     def join_pooled(self, pooled: Array, queries: Array) -> Array:
-        """What was read and the queries it was read with, `2 x [b i d] -> [b i d]`."""
+        """The pooled vectors and the queries, `2 x [b i d] -> [b i d]`."""
         return pooled
 
-    def classify(self, tokens: Array, ids: Array | None = None, slots: int = 1) -> Array:
+    def classify(self, tokens: Array, train: bool = False, ids: Array | None = None, slots: int = 1) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b i num_classes]`."""
-        return self.mlp_head(self.pool_tokens(tokens, ids, slots))
+        return self.mlp_head(self.pool_tokens(tokens, train, ids, slots))
 
     def __call__(
         self,
@@ -385,24 +397,34 @@ class PackedViTBase(Grid, kw_only=True):
         if any(packed) and (not all(packed) or kept_tokens is not None):
             raise ValueError('patches need positions, image_ids and slots, all from pack_images, and no kept_tokens')
         if positions is None or image_ids is None or slots is None:
-            patches, positions = self.cut(patches, train, kept_tokens)
-            tokens = self.encode(self.embed(patches, positions, train=train), train=train)
-            return self.classify(tokens)[:, 0]
+            tokens = self.encode(self.embed(patches, train, kept_tokens=kept_tokens), train)
+            return self.classify(tokens, train)[:, 0] if self.num_classes > 0 else tokens
         count = slots.shape[1]
         ids = self.token_ids(image_ids, count)
-        tokens = self.encode(self.embed(patches, positions, count, train), ids, train)
-        logits = self.classify(tokens, ids, count)
+        tokens = self.encode(self.embed(patches, train, positions, count), train, ids)
+        if self.num_classes == 0:
+            return tokens
+        logits = self.classify(tokens, train, ids, count)
         return jnp.where((slots >= 0)[..., None], logits, 0)
 
+    torch_names = {'transformer/block_{i}/feedforward': ('transformer.layers.{i}.1', BARE_FEEDFORWARD)}
 
-class NaViT(PackedViTBase, ImageGrid, kw_only=True):
+
+class NaViT(PackedViTBase, kw_only=True):
     """NaViT (arXiv:2307.06304): packed images of any size to logits `[b i num_classes]`.
 
     Attributes:
-      image_size: height and width of the largest images in pixels, or one number for both: so many rows and
-        columns of patches have positions.
+      image_size: height and width of the largest images in pixels, or one number for both: its patches have
+        positions.
       patch_size: height and width of a patch.
     """
+
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def norm(self, width: int) -> Callable[..., Any]:
         return partial(FixedBiasNorm, width=width)
@@ -440,7 +462,7 @@ class NaViT(PackedViTBase, ImageGrid, kw_only=True):
         return super().pack(images, train, rng, kept_tokens, **packing)
 
 
-MODEL = Model(
+CARD = ModelCard(
     NaViT,
     title="Patch n' Pack: NaViT, a Vision Transformer for any Aspect Ratio and Resolution",
     arxiv='2307.06304',

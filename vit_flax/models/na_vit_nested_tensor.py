@@ -2,10 +2,10 @@
 
 vit-pytorch's `na_vit_nested_tensor`: NaViT on PyTorch's nested tensors, which need no padding; here it
 takes the same packed rows as `na_vit`. Queries and keys have a LayerNorm each, the patch embedding's
-norms have biases, and what is read for an image has no residual.
+norms have biases, and the pooled vector has no residual.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,11 @@ from flax import linen as nn
 from jax import Array, lax
 
 from vit_flax.blocks.attention import split_heads
-from vit_flax.blocks.grids import ImageGrid
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.card import ModelCard
 from vit_flax.models.na_vit import PackedAttention, PackedViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Attention(PackedAttention):
@@ -37,8 +37,8 @@ class Attention(PackedAttention):
             for name, of in (('to_queries', x), ('to_keys', context), ('to_values', context))
         )
         if self.qk_norm:
-            # upstream: what the argument calls an RMSNorm (`qk_rmsnorm`) is a LayerNorm, and the attention that reads
-            # the answers has it even where the argument says no.
+            # upstream: what the argument calls an RMSNorm (`qk_rmsnorm`) is a LayerNorm, and the pooling attention has
+            # it even where the argument says no.
             norm = partial(LayerNorm, use_bias=False, **self.precision)
             q, k = norm(name='query_norm')(q), norm(name='key_norm')(k)
         return q, k, v
@@ -49,8 +49,8 @@ class NestedViTBase(PackedViTBase, kw_only=True):
 
     Attributes:
       qk_rmsnorm: normalise queries and keys of the blocks.
-      train_embedding: let gradients reach the patch embedding, the positions and the queries that read the
-        answers, and the images; upstream's cut them off.
+      train_embedding: let gradients reach the patch embedding, the positions and the pooling
+        queries, and the images; upstream's cut them off.
     """
 
     qk_rmsnorm: bool = True
@@ -75,24 +75,31 @@ class NestedViTBase(PackedViTBase, kw_only=True):
         # patches stay, where `na_vit` keeps nine.
         return max(1, int(np.float32(tokens) * np.float32(1 - rate)))
 
-    def cut_off(self, x: Array) -> Array:
+    def stop_gradients(self, x: Array) -> Array:
         # upstream: torch.nested.nested_tensor makes tensors without a history, so that patch embedding, positions,
-        # registers and the queries that read the answers get no gradient and stay as they are drawn.
+        # registers and the pooling queries get no gradient and stay as they are drawn.
         # `train_embedding=True` trains them, as the paper does.
         return x if self.train_embedding else lax.stop_gradient(x)
 
 
-class NaViT(NestedViTBase, ImageGrid, kw_only=True):
+class NaViT(NestedViTBase, kw_only=True):
     """NaViT (arXiv:2307.06304) of nested tensors: packed images of any size to logits `[b i num_classes]`.
 
     Attributes:
-      image_size: height and width of the largest images in pixels, or one number for both: so many rows and
-        columns of patches have positions.
+      image_size: height and width of the largest images in pixels, or one number for both: its patches have
+        positions.
       patch_size: height and width of a patch.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
 
-MODEL = Model(
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+
+CARD = ModelCard(
     NaViT,
     title="Patch n' Pack: NaViT, a Vision Transformer for any Aspect Ratio and Resolution",
     arxiv='2307.06304',

@@ -6,15 +6,17 @@ frames, frames have positions of their own too, and each volume gets a few learn
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import Initializer, normal
 
-from vit_flax.blocks.checks import check_divisible, pair, patch_grid
+from vit_flax.blocks.checks import check_divisible
+from vit_flax.blocks.grids import Grid, video_grid
 from vit_flax.blocks.precision import repeat
+from vit_flax.card import ModelCard
 from vit_flax.models.na_vit_nested_tensor import NestedViTBase
-from vit_flax.registry import Model
 
 
 class NaViT(NestedViTBase, kw_only=True):
@@ -37,26 +39,14 @@ class NaViT(NestedViTBase, kw_only=True):
     axes = ('frame', 'height', 'width')
 
     @property
-    def layout(self) -> str:
-        return 'b t h w c'
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.max_frames, *pair(self.image_size, 'image_size')
-
-    @property
-    def patch_lengths(self) -> tuple[int, ...]:
-        return self.frame_patch_size, *pair(self.patch_size, 'patch_size')
-
-    @property
-    def grid(self) -> tuple[int, ...]:
+    def grid(self) -> Grid:
         check_divisible('max_frames', self.max_frames, 'frame_patch_size', self.frame_patch_size)
-        rows, columns = patch_grid(self.image_size, self.patch_size)
-        return self.max_frames // self.frame_patch_size, rows, columns
+        grid = video_grid(self.image_size, self.patch_size, self.max_frames, self.frame_patch_size, self.channels)
+        return replace(grid, size=f'max_frames={self.max_frames} with image_size={self.image_size}')
 
     @property
-    def stated_size(self) -> str:
-        return f'max_frames={self.max_frames} with image_size={self.image_size}'
+    def num_prefix_tokens(self) -> int:
+        return self.num_registers
 
     def setup(self) -> None:
         super().setup()
@@ -80,7 +70,7 @@ class NaViT(NestedViTBase, kw_only=True):
         return jnp.concatenate([of_registers, image_ids], axis=1)
 
 
-MODEL = Model(
+CARD = ModelCard(
     NaViT,
     title="Patch n' Pack: NaViT, a Vision Transformer for any Aspect Ratio and Resolution",
     arxiv='2307.06304',

@@ -17,18 +17,20 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
-from vit_flax.blocks.checks import check_images, check_places, pair, patch_grid
-from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.checks import check_images, pair, patch_grid, warn_of_other_grid
+from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
+from vit_flax.blocks.grids import TokenGrid, stage_grids
+from vit_flax.blocks.kernels.pooling import max_pool
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
-from vit_flax.blocks.pooling import max_pool
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense
+from vit_flax.blocks.torch_like import Conv, Dense, PointwiseConv
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import from_windows, to_windows
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 class PatchEmbedding(Module):
@@ -89,9 +91,9 @@ class Hierarchy(Module):
             raise ValueError(f'the feature map of {height} x {width} cannot be cut into blocks of {grid}')
         size = height // self.blocks, width // self.blocks
         n, length = math.prod(size), math.prod(self.size)
-        check_places(size, self.size, f'image_size, in each of {self.blocks} x {self.blocks} blocks,')
+        warn_of_other_grid(size, self.size, f'image_size, in each of {self.blocks} x {self.blocks} blocks,')
         if n > length:
-            raise ValueError(f'blocks of {n} places are larger than those of image_size, which have {length}')
+            raise ValueError(f'blocks of {n} positions are larger than those of image_size, which have {length}')
         x = to_windows(x, size)
         if self.paper_positions:
             shape = (self.blocks**2, length, dim)
@@ -102,7 +104,7 @@ class Hierarchy(Module):
         else:
             # upstream: a position is one number for all channels, which every LayerNorm takes away again: only the
             # convolution to the next hierarchy sees it, and in the last hierarchy nothing does.
-            # `paper_positions=True` has a vector for each place of each block.
+            # `paper_positions=True` has a vector for each position of each block.
             x, positions = self.promote(x, self.param('pos_emb', normal(1.0), (length,), self.param_dtype))
             x = add(x, positions[:n, None])
         x = Transformer(
@@ -118,7 +120,7 @@ class Hierarchy(Module):
         )(x, train=train)
         return from_windows(x, size, grid)
 
-    torch_names = {'transformer/block_{i}': 'layers.{i}', 'transformer/block': 'layers.{i}'}
+    torch_names = {'transformer/block_{i}': 'layers.{i}'}
 
 
 class Aggregate(Module):
@@ -135,7 +137,7 @@ class Aggregate(Module):
     torch_names = {'conv': '0', 'norm': '1'}
 
 
-class NesT(Module, kw_only=True):
+class NesT(Backbone, kw_only=True):
     """Nested Transformer (arXiv:2105.12723): images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first positions of each block, as upstream does.
@@ -152,9 +154,9 @@ class NesT(Module, kw_only=True):
       channels: of the images.
       dim_head: has no effect.
       dropout: rate after each projection and on the attention maps.
-      paper_positions: a vector for each place of each block instead of a number for each place of a block.
+      paper_positions: a vector for each position of each block instead of a number for each position of a block.
       scan: compile one block for all layers of a hierarchy, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, blocks do not tile the patches, images of another layout or larger.
@@ -206,7 +208,7 @@ class NesT(Module, kw_only=True):
         self.head_norm = ChannelLayerNorm(**self.precision)
         self.mlp_head = Dense(self.num_classes, **self.precision)
 
-    def embed(self, images: Array) -> Array:
+    def embed(self, images: Array, train: bool = False) -> Array:
         """Images to patches, `[b H W c] -> [b h w d]`."""
         check_images(images, self.channels)
         return self.tap('embedding', self.to_patch_embedding(images))
@@ -219,15 +221,21 @@ class NesT(Module, kw_only=True):
                 x = self.aggregate[level](x)
         return x
 
-    def classify(self, x: Array) -> Array:
+    def classify(self, x: Array, train: bool = False) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
         return self.mlp_head(self.head_norm(self.tap('to_latent', x)).mean(axis=(1, 2)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(self.embed(images), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        patches = tuple(length // side for length, side in zip(lengths, pair(self.patch_size), strict=True))
+        return stage_grids(patches, (1, *[2] * (self.num_hierarchies - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
@@ -251,7 +259,7 @@ def published_size(dim: int, heads: int, block_repeats: tuple[int, int, int]) ->
     )
 
 
-MODEL = Model(
+CARD = ModelCard(
     NesT,
     title='Nested Hierarchical Transformer: Towards Accurate, Data-Efficient and Interpretable Visual Understanding',
     arxiv='2105.12723',

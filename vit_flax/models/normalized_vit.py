@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,15 +17,16 @@ from jax import Array
 from jax.nn.initializers import constant, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, check_places, check_room, pair, patch_grid
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import matmul, silu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
-from vit_flax.weights.ops import Permute
+from vit_flax.blocks.weight_ops import Permute
+from vit_flax.card import ModelCard
 
 STORED = 'linear.parametrizations.weight.original'
 # Modules whose kernels have length one along the outputs; that of the others runs along the inputs.
@@ -107,7 +106,7 @@ class FeedForward(Module):
         return NormDense(dim, **self.precision, name='to_out')(x)
 
 
-class TurningBlock(Module):
+class LerpBlock(Module):
     """Turns each token towards what attention, then the feed-forward network make of it."""
 
     attention: Callable[..., nn.Module]
@@ -128,7 +127,7 @@ class TurningBlock(Module):
     torch_names = {'attention': '0', 'feedforward': '1'}
 
 
-class nViT(Module, kw_only=True):
+class nViT(Backbone, kw_only=True):
     """Normalised ViT (arXiv:2410.01131): images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first rows of the position table, as upstream does.
@@ -146,7 +145,7 @@ class nViT(Module, kw_only=True):
       dim_head: width of one head.
       residual_lerp_scale_init: initial rate at which a token turns; 1 / depth if None.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than the position table.
@@ -166,13 +165,18 @@ class nViT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    head = ('to_pred', 'logit_scale')
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
     def setup(self) -> None:
-        rows, columns = patch_grid(self.image_size, self.patch_size)
         self.to_patch_embedding = NormDense(self.dim, **self.precision)
-        self.abs_pos_emb = NormPositions(rows * columns, self.dim, **self.precision)
+        self.abs_pos_emb = NormPositions(self.grid.num_patches, self.dim, **self.precision)
         rate = 1 / max(self.depth, 1) if self.residual_lerp_scale_init is None else self.residual_lerp_scale_init
         block = partial(
-            TurningBlock,
+            LerpBlock,
             attention=partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision),
             feedforward=partial(FeedForward, self.mlp_dim, self.dropout, **self.precision),
             rate=rate,
@@ -180,17 +184,17 @@ class nViT(Module, kw_only=True):
         )
         self.transformer = Transformer(self.depth, block, scan=self.scan, remat=self.remat)
         self.to_pred = NormDense(self.num_classes, **self.precision)
-        self.logit_scale = self.param('logit_scale', ones, (self.num_classes,), self.param_dtype)
+        if self.num_classes > 0:
+            self.logit_scale = self.param('logit_scale', ones, (self.num_classes,), self.param_dtype)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, of length one, `[b h w c] -> [b n d]`."""
-        check_images(images, self.channels)
-        p, q = pair(self.patch_size, 'patch_size')
-        grid = patch_grid(images.shape[1:3], self.patch_size, name='the height and width of the images')
-        check_places(grid, patch_grid(self.image_size, self.patch_size), f'image_size={self.image_size}')
+        self.grid.check(images)
+        p, q = self.grid.patch
+        self.grid.warn_of_other_grid(self.grid.shape_of(images))
         x = self.to_patch_embedding(rearrange(images, 'b (h p) (w q) c -> b (h w) (c p q)', p=p, q=q))
         positions = self.abs_pos_emb()
-        check_room(x.shape[1], len(positions), f'image_size={self.image_size}')
+        self.grid.check_num_positions(x.shape[1])
         x = self.cast(unit_length(to_float32(x) + positions[: x.shape[1]]), x)
         return self.tap('embedding', x)
 
@@ -198,13 +202,15 @@ class nViT(Module, kw_only=True):
         """The transformer, `[b n d] -> [b n d]`."""
         return self.transformer(tokens, train=train)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
         logits, scale = self.promote(self.to_pred(self.tap('to_latent', tokens.mean(axis=1))), self.logit_scale)
         return multiply(logits, scale) * self.dim**0.5
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(self.embed(images, train), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded tokens without classes."""
+        tokens = self.encode(self.embed(images, train), train)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     def post_update(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables with all stored weights of length one, to be used after each step of the optimizer.
@@ -220,23 +226,17 @@ class nViT(Module, kw_only=True):
         return {**variables, 'params': unflatten_dict(leaves)}
 
     def position_tables(self) -> dict[str, PositionTable]:
-        return {'abs_pos_emb/embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
-
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
+        return {'abs_pos_emb/embedding': PositionTable(self.grid.shape)}
 
     torch_names = {
         'to_patch_embedding': 'to_patch_embedding.1',
         'transformer': '',
         'transformer/block_{i}/attention_rate': 'residual_lerp_scales.{i}.0',
         'transformer/block_{i}/feedforward_rate': 'residual_lerp_scales.{i}.1',
-        'transformer/block/attention_rate': 'residual_lerp_scales.{i}.0',
-        'transformer/block/feedforward_rate': 'residual_lerp_scales.{i}.1',
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     nViT,
     title='nGPT: Normalized Transformer with Representation Learning on the Hypersphere',
     arxiv='2410.01131',

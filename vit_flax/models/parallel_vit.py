@@ -5,17 +5,18 @@ feed-forward networks side by side: the parameters of a deeper ViT in fewer step
 projected without norms.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flax import linen as nn
 from jax import Array
 
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.transformer import Block
-from vit_flax.models.vit import HeadNormViT, published_size
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 class Parallel(Module):
@@ -36,14 +37,30 @@ class Parallel(Module):
     torch_names = {'branch_{i}': 'fns.{i}'}
 
 
-class ViT(HeadNormViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """ViT with parallel branches (arXiv:2203.09795): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       num_parallel_branches: attentions in a block, and feed-forward networks.
+      pool: 'cls' classifies the class token, 'mean' the average of all tokens.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     num_parallel_branches: int = 2
+    pool: str = 'cls'
+    scan: bool = False
+    remat: bool = False
+
+    norm_in_head = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def patch_embedding(self) -> nn.Module:
         return PatchProjection(self.patch_size, self.dim, **self.precision)
@@ -54,8 +71,10 @@ class ViT(HeadNormViT, kw_only=True):
         )
         return partial(Block, attention, feedforward)
 
+    torch_names = BATCH_AXES
 
-MODEL = Model(
+
+CARD = ModelCard(
     ViT,
     title='Three things everyone should know about Vision Transformers',
     arxiv='2203.09795',

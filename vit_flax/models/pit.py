@@ -6,6 +6,7 @@ widens the class token. Patches overlap by half, and there is no norm before the
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -15,16 +16,16 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import Attention
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.class_token import ClassTokenAndPositions
-from vit_flax.blocks.conv import PointwiseConv
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import TokenGrid, stage_grids
+from vit_flax.blocks.kernels.pooling import pooled_length
+from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.pooling import pooled_length
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.blocks.unfold import unfold
-from vit_flax.registry import Model
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.card import ModelCard
 
 Grid = tuple[int, int]
 
@@ -51,7 +52,7 @@ class Pool(Module):
     }
 
 
-class PiT(Module, kw_only=True):
+class PiT(Backbone, kw_only=True):
     """Pooling-based ViT (arXiv:2103.16302): images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first rows of the position table, as upstream does.
@@ -69,7 +70,7 @@ class PiT(Module, kw_only=True):
       emb_dropout: rate on the embedded tokens.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image or are one pixel small, depth is no tuple, heads are not one
@@ -140,16 +141,22 @@ class PiT(Module, kw_only=True):
             tokens = transformer(tokens, train=train)
         return tokens
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """The class token's logits, `[b n d] -> [b num_classes]`."""
         return self.mlp_head(self.head_norm(self.tap('to_latent', tokens[:, 0])))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded tokens without classes."""
         tokens = self.embed(images, train)
-        return self.classify(self.encode(tokens, train, self._grid(*images.shape[1:3])))
+        tokens = self.encode(tokens, train, self._grid(*images.shape[1:3]))
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        grids = stage_grids(self._grid(*lengths), (1, *[2] * (len(self.depth) - 1)))
+        return tuple(replace(tokens, prefix=1) for tokens in grids)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {
@@ -162,7 +169,7 @@ class PiT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     PiT,
     title='Rethinking Spatial Dimensions of Vision Transformers',
     arxiv='2103.16302',

@@ -1,7 +1,7 @@
 """RegionViT: Regional-to-Local Attention for Vision Transformers, arXiv:2106.02689.
 
 vit-pytorch's `regionvit`: large patches (regions) and small ones (local tokens) side by side. In each
-block regions look at each other, then each local token at its region and the local tokens in it,
+block regions attend to each other, then each local token to its region and the local tokens in it,
 through the same weights. It differs from ViT in that, in four stages of coarser maps, and in the
 average of the regions at the end.
 """
@@ -19,16 +19,18 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, relative_positions, to_windows
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 # upstream: every attention has 4 heads, 32 wide, whatever the width of the stage.
 HEADS, DIM_HEAD = 4, 32
@@ -138,7 +140,6 @@ class RegionTransformer(Module):
     torch_names = {
         'local_rel_pos_bias': 'local_rel_pos_bias.weight',
         'transformer/block_{i}': 'layers.{i}',
-        'transformer/block': 'layers.{i}',
     }
 
 
@@ -160,7 +161,7 @@ class LocalEmbedding(Module):
     torch_names = {'conv': '', 'conv_0': '0', 'norm_0': '1', 'conv_1': '3', 'norm_1': '4', 'conv_2': '6'}
 
 
-class RegionViT(Module, kw_only=True):
+class RegionViT(Backbone, kw_only=True):
     """Regional-to-local Vision Transformer (arXiv:2106.02689): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -170,12 +171,12 @@ class RegionViT(Module, kw_only=True):
       num_classes: width of the logits.
       tokenize_local_3_conv: three convolutions make the local tokens, not one.
       local_patch_size: pixels on a side of a region over `window_size`; must divide the image's together with it.
-      use_peg: a depthwise convolution tells the local tokens their place from the second stage on.
+      use_peg: a position-encoding depthwise convolution of the local tokens from the second stage on.
       attn_dropout: rate on the attention maps and behind their projection.
       ff_dropout: rate inside the feed-forward networks.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: regions do not tile the image, local tokens cannot be shared out to them in a later stage or are more
@@ -194,6 +195,8 @@ class RegionViT(Module, kw_only=True):
     channels: int = 3
     scan: bool = False
     remat: bool = False
+
+    head = ('to_logits',)
 
     def setup(self) -> None:
         dims, depths = (per_stage(name, getattr(self, name), STAGES) for name in ('dim', 'depth'))
@@ -219,7 +222,7 @@ class RegionViT(Module, kw_only=True):
         self.head_norm = LayerNorm(**self.precision)
         self.to_logits = Dense(self.num_classes, **self.precision)
 
-    def embed(self, images: Array) -> tuple[Array, Array]:
+    def embed(self, images: Array, train: bool = False) -> tuple[Array, Array]:
         """Images to regions and local tokens, `[b H W c] -> [b h w d], [b H/4 W/4 d]`."""
         check_images(images, self.channels)
         side = self.local_patch_size * self.window_size
@@ -231,8 +234,9 @@ class RegionViT(Module, kw_only=True):
         regions = self.region_embedding(rearrange(images, 'b (h p) (w q) c -> b h w (c p q)', p=side, q=side))
         return self.tap('embedding', regions), self.local_embedding(images)
 
-    def encode(self, regions: Array, local: Array, train: bool = False) -> Array:
-        """All stages, `[b h w d], [b h' w' d] -> [b h" w" d']`: the regions."""
+    def encode(self, tokens: tuple[Array, Array], train: bool = False) -> Array:
+        """All stages, regions and local tokens to regions, `([b h w d], [b h' w' d]) -> [b h" w" d']`."""
+        regions, local = tokens
         for index, transformer in enumerate(self.transformer):
             if index > 0:
                 regions, local = (self.downsample[index - 1](x) for x in (regions, local))
@@ -241,15 +245,21 @@ class RegionViT(Module, kw_only=True):
             regions, local = transformer(regions, local, train)
         return regions
 
-    def classify(self, regions: Array) -> Array:
+    def classify(self, regions: Array, train: bool = False) -> Array:
         """Regions to logits, `[b h w d] -> [b num_classes]`."""
         return self.to_logits(self.head_norm(self.tap('to_latent', regions).mean(axis=(1, 2))))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(*self.embed(images), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded regions without classes."""
+        regions = self.encode(self.embed(images, train), train)
+        return self.classify(regions, train) if self.num_classes > 0 else regions
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        # of the regions; the local tokens attend within windows
+        return stage_grids(lengths, (self.local_patch_size * self.window_size, *[2] * (STAGES - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         side = 8 * self.local_patch_size * self.window_size
         return jax.ShapeDtypeStruct((1, side, side, self.channels), jnp.float32)
 
@@ -270,7 +280,7 @@ def published_size(dim: tuple[int, ...], depth: tuple[int, ...], tokenize_local_
     return dict(dim=dim, depth=depth, window_size=7, num_classes=1000, tokenize_local_3_conv=tokenize_local_3_conv)
 
 
-MODEL = Model(
+CARD = ModelCard(
     RegionViT,
     title='RegionViT: Regional-to-Local Attention for Vision Transformers',
     arxiv='2106.02689',

@@ -1,12 +1,12 @@
 """RoFormer: Enhanced Transformer with Rotary Position Embedding, arXiv:2104.09864.
 
 vit-pytorch's `rvt`, a rotary ViT without a paper of its own: queries and keys are turned by the
-place of their patch instead of adding positions, queries come from a depthwise convolution as in
+position of their patch instead of adding positions, queries come from a depthwise convolution as in
 CvT, and the feed-forward networks are gated.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -15,15 +15,14 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.checks import pair, patch_grid
-from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.checks import pair
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Transformer
-from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
-from vit_flax.registry import Model
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 class SpatialConv(Module):
@@ -109,26 +108,37 @@ class RvT(ViTBase, kw_only=True):
     """Rotary ViT: images `[b h w c]` to logits `[b num_classes]`; any number of patches will do.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       emb_dropout: without effect, as upstream.
-      use_rotary: turn queries and keys; without it only convolutions tell the place.
+      use_rotary: turn queries and keys; without it only convolutions encode positions.
       use_ds_conv: depthwise convolution before the queries.
       use_glu: gated feed-forward networks.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     use_rotary: bool = True
     use_ds_conv: bool = True
     use_glu: bool = True
     scan: bool = False
     remat: bool = False
 
+    norm_in_head = True
+    # its convolutions and rotations want the whole grid
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
     @property
     def num_positions(self) -> int:
         return 0
 
     def setup(self) -> None:
-        patch_grid(self.image_size, self.patch_size)
         super().setup()
         # upstream: the frequencies are a buffer of the state dict, in float32; here they are a constant of the
         # model's variables, which holds what the state dict holds.
@@ -146,36 +156,30 @@ class RvT(ViTBase, kw_only=True):
     def feedforward(self) -> Callable[..., nn.Module]:
         return partial(GatedFeedForward, self.mlp_dim, self.dropout, self.use_glu, **self.precision)
 
-    def trunk(self) -> nn.Module:
-        return Transformer(self.depth, self.block(), scan=self.scan, remat=self.remat)
-
-    def head(self) -> nn.Module:
-        return NormedHead(self.num_classes, **self.precision)
-
     def embed(self, images: Array, train: bool = False) -> Array:
         # upstream: emb_dropout is accepted and has no effect.
-        return self.tap('embedding', self.prepend(self.cls_token, self.embed_patches(images)))
+        return self.tap('embedding', self.prepend(self.cls_token, self.patch_tokens(images)))
 
-    def encode(self, tokens: Array, train: bool = False, grid: tuple[int, int] | None = None) -> Array:
+    def encode(self, tokens: Array, train: bool = False, grid: Sequence[int] | None = None) -> Array:
         """The transformer, `[b 1+n d] -> [b 1+n d]`; `grid` of the patches, that of `image_size` if None."""
-        rows, columns = grid or patch_grid(self.image_size, self.patch_size)
+        rows, columns = grid or self.grid.shape
         return self.transformer(tokens, rows, self.angles(rows, columns) if self.use_rotary else None, train=train)
 
     def angles(self, rows: int, columns: int) -> Array:
         """By how much the channels of each token turn, `[1 + rows * columns, a]`; not at all for the class token."""
         frequencies = self.scales.value
-        places = [jnp.linspace(-1, 1, steps, dtype=frequencies.dtype) * math.pi for steps in (rows, columns)]
-        return jnp.pad(axial_angles(places, frequencies), ((1, 0), (0, 0)))
+        positions = [jnp.linspace(-1, 1, steps, dtype=frequencies.dtype) * math.pi for steps in (rows, columns)]
+        return jnp.pad(axial_angles(positions, frequencies), ((1, 0), (0, 0)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.embed(images, train)
-        tokens = self.encode(tokens, train, patch_grid(images.shape[1:3], self.patch_size))
-        return self.classify(tokens) if self.num_classes > 0 else tokens
+        tokens = self.encode(tokens, train, self.grid.shape_of(images))
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = {**BATCH_AXES, 'scales': 'transformer.pos_emb.scales'}
 
 
-MODEL = Model(
+CARD = ModelCard(
     RvT,
     title='RoFormer: Enhanced Transformer with Rotary Position Embedding',
     arxiv='2104.09864',

@@ -2,7 +2,7 @@
 
 vit-pytorch's `scalable_vit`: blocks of two attentions. In the first, keys and values come from a
 coarser map and may be narrower or wider than the token; the second looks into windows and adds a
-convolution of the values, so that windows speak to each other. It differs from ViT in all of that,
+convolution of the values, which mixes the windows. It differs from ViT in all of that,
 in having no positions but a depthwise convolution, and in being averaged at the end.
 """
 
@@ -15,13 +15,15 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv
+from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
 
 
 class ScalableSelfAttention(Module):
@@ -144,7 +146,7 @@ class ScalableBlock(Module):
     }
 
 
-class ScalableViT(Module, kw_only=True):
+class ScalableViT(Backbone, kw_only=True):
     """ScalableViT (arXiv:2203.10790): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -152,7 +154,7 @@ class ScalableViT(Module, kw_only=True):
       dim: width of a token in the first stage, doubled in each further one.
       depth: number of blocks of each stage.
       heads: attention heads, of each stage or of all.
-      reduction_factor: side of what one key of the first attention sees, of each stage or of all.
+      reduction_factor: stride of the convolution of keys and values in the first attention, of each stage or of all.
       window_size: height and width of a window of the second attention, of each stage or of all; must divide the
         stage's map; None is the whole map.
       iwsa_dim_key, iwsa_dim_value: widths of a head of the second attention, of each stage or of all.
@@ -216,7 +218,7 @@ class ScalableViT(Module, kw_only=True):
         self.head_norm = LayerNorm(**self.precision)
         self.mlp_head = Dense(self.num_classes, **self.precision)
 
-    def embed(self, images: Array) -> Array:
+    def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens, `[b h w c] -> [b h/4 w/4 dim]`."""
         check_images(images, self.channels)
         return self.tap('embedding', self.to_patches(images))
@@ -230,12 +232,17 @@ class ScalableViT(Module, kw_only=True):
                 x = self.downsample[index](self.norm[index](x))
         return x
 
-    def classify(self, x: Array) -> Array:
+    def classify(self, x: Array, train: bool = False) -> Array:
         """Feature map to logits, `[b h w d] -> [b num_classes]`."""
         return self.mlp_head(self.head_norm(self.tap('to_latent', x).mean(axis=(1, 2))))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(self.embed(images), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded feature map without classes."""
+        x = self.encode(self.embed(images, train), train)
+        return self.classify(x, train) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        return stage_grids(lengths, (4, *[2] * (len(self.depth) - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
         """An input that fits windows whose sizes are powers of two, for tracing."""
@@ -250,7 +257,7 @@ class ScalableViT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     ScalableViT,
     title='ScalableViT: Rethinking the Context-oriented Generalization of Vision Transformer',
     arxiv='2203.10790',

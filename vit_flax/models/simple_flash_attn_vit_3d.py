@@ -4,24 +4,43 @@ vit-pytorch's `simple_flash_attn_vit_3d`: SimpleViT of videos without a norm aft
 A fused attention kernel is a matter of the device here, for every model.
 """
 
+from collections.abc import Sequence
+
 from flax import linen as nn
 
-from vit_flax.blocks.grids import VideoGrid
+from vit_flax.blocks.grids import Grid, video_grid
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.models.simple_vit import SimpleGridViT
+from vit_flax.card import ModelCard
+from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit_3d import published_size
-from vit_flax.registry import Model
 
 
-class SimpleViT(SimpleGridViT, VideoGrid, kw_only=True):
+class SimpleViT(SimpleViTBase, kw_only=True):
     """Simple ViT of videos without a last norm (arXiv:2205.14135): `[b t h w c]` to logits `[b num_classes]`.
 
     Attributes:
-      use_flash_attn: upstream's switch; both values give the same numbers, and what is computed is
-        chosen by device and dtype (`blocks.attention.attend`).
+      image_size: height and width of a frame in pixels, or one number for both.
+      image_patch_size: height and width of a patch; must divide the frame's.
+      frames: of a video.
+      frame_patch_size: frames of a patch; must divide the video's.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
+      use_flash_attn: upstream's switch; both values compute the same, and the
+        implementation is chosen by device and dtype (`blocks.attention.attend`).
     """
 
+    image_size: int | Sequence[int]
+    image_patch_size: int | Sequence[int]
+    frames: int
+    frame_patch_size: int
+    scan: bool = False
+    remat: bool = False
     use_flash_attn: bool = True
+
+    @property
+    def grid(self) -> Grid:
+        sizes = self.image_size, self.image_patch_size, self.frames, self.frame_patch_size
+        return video_grid(*sizes, self.channels)
 
     def trunk(self) -> nn.Module:
         # upstream: there is no norm behind the last block, unlike in `simple_flash_attn_vit`, which has it in the
@@ -29,7 +48,7 @@ class SimpleViT(SimpleGridViT, VideoGrid, kw_only=True):
         return Transformer(self.depth, self.block(), scan=self.scan, remat=self.remat)
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness, for videos',
     arxiv='2205.14135',

@@ -16,13 +16,14 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, attention_map, merge_heads, split_heads
-from vit_flax.blocks.feedforward import SimpleFeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import SimpleFeedForward
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Attention(Module):
@@ -69,7 +70,7 @@ class AttentionResidual(Module):
     Attributes:
       branch: constructor of the branch.
       mixture: constructor of the attention over depth; None gives the branch the last of the history.
-      learned_query: one learned query for all tokens, else each asks with its last state.
+      learned_query: one learned query for all tokens, else each token's last state is its query.
     """
 
     branch: Callable[..., nn.Module]
@@ -89,7 +90,7 @@ class AttentionResidual(Module):
 
 
 class DepthTransformer(Module):
-    """Blocks that read the history, `[b n l d] -> [b n l+2*depth d], [b n d]`: all states and the last mixture."""
+    """Blocks that attend over the history, `[b n l d] -> [b n l+2*depth d], [b n d]`: all states, last mixture."""
 
     depth: int
     heads: int
@@ -119,10 +120,18 @@ class SimpleViTAttnResidual(SimpleViTBase, kw_only=True):
     """SimpleViT with attention over depth (no paper): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
-      learned_query: each mixture asks with one learned query, else with the token's last state.
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
+      learned_query: mixtures have one learned query, else the token's last state is the query.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     learned_query: bool = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def trunk(self) -> nn.Module:
         return DepthTransformer(
@@ -152,11 +161,11 @@ class SimpleViTAttnResidual(SimpleViTBase, kw_only=True):
           return_history: also return all states, the given ones first.
         """
         tokens, states = self.encode_with_history(self.embed(images, train), history)
-        logits = self.classify(tokens)
+        logits = self.classify(tokens, train) if self.num_classes > 0 else tokens
         return (logits, list(jnp.unstack(states, axis=2))) if return_history else logits
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViTAttnResidual,
     title='Attention Residuals',
     arxiv='2603.15031',

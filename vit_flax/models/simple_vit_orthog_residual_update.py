@@ -4,7 +4,7 @@ vit-pytorch's `simple_vit_orthog_residual_update`: SimpleViT whose blocks add on
 branch's output that is orthogonal to the residual stream, token by token.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
 from typing import Any
@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.torch_like import Dense
 from vit_flax.blocks.transformer import Block
-from vit_flax.models import simple_vit
+from vit_flax.card import ModelCard
+from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class OrthogonalUpdate(Module):
@@ -52,21 +53,33 @@ class OrthogonalUpdate(Module):
     torch_names = {'branch': 'block'}
 
 
-class SimpleViT(simple_vit.SimpleViT, kw_only=True):
+class SimpleViT(SimpleViTBase, kw_only=True):
     """SimpleViT with orthogonal updates (arXiv:2505.11881): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       orthog_residual_update_kwargs: arguments of `OrthogonalUpdate`: `double_precision`, `learned`.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     orthog_residual_update_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    scan: bool = False
+    remat: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def block(self) -> Callable[..., nn.Module]:
         update = partial(OrthogonalUpdate, **self.orthog_residual_update_kwargs, **self.precision)
         return partial(Block, partial(update, self.attention()), partial(update, self.feedforward()))
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='Revisiting Residual Connections: Orthogonal Updates for Stable and Efficient Deep Networks',
     arxiv='2505.11881',

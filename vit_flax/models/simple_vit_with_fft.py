@@ -12,23 +12,43 @@ from einops import rearrange
 from jax import Array
 
 from vit_flax.blocks.checks import pair, patch_grid
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.patches import PatchEmbedding
-from vit_flax.models import simple_vit
+from vit_flax.card import ModelCard
+from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
-class SimpleViT(simple_vit.SimpleViT, kw_only=True):
+class SimpleViT(SimpleViTBase, kw_only=True):
     """SimpleViT with tokens of the spectrum (no paper): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       freq_patch_size: height and width of a patch of the spectrum; must divide the image's.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     freq_patch_size: int | Sequence[int]
+    scan: bool = False
+    remat: bool = False
+
+    # its tokens of the spectrum are of the whole image
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return math.prod(patch_grid(self.image_size, self.freq_patch_size, patches='freq_patch_size'))
 
     def setup(self) -> None:
-        patch_grid(self.image_size, self.freq_patch_size, patches='freq_patch_size')
+        _ = self.num_prefix_tokens  # checks the sizes
         super().setup()
         self.to_freq_embedding = PatchEmbedding(self.freq_patch_size, self.dim, **self.precision)
 
@@ -49,7 +69,7 @@ class SimpleViT(simple_vit.SimpleViT, kw_only=True):
         return self.transformer(tokens, train=train)[:, frequencies:]
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='SimpleViT with Fourier tokens',
     arxiv='',

@@ -17,10 +17,9 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, repeat, to_float32
 from vit_flax.blocks.torch_like import LayerNorm
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.models import simple_vit
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit_with_register_tokens import WithRegisters
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class HyperConnection(Module):
@@ -94,14 +93,18 @@ class HyperTransformer(Module):
     torch_names = {'blocks': ''}
 
 
-class SimpleViT(WithRegisters, simple_vit.SimpleViT, kw_only=True):
+class SimpleViT(WithRegisters, kw_only=True):
     """SimpleViT with hyper-connections (arXiv:2409.19606): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
       num_residual_streams: streams, the paper's expansion rate.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     num_residual_streams: int
+    scan: bool = False
+    remat: bool = False
 
     def block(self) -> Callable[..., nn.Module]:
         return partial(HyperBlock, attention=self.attention(), feedforward=self.feedforward(), **self.precision)
@@ -112,7 +115,7 @@ class SimpleViT(WithRegisters, simple_vit.SimpleViT, kw_only=True):
         )
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='Hyper-Connections',
     arxiv='2409.19606',

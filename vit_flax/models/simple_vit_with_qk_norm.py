@@ -4,19 +4,20 @@ vit-pytorch's `simple_vit_with_qk_norm`: SimpleViT whose queries and keys are no
 head, which keeps the attention scores bounded at large learning rates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import HeadRMSNorm
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.models import simple_vit
+from vit_flax.card import ModelCard
+from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Attention(Module):
@@ -37,25 +38,41 @@ class Attention(Module):
         return Dense(dim, use_bias=False, **self.precision, name='to_out')(merge_heads(x))
 
 
-class SimpleViT(simple_vit.SimpleViT, kw_only=True):
+class SimpleViT(SimpleViTBase, kw_only=True):
     """SimpleViT with query-key normalisation (arXiv:2302.05442): images `[b h w c]` to `[b dim]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       classifier: end in a linear layer to `num_classes` logits; upstream ends in a LayerNorm.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     classifier: bool = False
+    scan: bool = False
+    remat: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        return super().head if self.classifier else ()
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(Attention, self.heads, self.dim_head, **self.precision)
 
-    def head(self) -> nn.Module:
+    def classification_head(self) -> nn.Module:
         # upstream: the head is a LayerNorm instead of a linear layer, so the model returns [b dim] and never
         # uses num_classes; `classifier=True` gives logits.
-        return super().head() if self.classifier else LayerNorm(**self.precision)
+        return super().classification_head() if self.classifier else LayerNorm(**self.precision)
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='Scaling Vision Transformers to 22 Billion Parameters',
     arxiv='2302.05442',

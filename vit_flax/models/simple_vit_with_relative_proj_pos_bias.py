@@ -5,7 +5,7 @@ each query weighs a bank of learned curves over the distance. No paper; vit-pyto
 language model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
-from vit_flax.blocks.checks import pair
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, take_rows
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.models import simple_vit
+from vit_flax.card import ModelCard
+from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class RelativeProjPositionalBias(Module):
@@ -52,17 +52,17 @@ class RelativeProjPositionalBias(Module):
         shape = (axes, curves, 2 * self.max_dist - 1)
         banks = self.param('distance_banks', normal(0.02), shape, self.param_dtype)
         weights, banks = self.promote(weights, banks)
-        # A bias along one axis is the same for all keys that share the place on it, so each axis is
-        # gathered for its own places only and then spread over the grid.
-        places = np.stack([place.ravel() for place in np.indices(grid)])
+        # A bias along one axis is the same for all keys that share the position on it, so each axis is
+        # gathered for its own positions only and then spread over the grid.
+        positions = np.stack([position.ravel() for position in np.indices(grid)])
         bias: Array | float = 0.0
         near: np.ndarray | bool = True
         for axis, size in enumerate(grid):
-            distance = places[axis][:, None] - np.arange(size)
+            distance = positions[axis][:, None] - np.arange(size)
             bank = take_rows(banks[axis].T, np.clip(distance + self.max_dist - 1, 0, 2 * self.max_dist - 2))
             along = einsum_float32('b e n r, n m r -> b e n m', weights[axis], bank)
-            bias = bias + along[..., places[axis]]
-            near = near & (np.abs(distance) < self.max_dist)[:, places[axis]]
+            bias = bias + along[..., positions[axis]]
+            near = near & (np.abs(distance) < self.max_dist)[:, positions[axis]]
         return jnp.where(near, bias, 0)
 
     torch_names = {'to_distance_weights': 'to_distance_weights.0'}
@@ -90,31 +90,45 @@ class Attention(Module):
         return rearrange(x, 'b (h w) d -> b h w d', h=rows)
 
 
-class SimpleViT(simple_vit.SimpleViT, kw_only=True):
+class SimpleViT(SimpleViTBase, kw_only=True):
     """SimpleViT with projected position biases (no paper): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       num_distance_basis: learned curves for each axis.
       max_dist: distances of `max_dist` patches and more have no bias.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     num_distance_basis: int = 16
     max_dist: int = 512
+    scan: bool = False
+    remat: bool = False
+
+    # its tokens stay on their grid
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(Attention, self.heads, self.dim_head, self.num_distance_basis, self.max_dist, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, which stay on their grid, `[b H W c] -> [b h w d]`."""
-        rows = images.shape[1] // pair(self.patch_size, 'patch_size')[0]
+        rows = self.grid.shape_of(images)[0]
         return rearrange(super().embed(images, train), 'b (h w) d -> b h w d', h=rows)
 
-    def classify(self, tokens: Array) -> Array:
-        """Encoded tokens to logits, `[b h w d] -> [b num_classes]`."""
-        return self.linear_head(self.tap('to_latent', tokens.mean(axis=(1, 2))))
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
+        return tokens.mean(axis=(1, 2))
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='SimpleViT with projected relative position biases',
     arxiv='',

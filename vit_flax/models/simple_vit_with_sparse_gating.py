@@ -15,12 +15,12 @@ from jax import Array
 
 from vit_flax.blocks.attention import attend, attention_scores, merge_heads, split_heads
 from vit_flax.blocks.checks import check_choice
-from vit_flax.blocks.feedforward import SimpleFeedForward
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import SimpleFeedForward
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit_with_register_tokens import WithRegisters
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Attention(Module):
@@ -119,7 +119,7 @@ class SimpleViTWithSparseGating(WithRegisters, kw_only=True):
     def __call__(self, images: Array, train: bool = False, return_loss: bool = False) -> Any:
         """Images to logits, with `return_loss` also the sparsity loss `[]`."""
         tokens, gates = self.encode_with_gates(self.embed(images, train), train)
-        logits = self.classify(tokens)
+        logits = self.classify(tokens, train) if self.num_classes > 0 else tokens
         if not return_loss:
             return logits
         if self.sparsity_loss_type == 'thresholded_l1':
@@ -127,7 +127,7 @@ class SimpleViTWithSparseGating(WithRegisters, kw_only=True):
         return logits, gates.mean()
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViTWithSparseGating,
     title='SimpleViT with sparse gating',
     arxiv='',

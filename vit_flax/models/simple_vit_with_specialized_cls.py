@@ -5,7 +5,7 @@ own everywhere, and projections to queries, keys and values of its own in the fi
 blocks. The class token is what is classified.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -14,12 +14,13 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Specialized(Module):
@@ -97,11 +98,22 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     """SimpleViT with a specialised class token (arXiv:2602.08626): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       specialize_qkv_depth: blocks in which the class token has projections of its own; None is a
         third of them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     specialize_qkv_depth: int | None = None
+
+    # it encodes a class token too
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def setup(self) -> None:
         super().setup()
@@ -118,12 +130,15 @@ class SimpleViT(SimpleViTBase, kw_only=True):
         cls = repeat(self.cls_token, 'd -> b 1 d', b=tokens.shape[0])
         return self.transformer(jnp.concatenate(self.promote(cls, tokens), axis=1), train=train)
 
-    def classify(self, tokens: Array) -> Array:
-        """The encoded class token to logits, `[b 1+n d] -> [b num_classes]`."""
-        return self.linear_head(self.tap('to_latent', tokens[:, 0]))
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
+        return tokens[:, 0]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 1
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='Revisiting [CLS] and Patch Token Interaction in Vision Transformers',
     arxiv='2602.08626',

@@ -4,19 +4,22 @@ vit-pytorch's `simple_vit_with_value_residual`: SimpleViT whose blocks mix the v
 attention with those of the first block, by a factor that each token and head learns.
 """
 
+from collections.abc import Sequence
+
 import jax
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
-from vit_flax.blocks.feedforward import BareFeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
+from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
-from vit_flax.registry import Model
 
 
 class Attention(Module):
@@ -57,21 +60,36 @@ class ValueResidualTransformer(Module):
             update, values = attention(x, first_values)
             first_values = values if first_values is None else first_values
             x = x + update
-            x = x + BareFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
+            x = x + SimpleFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
             self.tap(f'block_{i}', x)
         return LayerNorm(**self.precision, name='norm')(x)
 
-    torch_names = {'block_{i}_attention': 'layers.{i}.0', 'block_{i}_feedforward': 'layers.{i}.1'}
+    torch_names = {
+        'block_{i}_attention': 'layers.{i}.0',
+        'block_{i}_feedforward': ('layers.{i}.1', BARE_SIMPLE_FEEDFORWARD),
+    }
 
 
 class SimpleViT(SimpleViTBase, kw_only=True):
-    """SimpleViT with value residuals (arXiv:2410.17897): images `[b h w c]` to logits `[b num_classes]`."""
+    """SimpleViT with value residuals (arXiv:2410.17897): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
+    """
+
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def trunk(self) -> nn.Module:
         return ValueResidualTransformer(self.depth, self.heads, self.dim_head, self.mlp_dim, **self.precision)
 
 
-MODEL = Model(
+CARD = ModelCard(
     SimpleViT,
     title='Value Residual Learning',
     arxiv='2410.17897',

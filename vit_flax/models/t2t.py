@@ -15,15 +15,16 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import Attention
+from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_choice, check_images, pair
 from vit_flax.blocks.class_token import ClassTokenAndPositions
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import TokenGrid
+from vit_flax.blocks.kernels.pooling import pooled_length
+from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.pooling import pooled_length
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.blocks.unfold import unfold
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.card import ModelCard
 
 
 class TokensToToken(Module):
@@ -55,7 +56,7 @@ class TokensToToken(Module):
     torch_names = {'transformer_{i}': '{4*i+3}', 'projection_{i}': '{4*i+4}'}
 
 
-class T2TViT(Module, kw_only=True):
+class T2TViT(Backbone, kw_only=True):
     """Tokens-to-Token ViT (arXiv:2101.11986): images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first rows of the position table, as upstream does.
@@ -76,7 +77,7 @@ class T2TViT(Module, kw_only=True):
         with tokens `[b n d]`; for example `vit_flax.transformers.nystromformer.Nystromformer`.
       t2t_layers: size and step of each soft split, whose zero padding is half a step.
       scan: compile one block for all layers of the trunk, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: neither a transformer nor its sizes, unknown pool, images of another layout, too small for
@@ -101,15 +102,16 @@ class T2TViT(Module, kw_only=True):
 
     def setup(self) -> None:
         check_choice('pool', self.pool, ('cls', 'mean'))
-        rows, columns = self._grid()
         self.to_patch_embedding = TokensToToken(self.t2t_layers, self.dim, self.dropout, **self.precision)
-        self.positions = ClassTokenAndPositions((rows, columns), self.image_size, self.emb_dropout, **self.precision)
+        self.positions = ClassTokenAndPositions(self._grids()[-1], self.image_size, self.emb_dropout, **self.precision)
         if self.transformer is None:
             self.trunk = self._trunk()
         self.mlp_head = Dense(self.num_classes, **self.precision)
 
-    def _grid(self) -> tuple[int, int]:
+    def _grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of the tokens after each soft split."""
         rows, columns = pair(self.image_size, 'image_size')
+        grids = []
         for kernel_size, stride in self.t2t_layers:
             rows, columns = (pooled_length(size, kernel_size, stride, stride // 2) for size in (rows, columns))
             if min(rows, columns) < 1:
@@ -117,7 +119,8 @@ class T2TViT(Module, kw_only=True):
                     f'image_size={self.image_size} is too small for t2t_layers={self.t2t_layers}: '
                     'a soft split leaves no token of it'
                 )
-        return rows, columns
+            grids.append((rows, columns))
+        return grids
 
     def _trunk(self) -> nn.Module:
         if self.depth is None or self.heads is None or self.mlp_dim is None:
@@ -144,22 +147,28 @@ class T2TViT(Module, kw_only=True):
         transformer = self.trunk if self.transformer is None else self.transformer
         return transformer(tokens, train=train)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
         x = tokens[:, 0] if self.pool == 'cls' else tokens.mean(axis=1)
         return self.mlp_head(self.tap('to_latent', x))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
-        return self.classify(self.encode(self.embed(images, train), train))
+        """Images to logits, `[b h w c] -> [b num_classes]`; to the encoded tokens without classes."""
+        tokens = self.encode(self.embed(images, train), train)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        *splits, last = self.clone(image_size=tuple(lengths), parent=None)._grids()
+        return *map(TokenGrid, splits), TokenGrid(last, prefix=1)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'positions': '', 'trunk': 'transformer'}
 
 
-MODEL = Model(
+CARD = ModelCard(
     T2TViT,
     title='Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet',
     arxiv='2101.11986',

@@ -5,7 +5,7 @@ LayerScale, register tokens, and rotary beside learned positions. Registers turn
 fast; the class token does not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,15 +14,15 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import Attention, attend, merge_heads, split_qkv
-from vit_flax.blocks.checks import patch_grid
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock
+from vit_flax.blocks.grids import Grid, image_grid
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock
 from vit_flax.blocks.norms import RMSNorm
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
 from vit_flax.blocks.torch_like import Dense
 from vit_flax.blocks.transformer import Transformer
+from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase, published_size
-from vit_flax.registry import Model
 
 
 class RotaryAttention(Attention):
@@ -53,42 +53,37 @@ def small_scale(layer: Array) -> float:
     return 1e-4
 
 
-class Block(ScaledBlock):
-    """Attention and feed-forward, each scaled and residual."""
-
-    torch_names = {'attention': '0', 'feedforward': '1'}
-
-
-class Trunk(Transformer):
-    """The blocks, whose scales stand beside them in PyTorch."""
-
-    torch_names = {
-        **Transformer.torch_names,
-        **{
-            f'{block}/{branch}_scale/scale': name
-            for block in ('block_{i}', 'block')
-            for branch, name in (('attention', 'ls1.{i}'), ('feedforward', 'ls2.{i}'))
-        },
-    }
-
-
 class ViT(ViTBase, kw_only=True):
     """ViT-5 (arXiv:2602.08071): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       dim_head: width of one head, a multiple of 4.
       num_registers: learned tokens that take part and are not classified.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     num_registers: int = 4
     scan: bool = False
     remat: bool = False
 
+    can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 1 + self.num_registers
+
     @property
     def num_prefix_positions(self) -> int:
-        return 1 + self.num_registers
+        return self.num_prefix_tokens
 
     def setup(self) -> None:
         if self.dim_head % 4:
@@ -114,15 +109,17 @@ class ViT(ViTBase, kw_only=True):
         return partial(super().feedforward(), norm=RMSNorm)
 
     def block(self) -> Callable[..., nn.Module]:
-        return partial(Block, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision))
+        return partial(
+            LayerScaleBlock, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision)
+        )
 
     def trunk(self) -> nn.Module:
         norm = partial(RMSNorm, **self.precision)
-        return Trunk(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
+        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`: class token, registers, patches."""
-        x = self.embed_patches(images)
+        x = self.patch_tokens(images)
         if self.num_registers:
             x = self.prepend(self.register_tokens, x)
         x = self.add_positions(self.prepend(self.cls_token, x))
@@ -135,34 +132,38 @@ class ViT(ViTBase, kw_only=True):
     def angles(self, rows: int, columns: int) -> Array:
         """By how much the channels of each token turn, `[1 + num_registers + rows * columns, dim_head / 2]`."""
         of_patches, of_registers = self.patch_inv_freq.value, self.reg_inv_freq.value
-        registers, *places = (
+        registers, *positions = (
             jnp.arange(steps, dtype=of_patches.dtype) for steps in (self.num_registers, rows, columns)
         )
-        angles = jnp.concatenate([axial_angles([registers], of_registers), axial_angles(places, of_patches)])
+        angles = jnp.concatenate([axial_angles([registers], of_registers), axial_angles(positions, of_patches)])
         return jnp.pad(angles, ((1, 0), (0, 0)))
 
-    def encode(self, tokens: Array, train: bool = False, grid: tuple[int, int] | None = None) -> Array:
+    def encode(self, tokens: Array, train: bool = False, grid: Sequence[int] | None = None) -> Array:
         """The transformer, `[b n d] -> [b n d]`; `grid` of the patches, that of `image_size` if None."""
-        angles = self.angles(*(grid or patch_grid(self.image_size, self.patch_size)))
+        angles = self.angles(*(grid or self.grid.shape))
         return self.transformer(tokens, angles, train=train, layer=jnp.arange(self.depth))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.embed(images, train)
-        tokens = self.encode(tokens, train, patch_grid(images.shape[1:3], self.patch_size))
-        return self.classify(tokens) if self.num_classes > 0 else tokens
+        tokens = self.encode(tokens, train, self.grid.shape_of(images))
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = {
+        'transformer/block_{i}/attention': 'transformer.layers.{i}.0',
+        'transformer/block_{i}/attention_scale/scale': 'transformer.ls1.{i}',
+        'transformer/block_{i}/feedforward': 'transformer.layers.{i}.1',
+        'transformer/block_{i}/feedforward_scale/scale': 'transformer.ls2.{i}',
         'patch_inv_freq': 'rotary_emb.patch_inv_freq',
         'reg_inv_freq': 'rotary_emb.reg_inv_freq',
     }
 
 
 def frequencies(width: int, base: float) -> Array:
-    """Angle for each step of a place, of `width` channels in pairs, `[width / 2]`: from 1 down to about 1 / base."""
+    """Angle for each step of a position, of `width` channels in pairs, `[width / 2]`: from 1 down to about 1 / base."""
     return jnp.float32(base) ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='ViT-5: Vision Transformers for The Mid-2020s',
     arxiv='2602.08071',

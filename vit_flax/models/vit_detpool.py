@@ -5,7 +5,7 @@ averages them. A mask generator, such as a frozen segmentation model, may stand 
 """
 
 import math
-from functools import partial
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,10 @@ from jax import Array
 from jax.nn.initializers import Initializer, normal
 
 from vit_flax.blocks.checks import pair, patch_grid
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import LayerNorm
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase, published_size
-from vit_flax.registry import Model
 
 
 class BrightMask(Module):
@@ -53,25 +52,37 @@ class ViTDetPool(ViTBase, kw_only=True):
     """ViT that pools a masked object: images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       use_cls_token: whether a class token takes part in the attention. It gets no position and is
         never pooled, as upstream.
       mask_generator: a module that gives an object mask for images `[b h w c]` where the caller
         gives none; no gradient flows into it.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: a mask of another shape than the images' or their patches'.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     use_cls_token: bool = True
     mask_generator: nn.Module | None = None
     scan: bool = False
     remat: bool = False
 
     @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
     def num_cls_tokens(self) -> int:
         return 0
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return int(self.use_cls_token)
 
     def token_init(self) -> Initializer:
         return normal(0.01)
@@ -81,12 +92,8 @@ class ViTDetPool(ViTBase, kw_only=True):
         if self.use_cls_token:
             self.cls_token = self.param('cls_token', self.token_init(), (self.dim,), self.param_dtype)
 
-    def trunk(self) -> nn.Module:
-        norm = partial(LayerNorm, **self.precision)
-        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
-
     def embed(self, images: Array, train: bool = False) -> Array:
-        x = self.add_positions(self.embed_patches(images))
+        x = self.add_positions(self.patch_tokens(images))
         if self.use_cls_token:
             x = self.prepend(self.cls_token[None], x)
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
@@ -98,15 +105,17 @@ class ViTDetPool(ViTBase, kw_only=True):
         """The transformer, `[b n d] -> [b n d]`; `mask` bool `[b n]` of the tokens that are attended to."""
         return self.transformer(tokens, None if mask is None else mask[:, None, None], train=train)
 
-    def classify(self, tokens: Array, mask: Array | None = None) -> Array:
-        """The average of the patches in `mask` bool `[b n]`, or of all, to logits, `[b n d] -> [b num_classes]`."""
+    def pool_tokens(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
+        """The average of the patches in `mask` bool `[b n]`, or of all, `[b n d] -> [b d]`."""
         patches = tokens[:, int(self.use_cls_token) :]
         if mask is None:
-            mean = patches.mean(axis=1)
-        else:
-            total = jnp.where(mask[..., None], patches, 0).sum(axis=1)
-            mean = total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1e-5).astype(total.dtype)
-        return self.mlp_head(self.tap('to_latent', mean))
+            return patches.mean(axis=1)
+        total = jnp.where(mask[..., None], patches, 0).sum(axis=1)
+        return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1e-5).astype(total.dtype)
+
+    def classify(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
+        """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
+        return self.mlp_head(self.tap('to_latent', self.pool_tokens(tokens, train, mask)))
 
     def __call__(self, images: Array, train: bool = False, object_mask: Array | None = None) -> Array:
         """Images to logits.
@@ -115,7 +124,7 @@ class ViTDetPool(ViTBase, kw_only=True):
           images: `[b h w c]`.
           train: dropout.
           object_mask: bool, of pixels `[b h w]` or of patches `[b h' w']`, `[b n]`; where there is
-            none the mask generator is asked, and without one everything is seen.
+            none the mask generator makes it, and without one all patches are used.
         """
         tokens = self.embed(images, train)
         if object_mask is None and self.mask_generator is not None:
@@ -126,10 +135,10 @@ class ViTDetPool(ViTBase, kw_only=True):
             if self.use_cls_token:
                 seen = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         tokens = self.encode(tokens, train, seen)
-        return self.classify(tokens, mask) if self.num_classes > 0 else tokens
+        return self.classify(tokens, train, mask) if self.num_classes > 0 else tokens
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViTDetPool,
     title='DetPool ViT',
     arxiv='https://openreview.net/forum?id=NZDaMcpXZm',

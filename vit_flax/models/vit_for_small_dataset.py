@@ -2,7 +2,7 @@
 
 vit-pytorch's `vit_for_small_dataset`: a ViT that learns from little. Patches are cut from the image
 together with shifted copies of it, and attention has a learned temperature and leaves out the
-token's own place.
+token's own position.
 """
 
 import math
@@ -17,12 +17,13 @@ from jax.nn.initializers import constant
 
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.checks import check_images, pair
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.models.vit import HeadNormViT
-from vit_flax.registry import Model
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase
 
 
 class LSA(Module):
@@ -50,7 +51,7 @@ class LSA(Module):
 
 
 def shifted(images: Array, down: int, right: int) -> Array:
-    """The picture moved by so many pixels, zeros where it was, `[b h w c] -> [b h w c]`."""
+    """The image shifted by pixels, padded with zeros, `[b h w c] -> [b h w c]`."""
     _, height, width, _ = images.shape
     around = [(max(step, 0), max(-step, 0)) for step in (down, right)]
     images = jnp.pad(images, ((0, 0), *around, (0, 0)))
@@ -90,14 +91,32 @@ class SPT(Module, kw_only=True):
     torch_names = {'norm': 'to_patch_tokens.1', 'projection': 'to_patch_tokens.2'}
 
 
-class ViT(HeadNormViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """ViT for small datasets (arXiv:2112.13492): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       paper_shifts: shift the copies of the image as the paper does, diagonally by half a patch.
+      pool: 'cls' classifies the class token, 'mean' the average of all tokens.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     paper_shifts: bool = False
+    pool: str = 'cls'
+    scan: bool = False
+    remat: bool = False
+
+    norm_in_head = True
+    # a token covers more of the image than its patch
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def patch_embedding(self) -> nn.Module:
         return SPT(
@@ -108,17 +127,16 @@ class ViT(HeadNormViT, kw_only=True):
             **self.precision,
         )
 
-    # a token holds more of the image than its patch: objectives that hide patches are to refuse it
-    embed_tokens = None  # type: ignore[assignment]
-
-    def embed_patches(self, images: Array) -> Array:
+    def patch_tokens(self, images: Array) -> Array:
         return self.to_patch_embedding(images)
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(LSA, self.heads, self.dim_head, self.dropout, **self.precision)
 
+    torch_names = BATCH_AXES
 
-MODEL = Model(
+
+CARD = ModelCard(
     ViT,
     title='Vision Transformer for Small-Size Datasets',
     arxiv='2112.13492',

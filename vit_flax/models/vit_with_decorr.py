@@ -15,12 +15,13 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import orthogonal
 
-from vit_flax.blocks.feedforward import FeedForward
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import no_norm
 from vit_flax.blocks.torch_like import LayerNorm
-from vit_flax.models.vit import BATCH_AXES, PooledViT, published_size
-from vit_flax.registry import Model
+from vit_flax.blocks.transformer import FeedForward
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 def draw_sample(rng: Array, shape: Sequence[int], count: int) -> Array:
@@ -36,12 +37,12 @@ class DecorrelationLoss(Module):
     Attributes:
       sample_frac: share of the tokens that is looked at.
       soft_validate_num_sampled: with fewer than two tokens the loss is 0 instead of an error.
-      use_subspace: look at random projections of the channels, fixed at initialisation.
+      use_subspace: decorrelate random projections of the channels, fixed at initialisation.
       dim: width of a token; needed for the projections.
       dim_subspace: width of a projection.
       num_subspaces: how many projections.
       mean_center: subtract the average token first: covariances instead of correlations.
-      across_depth: the tokens are the layers' outputs at one place; then all are looked at.
+      across_depth: the tokens are the layers' outputs at one position; then all are used.
 
     Raises:
       ValueError: a share outside of [0, 1] or of fewer than two tokens, projections of unknown or
@@ -109,14 +110,8 @@ class DecorrelationLoss(Module):
         return loss.sum(axis=tuple(range(loss.ndim - 1))).mean()
 
 
-class OpenFeedForward(FeedForward):
-    """A feed-forward network whose norm stands outside."""
-
-    torch_names = {'expand': 'net.0', 'contract': 'net.3'}
-
-
 class OpenBlock(Module):
-    """A block that also returns what its two branches see and what they give, `[2 b n d]` each."""
+    """A block that also returns the inputs and the outputs of its two branches, `[2 b n d]` each."""
 
     attention: Callable[..., nn.Module]
     feedforward: Callable[..., nn.Module]
@@ -134,12 +129,13 @@ class OpenBlock(Module):
         'attention_norm': '0.norm',
         'attention': '0',
         'feedforward_norm': '1.norm',
-        'feedforward': '1',
+        # there the norm is outside of the sequence
+        'feedforward': ('1', {'expand': 'net.0', 'contract': 'net.3'}),
     }
 
 
 class OpenTransformer(Module):
-    """`depth` blocks and a norm, `[b n d]` to the same, and what the 2 * depth branches see and give, `[l b n d]`."""
+    """`depth` blocks and a norm, `[b n d] -> [b n d]`, with inputs and outputs of all branches, `[l b n d]`."""
 
     depth: int
     block: Callable[..., nn.Module]
@@ -157,29 +153,39 @@ class OpenTransformer(Module):
     torch_names = {'block_{i}': 'layers.{i}'}
 
 
-class ViT(PooledViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """ViT with a decorrelation loss (arXiv:2510.14657): images `[b h w c]` to logits `[b num_classes]` and the loss.
 
     Attributes:
-      decorr_sample_frac: share of the tokens that the loss looks at; 0 turns it off.
-      decorr_use_subspace: look at random projections of the channels, fixed at initialisation.
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
+      decorr_sample_frac: fraction of the tokens in the loss; 0 turns it off.
+      decorr_use_subspace: decorrelate random projections of the channels, fixed at initialisation.
       decorr_dim_subspace: width of a projection.
       decorr_num_subspaces: how many projections.
       decorr_mean_center: subtract the average token first.
-      decorr_layer_outputs_across_depth: look, at each place, at the outputs of all layers, instead of
+      decorr_layer_outputs_across_depth: decorrelate, at each position, the outputs of all layers instead of
         at the normalised inputs of each layer.
+      pool: 'cls' classifies the class token, 'mean' the average of all tokens.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     decorr_sample_frac: float = 1.0
     decorr_use_subspace: bool = False
     decorr_dim_subspace: int = 64
     decorr_num_subspaces: int = 1
     decorr_mean_center: bool = False
     decorr_layer_outputs_across_depth: bool = False
+    pool: str = 'cls'
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     def setup(self) -> None:
         if self.depth == 0:
-            raise ValueError('depth=0 must be at least 1: the loss looks at what the blocks see')
+            raise ValueError('depth=0 must be at least 1: the loss is of the inputs of the blocks')
         super().setup()
         if self.decorr_sample_frac > 0:
             self.decorr_loss = DecorrelationLoss(
@@ -195,7 +201,7 @@ class ViT(PooledViT, kw_only=True):
 
     def block(self) -> Callable[..., nn.Module]:
         attention = partial(self.attention(), norm=no_norm)
-        feedforward = partial(OpenFeedForward, self.mlp_dim, self.dropout, norm=no_norm, **self.precision)
+        feedforward = partial(FeedForward, self.mlp_dim, self.dropout, norm=no_norm, **self.precision)
         return partial(OpenBlock, attention, feedforward, **self.precision)
 
     def trunk(self) -> nn.Module:
@@ -217,11 +223,11 @@ class ViT(PooledViT, kw_only=True):
           images: `[b h w c]`.
           train: dropout.
           return_decorr_aux_loss: compute the loss, otherwise it is 0; None: when training.
-          sampled_tokens: int `[2*depth b m]`, which tokens the loss looks at; drawn from the rng
+          sampled_tokens: int `[2*depth b m]`, the tokens in the loss; drawn from the rng
             `tokens` if `decorr_sample_frac` is below 1 and left out here (see `draw_sample`).
         """
         x, seen, given = self.transformer(self.embed(images, train), train=train)
-        logits = self.classify(x) if self.num_classes > 0 else x
+        logits = self.classify(x, train) if self.num_classes > 0 else x
         loss = jnp.zeros((), logits.dtype)
         if self.decorr_sample_frac > 0:
             self.decorr_loss.declare()
@@ -234,7 +240,7 @@ class ViT(PooledViT, kw_only=True):
     torch_names = BATCH_AXES
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Decorrelation Speeds Up Vision Transformers',
     arxiv='2510.14657',

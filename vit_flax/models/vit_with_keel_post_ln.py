@@ -5,17 +5,18 @@ branch and normalised after it (Keel), beside the norm before each branch. No no
 the first branch is added as in ViT.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flax import linen as nn
 from jax import Array
 
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import LayerNorm
+from vit_flax.card import ModelCard
 from vit_flax.models import vit
-from vit_flax.models.vit import PooledViT, published_size
-from vit_flax.registry import Model
+from vit_flax.models.vit import ViTBase, published_size
 
 UnbiasedNorm = partial(LayerNorm, use_bias=False)
 
@@ -54,16 +55,25 @@ class KeelTransformer(Module):
     }
 
 
-class ViT(PooledViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """ViT with Keel's residual stream (arXiv:2601.19895): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       pool: 'cls' classifies the class token, 'mean' the average token (there is no class token then).
       keel_residual_scale: what the residual stream is multiplied with at each branch; None: the
         number of branches, 2 * depth.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     keel_residual_scale: float | None = None
+    pool: str = 'cls'
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     @property
     def num_cls_tokens(self) -> int:
@@ -84,7 +94,7 @@ class ViT(PooledViT, kw_only=True):
     torch_only = vit.ViT.torch_only
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Post-LayerNorm Is Back: Stable, ExpressivE, and Deep',
     arxiv='2601.19895',

@@ -5,25 +5,44 @@ training, which shortens the step and regularises. Patches get their positions b
 token comes after and has none; patches are projected without norms.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.dropping import draw_patches
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.patches import PatchProjection
-from vit_flax.models.vit import HeadNormViT, published_size
-from vit_flax.registry import Model
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.weight_ops import UnitAxes
+from vit_flax.card import ModelCard
+from vit_flax.models.vit import ViTBase, published_size
 
 
-class ViT(HeadNormViT, kw_only=True):
+class ViT(ViTBase, kw_only=True):
     """ViT with patch dropout (arXiv:2208.07220): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       patch_dropout: share of the patches that is left out in training, in [0, 1).
+      pool: 'cls' classifies the class token, 'mean' the average of all tokens.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     patch_dropout: float = 0.25
+    pool: str = 'cls'
+    scan: bool = False
+    remat: bool = False
+
+    norm_in_head = True
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     @property
     def num_prefix_positions(self) -> int:
@@ -33,7 +52,7 @@ class ViT(HeadNormViT, kw_only=True):
         return PatchProjection(self.patch_size, self.dim, **self.precision)
 
     def embed(self, images: Array, train: bool = False, kept_patches: Array | None = None) -> Array:
-        x = self.add_positions(self.embed_patches(images))
+        x = self.add_positions(self.patch_tokens(images))
         if kept_patches is None and train and self.patch_dropout > 0:
             kept_patches = draw_patches(self.make_rng('mask'), x.shape[0], x.shape[1], self.patch_dropout)
         if kept_patches is not None:
@@ -51,12 +70,12 @@ class ViT(HeadNormViT, kw_only=True):
             training and left out here (see `draw_patches`).
         """
         tokens = self.encode(self.embed(images, train, kept_patches), train)
-        return self.classify(tokens) if self.num_classes > 0 else tokens
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = {'cls_token': ('cls_token', UnitAxes((0,)))}
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='PatchDropout: Economizing Vision Transformers Using Patch Dropout',
     arxiv='2208.07220',

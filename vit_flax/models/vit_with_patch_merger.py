@@ -5,7 +5,7 @@ attention of learned queries, so that the second half is cheap. It has no class 
 is classified.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from einops import rearrange
@@ -14,11 +14,12 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attend
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import LayerNorm
+from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
-from vit_flax.registry import Model
 
 
 class PatchMerger(Module):
@@ -71,12 +72,23 @@ class ViT(ViTBase, kw_only=True):
     """ViT with a patch merger (arXiv:2202.12015): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
+      image_size: height and width in pixels, or one number for both.
+      patch_size: height and width of a patch; must divide the image's.
       patch_merge_layer: number of blocks before the merger; None: half of them.
       patch_merge_num_tokens: tokens after it.
     """
 
+    image_size: int | Sequence[int]
+    patch_size: int | Sequence[int]
     patch_merge_layer: int | None = None
     patch_merge_num_tokens: int = 8
+
+    # its blocks merge tokens that an objective may ask for
+    can_embed_patches = can_drop_tokens = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
 
     @property
     def num_cls_tokens(self) -> int:
@@ -86,7 +98,7 @@ class ViT(ViTBase, kw_only=True):
     def num_positions(self) -> int:
         # upstream: the position table has a row for a class token that is not there; images with a patch
         # more than image_size has may use it.
-        return self.num_patches + 1
+        return self.grid.num_patches + 1
 
     def trunk(self) -> nn.Module:
         return MergingTransformer(
@@ -97,13 +109,13 @@ class ViT(ViTBase, kw_only=True):
             **self.precision,
         )
 
-    def pool_tokens(self, tokens: Array) -> Array:
+    def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
         return tokens.mean(axis=1)
 
     torch_names = {**BATCH_AXES, 'mlp_head': 'mlp_head.1'}
 
 
-MODEL = Model(
+CARD = ModelCard(
     ViT,
     title='Learning to Merge Tokens in Vision Transformers',
     arxiv='2202.12015',

@@ -5,7 +5,7 @@ of a video at once. The factorised encoder reads each step of time by itself and
 factorised self-attention each block does both. Frames can be masked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -15,17 +15,17 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import Attention
-from vit_flax.blocks.checks import check_choice, check_places
-from vit_flax.blocks.feedforward import FeedForward
-from vit_flax.blocks.grids import VideoGrid
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.checks import check_choice, warn_of_other_grid
+from vit_flax.blocks.grids import Grid, TokenGrid, video_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
-from vit_flax.registry import Model
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
+from vit_flax.card import ModelCard
 
 
 class FactorizedBlock(Module):
@@ -36,29 +36,33 @@ class FactorizedBlock(Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
-        """Args: x `[b t n d]`; mask bool `[b t]`, which steps of time are seen."""
-        _, steps, places, _ = x.shape
+        """Args: x `[b t n d]`; mask bool `[b t]`, which time steps may be attended to."""
+        _, steps, positions, _ = x.shape
         x = rearrange(x, 'b t n d -> (b t) n d')
         x = x + self.attention(name='spatial_attention')(x, train=train)
         x = rearrange(x, '(b t) n d -> (b n) t d', t=steps)
-        keys = None if mask is None else key_mask(jnp.repeat(mask, places, axis=0))
+        keys = None if mask is None else key_mask(jnp.repeat(mask, positions, axis=0))
         x = x + self.attention(name='temporal_attention')(x, keys, train=train)
         x = x + self.feedforward(name='feedforward')(x, train=train)
-        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', n=places))
+        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', n=positions))
 
     torch_names = {'spatial_attention': '0', 'temporal_attention': '1', 'feedforward': '2'}
 
 
 def key_mask(mask: Array) -> Array:
-    """Which keys are seen, by all heads and queries, `[b m] -> [b 1 1 m]`."""
+    """A mask of keys, for all heads and queries, `[b m] -> [b 1 1 m]`."""
     return mask[:, None, None, :]
 
 
-class ViViTBase(VideoGrid, kw_only=True):
+class ViViTBase(Backbone, kw_only=True):
     """What the models of factorised space and time share: boxes, positions, class token of each step, masks.
 
     Attributes:
-      num_classes: width of the logits.
+      image_size: height and width of a frame in pixels, or one number for both.
+      image_patch_size: height and width of a patch; must divide the frame's.
+      frames: of a video.
+      frame_patch_size: frames of a patch; must divide the video's.
+      num_classes: width of the logits; 0 returns the encoded tokens instead.
       dim: width of a token.
       spatial_depth: blocks across space.
       temporal_depth: blocks across time.
@@ -69,16 +73,20 @@ class ViViTBase(VideoGrid, kw_only=True):
       dim_head: width of one head.
       dropout: rate after each projection and on the attention maps.
       emb_dropout: rate on the embedded tokens.
-      use_flash_attn: upstream's switch; both values give the same numbers, and what is computed is
-        chosen by device and dtype (`blocks.attention.attend`).
+      use_flash_attn: upstream's switch; both values compute the same, and the
+        implementation is chosen by device and dtype (`blocks.attention.attend`).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the video, unknown pool, a video of another layout or larger than the
         position table, a mask of another shape.
     """
 
+    image_size: int | Sequence[int]
+    image_patch_size: int | Sequence[int]
+    frames: int
+    frame_patch_size: int
     num_classes: int
     dim: int
     spatial_depth: int
@@ -97,10 +105,15 @@ class ViViTBase(VideoGrid, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    @property
+    def grid(self) -> Grid:
+        sizes = self.image_size, self.image_patch_size, self.frames, self.frame_patch_size
+        return video_grid(*sizes, self.channels)
+
     def setup(self) -> None:
         check_choice('pool', self.pool, ('cls', 'mean'))
-        steps, rows, columns = self.grid
-        self.to_patch_embedding = PatchEmbedding(self.patch_lengths, self.dim, **self.precision)
+        steps, rows, columns = self.grid.shape
+        self.to_patch_embedding = PatchEmbedding(self.grid.patch, self.dim, **self.precision)
         shape = steps, rows * columns, self.dim
         self.pos_embedding = self.param('pos_embedding', normal(1.0), shape, self.param_dtype)
         if self.pool == 'cls':
@@ -121,18 +134,18 @@ class ViViTBase(VideoGrid, kw_only=True):
         return Transformer(depth, partial(block, self.attention(), self.feedforward()), norm, self.scan, self.remat)
 
     def position_tables(self) -> dict[str, PositionTable]:
-        return {'pos_embedding': PositionTable(self.grid)}
+        return {'pos_embedding': PositionTable(self.grid.shape)}
 
     def embed(self, video: Array, train: bool = False) -> Array:
         """Videos to boxes with positions, `[b T H W c] -> [b t n d]`; a class token comes first in each step."""
-        self.check_input(video)
+        self.grid.check(video)
         x = self.to_patch_embedding(video)
-        check_places(x.shape[2:4], self.grid[1:], self.stated_size)
+        warn_of_other_grid(x.shape[2:4], self.grid.shape[1:], self.grid.size)
         x = rearrange(x, 'b t h w d -> b t (h w) d')
-        batch, steps, places, _ = x.shape
-        self.check_room(steps, self.grid[0])
-        self.check_room(places, self.grid[1] * self.grid[2])
-        x, positions = self.promote(x, self.pos_embedding[:steps, :places])
+        batch, steps, patches, _ = x.shape
+        self.grid.check_num_positions(steps, self.grid.shape[0])
+        self.grid.check_num_positions(patches, self.grid.shape[1] * self.grid.shape[2])
+        x, positions = self.promote(x, self.pos_embedding[:steps, :patches])
         x = add(x, positions)
         if self.pool == 'cls':
             cls, x = self.promote(repeat(self.spatial_cls_token, 'd -> b t 1 d', b=batch, t=steps), x)
@@ -140,7 +153,7 @@ class ViViTBase(VideoGrid, kw_only=True):
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
     def seen_steps(self, tokens: Array, mask: Array | None) -> Array | None:
-        """Steps of time whose frames are all seen, `[b T] -> [b t]`."""
+        """Time steps whose frames may all be attended to, `[b T] -> [b t]`."""
         if mask is None:
             return None
         frames = tokens.shape[1] * self.frame_patch_size
@@ -153,13 +166,14 @@ class ViViTBase(VideoGrid, kw_only=True):
         x = transformer(rearrange(tokens, 'b t n d -> (b t) n d'), train=train)
         return rearrange(x, '(b t) n d -> b t n d', t=tokens.shape[1])
 
-    def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
-        """All attention; what `classify` takes."""
-        raise NotImplementedError
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        steps, rows, columns = (length // patch for length, patch in zip(lengths, self.grid.patch, strict=True))
+        prefix = int(self.pool == 'cls')
+        return TokenGrid((rows, columns), prefix), TokenGrid((steps,), prefix)
 
-    def classify(self, tokens: Array) -> Array:
-        """Encoded tokens to logits."""
-        raise NotImplementedError
+    @property
+    def layout(self) -> str:
+        return self.grid.layout
 
     def __call__(self, video: Array, train: bool = False, mask: Array | None = None) -> Array:
         """Videos to logits.
@@ -167,10 +181,11 @@ class ViViTBase(VideoGrid, kw_only=True):
         Args:
           video: `[b t h w c]`, of as many frames as the model is built for or fewer.
           train: dropout.
-          mask: bool `[b t]`, False for frames that attention across time does not see, such as padding; a step of
-            several frames is seen if all of them are.
+          mask: bool `[b t]`, False for frames that temporal attention ignores, such as padding; a step of
+            several frames is attended to if all of them may be.
         """
-        return self.classify(self.encode(self.embed(video, train), train, mask))
+        tokens = self.encode(self.embed(video, train), train, mask)
+        return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = {
         'pos_embedding': ('pos_embedding', UnitAxes((0,))),
@@ -204,7 +219,8 @@ class ViViT(ViViTBase, kw_only=True):
                     'for factorized_self_attention'
                 )
             self.factorized_transformer = self.trunk(self.spatial_depth, FactorizedBlock)
-        self.mlp_head = Dense(self.num_classes, **self.precision)
+        if self.num_classes > 0:
+            self.mlp_head = Dense(self.num_classes, **self.precision)
 
     def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
         """All attention: `[b t n d]` to itself, or to `[b t d]` by the factorised encoder, class token first."""
@@ -219,7 +235,7 @@ class ViViT(ViViTBase, kw_only=True):
             seen = None if seen is None else jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
         return self.temporal_transformer(x, None if seen is None else key_mask(seen), train=train)
 
-    def classify(self, tokens: Array) -> Array:
+    def classify(self, tokens: Array, train: bool = False) -> Array:
         """Pooled tokens to logits, `[b ... d] -> [b num_classes]`."""
         x = rearrange(tokens, 'b ... d -> b (...) d')
         return self.mlp_head(self.tap('to_latent', x[:, 0] if self.pool == 'cls' else x.mean(axis=1)))
@@ -228,7 +244,7 @@ class ViViT(ViViTBase, kw_only=True):
 # upstream: its README imports `ViT` from `vivit`, which has no class of that name; here it is another name of ViViT.
 ViT = ViViT
 
-MODEL = Model(
+CARD = ModelCard(
     ViViT,
     title='ViViT: A Video Vision Transformer',
     arxiv='2103.15691',

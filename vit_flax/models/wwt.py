@@ -18,18 +18,18 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks import feedforward
 from vit_flax.blocks.attention import attention_map, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, pair, patch_grid
-from vit_flax.blocks.conv import PointwiseConv
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.checks import patch_grid
+from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
 from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
-from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
+from vit_flax.blocks.torch_like import Dense, LayerNorm, PointwiseConv, gelu
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, FeedForward, Transformer
+from vit_flax.card import ModelCard
 
 UnbiasedNorm = partial(LayerNorm, use_bias=False)
 Interactions = Sequence[tuple[int, int]]
@@ -115,12 +115,6 @@ class AutoencodingHead(Module, kw_only=True):
         return x if self.decoder is None else self.decoder(x)
 
 
-class FeedForward(feedforward.FeedForward):
-    """LayerNorm, Linear, GELU, Dropout, Linear, Dropout, `[b n d] -> [b n d]`."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
-
-
 class MutualAttention(Module):
     """Tokens and slots attend to each other, and the mask takes notice, `[b n d], [b m d], [b g e n m]`.
 
@@ -185,7 +179,7 @@ class MutualAttention(Module):
             joined = rearrange(mask, 'b g e n m -> b n m (g e)')
             joined = PointwiseConv(self.heads, **self.precision, name='mask_project')(joined)
             mask = rearrange(joined, 'b n m e -> b 1 e n m')
-        _, groups, _, _, places = mask.shape
+        _, groups, _, _, positions = mask.shape
         rows = rearrange(mask, 'b g e n m -> b n (g e m)')
         width = rows.shape[-1]
         x = jnp.concatenate(self.promote(rows, tokens), axis=-1)
@@ -194,7 +188,7 @@ class MutualAttention(Module):
         x = nn.Dropout(self.dropout, name='mask_hidden_dropout')(x, deterministic=not train)
         x = Dense(width, **self.precision, name='mask_contract')(x)
         x = nn.Dropout(self.dropout, name='mask_dropout')(x, deterministic=not train)
-        return rearrange(x, 'b n (g e m) -> b g e n m', g=groups, m=places)
+        return rearrange(x, 'b n (g e m) -> b g e n m', g=groups, m=positions)
 
     torch_names = {
         'to_out_tokens': 'to_out_tokens.0',
@@ -231,7 +225,11 @@ class WWTBlock(Module):
         out = [x + self.feedforward(name=f'feedforward_{i}')(x, train=train) for i, x in enumerate(sums)]
         return tuple(self.tap('block', x) for x in out), tuple(next_masks)
 
-    torch_names = {'norm_{i}': 'norms.{i}', 'attention_{i}': 'attns.{i}', 'feedforward_{i}': 'mlps.{i}'}
+    torch_names = {
+        'norm_{i}': 'norms.{i}',
+        'attention_{i}': 'attns.{i}',
+        'feedforward_{i}': ('mlps.{i}', BARE_FEEDFORWARD),
+    }
 
 
 class LearnedTokens(Module):
@@ -264,7 +262,7 @@ class Head(Module):
     torch_names = {'norm': '0', 'linear': '1'}
 
 
-class WWT(Module, kw_only=True):
+class WWT(Backbone, kw_only=True):
     """What-Where Transformer (arXiv:2605.12021): images `[b h w c]` to logits `[b num_classes]`, and more if asked.
 
     Attributes:
@@ -293,7 +291,7 @@ class WWT(Module, kw_only=True):
       sigreg_seed: of the directions of the SIGReg loss in evaluation, where there is no rng: those that
         `draw_projections` makes of `jax.random.key(sigreg_seed)`, split over the levels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, slots do not fall, interactions are repeated, do not rise or
@@ -324,6 +322,17 @@ class WWT(Module, kw_only=True):
     sigreg_seed: int = 0
     scan: bool = False
     remat: bool = False
+
+    head = ('mlp_head/linear', 'mlp_head_tokens/linear')
+    taps_latent = False
+
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return self.num_register_tokens
 
     @property
     def slots_of_levels(self) -> tuple[int, ...]:
@@ -364,9 +373,10 @@ class WWT(Module, kw_only=True):
                 f'interactions={self.pairs} must be different pairs of levels 0 to {len(slots)}, the lower level first'
             )
         _ = self.regularised
-        rows, columns = patch_grid(self.image_size, self.patch_size)
         self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, UnbiasedNorm, **self.precision)
-        self.pos_embedding = self.param('pos_embedding', normal(1.0), (rows * columns, self.dim), self.param_dtype)
+        self.pos_embedding = self.param(
+            'pos_embedding', normal(1.0), (self.grid.num_patches, self.dim), self.param_dtype
+        )
         self.slots = [LearnedTokens(rows, self.dim, **self.precision) for rows in slots]
         registers = [LearnedTokens(rows, self.dim, **self.precision) for rows in self.registers]
         self.register_tokens, self.register_slots = registers[0], registers[1:]
@@ -396,9 +406,9 @@ class WWT(Module, kw_only=True):
 
     def embed(self, images: Array, train: bool = False) -> tuple[Array, ...]:
         """Images to the levels, registers first in each, `[b h w c] -> ([b n d], ...)`."""
-        check_images(images, self.channels)
-        if images.shape[1:3] != pair(self.image_size, 'image_size'):
-            raise ValueError(f'images of shape {images.shape} must be of image_size={pair(self.image_size)}')
+        self.grid.check(images)
+        if images.shape[1:3] != self.grid.lengths:
+            raise ValueError(f'images of shape {images.shape} must be of image_size={self.grid.lengths}')
         tokens = rearrange(self.to_patch_embedding(images), 'b h w d -> b (h w) d')
         tokens, positions = self.promote(tokens, self.pos_embedding)
         levels = [
@@ -432,7 +442,7 @@ class WWT(Module, kw_only=True):
             [mask[:, 0] for mask in seen] if one else seen,
         )
 
-    def classify(self, levels: tuple[Array, ...]) -> Array | WWTReturn:
+    def classify(self, levels: tuple[Array, ...], train: bool = False) -> Array | WWTReturn:
         """Logits of the encoded levels."""
         tokens, *slots = levels
         logits = sum(map(self.mlp_head, slots), start=jnp.zeros((), tokens.dtype)) / len(slots)
@@ -475,7 +485,7 @@ class WWT(Module, kw_only=True):
         heads = (self.task_heads,) if isinstance(self.task_heads, nn.Module) else tuple(self.task_heads)
         if return_embeddings and not self.is_initializing():
             return WWTFeatureReturn(tuple(slots), tokens if self.return_tokens else None, masks)
-        result: Any = self.classify(levels)
+        result: Any = self.classify(levels, train) if self.num_classes > 0 else (levels, masks)
         if heads:
             result = (result, *(head(levels, masks, self.pairs) for head in heads))
         if self.regularised:
@@ -484,11 +494,7 @@ class WWT(Module, kw_only=True):
         return result
 
     def position_tables(self) -> dict[str, PositionTable]:
-        return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
-
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
+        return {'pos_embedding': PositionTable(self.grid.shape)}
 
     torch_names = {
         'slots_{i}': 'slots.{i}',
@@ -499,7 +505,7 @@ class WWT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     WWT,
     title='What-Where Transformer: A Slot-Centric Visual Backbone for Concurrent Representation and Localization',
     arxiv='2605.12021',

@@ -1,15 +1,15 @@
 """XCiT: Cross-Covariance Image Transformers, arXiv:2106.09681.
 
 vit-pytorch's `xcit`: attention between channels instead of tokens (its cost is linear in the
-number of patches), depthwise convolutions that let neighbouring patches speak, LayerScale on each
+number of patches), depthwise convolutions that mix neighbouring patches, LayerScale on each
 branch, and a class token that joins only for the last blocks. It differs from ViT in all four.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -17,19 +17,18 @@ from jax import Array
 from jax.nn.initializers import normal, ones
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
-from vit_flax.blocks.checks import check_images, check_places, pair, patch_grid
-from vit_flax.blocks.dropping import surviving_layers
-from vit_flax.blocks.feedforward import FeedForward
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale, surviving_layers
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Transformer
-from vit_flax.registry import Model
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.transformer import FeedForward, Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
+from vit_flax.card import ModelCard
 
 
 def upstream_layer_scale(layer: Array) -> Array:
@@ -138,7 +137,7 @@ class ClassAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class XCiT(Module, kw_only=True):
+class XCiT(Backbone, kw_only=True):
     """Cross-Covariance Image Transformer (arXiv:2106.09681): images `[b h w c]` to logits `[b num_classes]`.
 
     A smaller image than `image_size` takes the first rows of the position table, as upstream does.
@@ -160,7 +159,7 @@ class XCiT(Module, kw_only=True):
       channels: of the images.
       layer_scale_init: index of a block to its initial LayerScale; `paper_layer_scale` is the paper's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, an even kernel, images of another layout or
@@ -185,12 +184,17 @@ class XCiT(Module, kw_only=True):
     scan: bool = False
     remat: bool = False
 
+    @property
+    def grid(self) -> Grid:
+        return image_grid(self.image_size, self.patch_size, self.channels)
+
     def setup(self) -> None:
-        rows, columns = patch_grid(self.image_size, self.patch_size)
         if self.local_patch_kernel_size % 2 == 0:
             raise ValueError(f'local_patch_kernel_size={self.local_patch_kernel_size} must be odd')
         self.to_patch_embedding = PatchEmbedding(self.patch_size, self.dim, **self.precision)
-        self.pos_embedding = self.param('pos_embedding', normal(1.0), (rows * columns, self.dim), self.param_dtype)
+        self.pos_embedding = self.param(
+            'pos_embedding', normal(1.0), (self.grid.num_patches, self.dim), self.param_dtype
+        )
         self.cls_token = self.param('cls_token', normal(1.0), (self.dim,), self.param_dtype)
         self.embedding_dropout = nn.Dropout(self.emb_dropout)
 
@@ -205,7 +209,7 @@ class XCiT(Module, kw_only=True):
             local_patch_interaction=partial(LocalPatchInteraction, self.local_patch_kernel_size, **self.precision),
             **parts,
         )
-        class_block = partial(ScaledBlock, attention=partial(ClassAttention, **heads), **parts)
+        class_block = partial(LayerScaleBlock, attention=partial(ClassAttention, **heads), **parts)
         self.xcit_transformer = Transformer(self.depth, xca_block, scan=self.scan, remat=self.remat)
         self.final_norm = LayerNorm(**self.precision)
         self.cls_transformer = Transformer(self.cls_depth, class_block, scan=self.scan, remat=self.remat)
@@ -214,16 +218,11 @@ class XCiT(Module, kw_only=True):
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to patches with positions, `[b H W c] -> [b h w d]`."""
-        check_images(images, self.channels)
+        self.grid.check(images)
         x = self.to_patch_embedding(images)
         _, rows, columns, _ = x.shape
-        if rows * columns > len(self.pos_embedding):
-            raise ValueError(
-                f'images of shape {images.shape} have {rows * columns} patches, image_size={self.image_size} has '
-                f'positions for {len(self.pos_embedding)}: build the model with the larger image_size and move the '
-                'table with vit_flax.resize_position_embedding'
-            )
-        check_places((rows, columns), patch_grid(self.image_size, self.patch_size), f'image_size={self.image_size}')
+        self.grid.check_num_positions(rows * columns)
+        self.grid.warn_of_other_grid((rows, columns))
         x, positions = self.promote(x, self.pos_embedding[: rows * columns])
         x = add(x, rearrange(positions, '(h w) d -> h w d', h=rows))
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
@@ -261,14 +260,15 @@ class XCiT(Module, kw_only=True):
           keep_cls_layers: bool `[cls_depth]`, the same for the class-attention blocks.
         """
         x = self.encode(self.embed(images, train), train, keep_layers)
-        return self.classify(x, train, keep_cls_layers)
+        return self.classify(x, train, keep_cls_layers) if self.num_classes > 0 else x
+
+    def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
+        # the class token joins in the blocks of class attention
+        (patches,) = super().token_grids(lengths)
+        return patches, replace(patches, prefix=1)
 
     def position_tables(self) -> dict[str, PositionTable]:
-        return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.patch_size))}
-
-    def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
-        return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
+        return {'pos_embedding': PositionTable(self.grid.shape)}
 
     torch_names = {
         'pos_embedding': ('pos_embedding', UnitAxes((0,))),
@@ -277,7 +277,7 @@ class XCiT(Module, kw_only=True):
     }
 
 
-MODEL = Model(
+CARD = ModelCard(
     XCiT,
     title='XCiT: Cross-Covariance Image Transformers',
     arxiv='2106.09681',

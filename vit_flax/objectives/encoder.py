@@ -1,13 +1,13 @@
 """What an encoder offers to an objective that masks its patches, and what such objectives share.
 
-The contract, which most models of images, videos, series and other grids fulfil:
+The contract of models with `can_embed_patches`, most of those that derive from `ViTBase` and `SimpleViTBase`:
 
-- `patchify(images)`: the elements of the patches, `[b h w c] -> [b n p]`; `unpatchify` back;
+- `grid`: a `vit_flax.blocks.grids.Grid`, which cuts images into patches and puts them together again;
 - `embed_tokens(patches)`: each patch to a token without a position embedding, `[b n p] -> [b n d]`;
 - `patch_positions(grid)`: the position embeddings of a grid of patches, `[n d]`; `num_positions`: rows of the table;
 - `prefix_tokens()`: tokens before the patches, with their positions, `[m d]`, a class token or nothing;
 - `encode(tokens, train)`: the transformer, `[b n d] -> [b n d]`, for any subset of the tokens;
-- `dim`, `channels`, `patch_lengths`, `grid` and `example_input()`.
+- `dim`, `channels` and `example_input()`.
 """
 
 from collections.abc import Sequence
@@ -19,24 +19,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from vit_flax.blocks.checks import patch_counts
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.objectives.objective import Objective
 from vit_flax.objectives.objective import encoder_variables as encoder_variables
 from vit_flax.weights.table import LEAVES
 
-METHODS = ('patchify', 'unpatchify', 'embed_tokens', 'patch_positions', 'prefix_tokens', 'encode', 'example_input')
-NUMBERS = ('dim', 'channels', 'patch_lengths', 'grid', 'num_positions')
-
 
 def check_encoder(encoder: nn.Module) -> None:
-    """Raises a ValueError that names what the encoder lacks of the contract."""
-    missing = [name for name in METHODS if not callable(getattr(type(encoder), name, None))]
-    missing += [name for name in NUMBERS if not hasattr(encoder, name)]
-    if missing:
+    """Raises a ValueError unless the encoder embeds patches one by one."""
+    if not getattr(encoder, 'can_embed_patches', False):
         raise ValueError(
-            f'encoder={type(encoder).__name__} cannot be trained on its patches, since it lacks {", ".join(missing)}: '
-            'take a model such as vit, simple_vit, deepvit or vit_3d (see vit_flax.objectives.encoder)'
+            f'encoder={type(encoder).__name__} cannot be trained on its patches, since it does not embed them one by '
+            'one: take a model such as vit, simple_vit, deepvit or vit_3d (see vit_flax.objectives.encoder)'
         )
 
 
@@ -69,7 +63,7 @@ class EncoderObjective(Objective, kw_only=True):
     def grid_of(self, images: Array) -> tuple[int, ...]:
         """Patches along each axis of these images."""
         check_encoder(self.given_encoder)
-        return patch_counts(images.shape[1:-1], self.given_encoder.patch_lengths, 'the shape of the images')
+        return self.given_encoder.grid.shape_of(images)
 
     def place(self, tokens: Array, grid: Sequence[int]) -> Array:
         """Tokens plus the positions of their patches, `[b n d] -> [b n d]`."""

@@ -44,7 +44,7 @@ class LeVJEPAND(LeVJEPALoss, GridViews, kw_only=True):
         """
         for_views, for_patches, for_loss = jax.random.split(rng, 3)
         views = GridViews.draw(self, for_views, x)
-        kept = self.draw_kept_patches(for_patches, views, self.encoder.num_patches)
+        kept = self.draw_kept_patches(for_patches, views, self.encoder.grid.num_patches)
         return {**views, **kept, **LeVJEPALoss.draw(self, for_loss, x)}
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -98,10 +98,10 @@ class MAE(EncoderObjective, kw_only=True):
     def setup(self) -> None:
         super().setup()
         encoder, width, prefix = self.encoder, self.decoder_dim, self.prefix_length(self.class_token)
-        masked_count(self.masking_ratio, encoder.num_patches)
-        if self.norm_pixels and encoder.channels * math.prod(encoder.patch_lengths) == 1:
+        masked_count(self.masking_ratio, encoder.grid.num_patches)
+        if self.norm_pixels and encoder.grid.patch_dim == 1:
             raise ValueError('norm_pixels=True: patches of a single element have no standard deviation')
-        check_masking(self.masking, encoder.patch_lengths)
+        check_masking(self.masking, encoder.grid.patch)
         if encoder.dim != width:
             self.enc_to_dec = Dense(width, **self.precision)
         self.mask_token = self.param('mask_token', normal(1.0), (width,), self.param_dtype)
@@ -110,9 +110,9 @@ class MAE(EncoderObjective, kw_only=True):
         self.decoder = Transformer(self.decoder_depth, block, partial(LayerNorm, **self.precision), **self.precision)
         if self.decoder_positions == 'learned':
             # upstream: the decoder's table has a row for the encoder's class token, which no patch reads.
-            shape = max(encoder.num_positions, prefix + encoder.num_patches), width
+            shape = max(encoder.num_positions, prefix + encoder.grid.num_patches), width
             self.decoder_pos_emb = self.param('decoder_pos_emb', normal(1.0), shape, self.param_dtype)
-        self.to_pixels = Dense(encoder.channels * math.prod(encoder.patch_lengths), **self.precision)
+        self.to_pixels = Dense(encoder.grid.patch_dim, **self.precision)
 
     def draw(self, rng: Array, images: Array) -> dict[str, Any]:
         """`masked` and `visible` for these images, as `masking` and `masking_ratio` say."""
@@ -133,7 +133,7 @@ class MAE(EncoderObjective, kw_only=True):
         grid = self.grid_of(images)
         # upstream: with its own ViT and a class token MAE raises an error, since the positions of that have no batch
         # axis any more; here it runs, on the positions of the patches.
-        tokens = self.place(self.encoder.embed_tokens(self.encoder.patchify(images)), grid)
+        tokens = self.place(self.encoder.embed_tokens(self.encoder.grid.patchify(images)), grid)
         encoded = self.encode(gather_tokens(tokens, visible), self.class_token, train)
         if self.encoder.dim != self.decoder_dim:
             encoded = self.enc_to_dec(encoded)
@@ -178,7 +178,7 @@ class MAE(EncoderObjective, kw_only=True):
         """Mean squared error of the masked pixels of each image, `[b]`; arguments as for the call."""
         self.initialise_encoder(images)
         masked, visible = self.draws(images, masked, visible)
-        target = to_float32(gather_tokens(self.encoder.patchify(images), masked))
+        target = to_float32(gather_tokens(self.encoder.grid.patchify(images), masked))
         if self.norm_pixels:
             mean, deviation = patch_statistics(target)
             target = (target - mean) / deviation
@@ -193,12 +193,12 @@ class MAE(EncoderObjective, kw_only=True):
         float32, in which predictions may be below 0 or above 255.
         """
         masked, visible = self.draws(images, masked, visible)
-        patches = self.encoder.patchify(images)
+        patches = self.encoder.grid.patchify(images)
         predicted = self.predict(images, masked, visible, train)
         if self.norm_pixels:
             mean, deviation = patch_statistics(to_float32(gather_tokens(patches, masked)))
             predicted = to_float32(predicted) * deviation + mean
-        return self.encoder.unpatchify(scatter_tokens(patches, masked, predicted), self.grid_of(images))
+        return self.encoder.grid.unpatchify(scatter_tokens(patches, masked, predicted), self.grid_of(images))
 
     torch_names = {'decoder_pos_emb': 'decoder_pos_emb.weight'}
     torch_ties = patch_embedding_ties('encoder', 'patch_to_emb')

@@ -54,7 +54,7 @@ def test_reconstruction_shows_what_was_visible_and_what_was_guessed(variables, n
     picture = mae.apply(variables, IMAGES, **draws, method='reconstruct')
     assert picture.shape == IMAGES.shape
     encoder = mae.encoder
-    patches, originals = encoder.patchify(picture), encoder.patchify(jnp.asarray(IMAGES))
+    patches, originals = encoder.grid.patchify(picture), encoder.grid.patchify(jnp.asarray(IMAGES))
     rows = np.arange(2)[:, None]
     np.testing.assert_array_equal(patches[rows, draws['visible']], originals[rows, draws['visible']])
     guessed, hidden = patches[rows, draws['masked']], originals[rows, draws['masked']]

@@ -56,8 +56,8 @@ class MP3(EncoderObjective, kw_only=True):
             raise ValueError(
                 f'vit={type(self.vit).__name__} cannot attend to other tokens than its own: take models.mp3.ViT'
             )
-        masked_count(self.masking_ratio, self.encoder.num_patches)
-        self.mlp_head = NormedHead(self.encoder.num_patches, **self.precision)
+        masked_count(self.masking_ratio, self.encoder.grid.num_patches)
+        self.mlp_head = NormedHead(self.encoder.grid.num_patches, **self.precision)
 
     def draw(self, rng: Array, images: Array) -> dict[str, Any]:
         """`visible` for these images."""
@@ -67,7 +67,7 @@ class MP3(EncoderObjective, kw_only=True):
         """Logits of the position of each patch, `[b h w c] -> [b n n]`; arguments as for the loss."""
         if visible is None:
             visible = self.draw(self.make_rng('mask'), images)['visible']
-        tokens = self.encoder.embed_tokens(self.encoder.patchify(images))
+        tokens = self.encoder.embed_tokens(self.encoder.grid.patchify(images))
         return self.mlp_head(self.encoder.encode(tokens, train=train, context=gather_tokens(tokens, visible)))
 
     def __call__(self, images: Array, visible: Array | None = None, train: bool = False) -> Array:

@@ -118,12 +118,12 @@ class MPP(EncoderObjective, kw_only=True):
         """The paper's (appendix B.1.2): half of the patches, 80 % of them replaced by a learned token in the place of
         the embedded patch, 10 % by other patches."""
         check_encoder(encoder)
-        sizes = dict(patch_size=encoder.patch_lengths, dim=encoder.dim, channels=encoder.channels)
+        sizes = dict(patch_size=encoder.grid.patch, dim=encoder.dim, channels=encoder.channels)
         return cls(transformer=encoder, **{**cls.PAPER, **sizes, **changes})
 
     def setup(self) -> None:
         super().setup()
-        encoder, lengths = self.encoder, tuple(self.encoder.patch_lengths)
+        encoder, lengths = self.encoder, tuple(self.encoder.grid.patch)
         given = pair(self.patch_size, 'patch_size') if isinstance(self.patch_size, int) else tuple(self.patch_size)
         for name, mine, theirs in (
             ('patch_size', given, lengths),
@@ -153,7 +153,7 @@ class MPP(EncoderObjective, kw_only=True):
         if self.mean is not None and self.std is not None:
             images = images * jnp.asarray(self.std, images.dtype) + jnp.asarray(self.mean, images.dtype)
         # upstream: values above the largest are brought down to it, those below zero are left as they are.
-        patches = self.encoder.patchify(jnp.minimum(images, self.max_pixel_val))
+        patches = self.encoder.grid.patchify(jnp.minimum(images, self.max_pixel_val))
         means = rearrange(patches, 'b n (p c) -> b n p c', c=self.channels).mean(axis=2)
         count = 2**self.output_channel_bits
         return jnp.searchsorted(jnp.asarray(np.arange(1, count) * self.max_pixel_val / count, means.dtype), means)
@@ -173,7 +173,7 @@ class MPP(EncoderObjective, kw_only=True):
         train: bool = False,
     ) -> Array:
         """Logits of the colours of the masked patches, `[b m classes]`."""
-        patches = self.encoder.patchify(images)
+        patches = self.encoder.grid.patchify(images)
         mask = mask_from_indices(masked, patches.shape[1])
         patches = jnp.where((mask & randomised)[..., None], gather_tokens(patches, sources), patches)
         # upstream: the fraction of patches that become others is divided by that of those that are not replaced, and
@@ -253,9 +253,9 @@ class MPP(EncoderObjective, kw_only=True):
         colours = (digits + 0.5) * (self.max_pixel_val / count)
         if self.mean is not None and self.std is not None:
             colours = (colours - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        patches = self.encoder.patchify(images)
+        patches = self.encoder.grid.patchify(images)
         painted = jnp.tile(colours, patches.shape[-1] // self.channels)
-        return self.encoder.unpatchify(scatter_tokens(patches, draws[0], painted), self.grid_of(images))
+        return self.encoder.grid.unpatchify(scatter_tokens(patches, draws[0], painted), self.grid_of(images))
 
     torch_names = {'encoder': 'transformer', 'mask_token': ('mask_token', UnitAxes((0, 1)))}
     torch_ties = patch_embedding_ties('encoder', 'patch_to_emb.0', first=1)

@@ -80,13 +80,13 @@ class SimMIM(EncoderObjective, kw_only=True):
     def setup(self) -> None:
         super().setup()
         encoder = self.encoder
-        masked_count(self.masking_ratio, encoder.num_patches)
-        check_masking(self.masking, encoder.patch_lengths)
+        masked_count(self.masking_ratio, encoder.grid.num_patches)
+        check_masking(self.masking, encoder.grid.patch)
         if self.masking == 'tube' and self.mask_patch_size is not None:
             raise ValueError(f"mask_patch_size={self.mask_patch_size} must be None with masking='tube'")
         self.prefix_length(self.class_token)
         self.mask_token = self.param('mask_token', normal(1.0), (encoder.dim,), self.param_dtype)
-        self.to_pixels = Dense(encoder.channels * math.prod(encoder.patch_lengths), **self.precision)
+        self.to_pixels = Dense(encoder.grid.patch_dim, **self.precision)
 
     def draw(self, rng: Array, images: Array) -> dict[str, Any]:
         """`masked` for these images, as the settings say."""
@@ -99,7 +99,7 @@ class SimMIM(EncoderObjective, kw_only=True):
 
     def block(self) -> tuple[int, ...]:
         """Patches of a masked block along each axis."""
-        patch, size = tuple(self.encoder.patch_lengths), self.mask_patch_size
+        patch, size = tuple(self.encoder.grid.patch), self.mask_patch_size
         sizes = (size,) * len(patch) if size is None or isinstance(size, int) else tuple(size)
         if len(sizes) != len(patch) or any(pixels % length for pixels, length in zip(sizes, patch, strict=True)):
             raise ValueError(f'mask_patch_size={size} must be made of whole patches of {patch}')
@@ -107,7 +107,7 @@ class SimMIM(EncoderObjective, kw_only=True):
 
     def predict(self, images: Array, masked: Array, train: bool = False) -> Array:
         """The predicted pixels of the masked patches, `[b m p]`."""
-        tokens = self.encoder.embed_tokens(self.encoder.patchify(images))
+        tokens = self.encoder.embed_tokens(self.encoder.grid.patchify(images))
         mask = mask_from_indices(masked, tokens.shape[1])
         tokens, mask_token = self.promote(tokens, self.mask_token)
         # upstream: with its own ViT SimMIM raises an error, since the positions of that have no batch axis any more.
@@ -135,7 +135,7 @@ class SimMIM(EncoderObjective, kw_only=True):
         """The error of each image, `[b]`; arguments as for the call."""
         self.initialise_encoder(images)
         masked = self.masks(images, masked)
-        target = to_float32(gather_tokens(self.encoder.patchify(images), masked))
+        target = to_float32(gather_tokens(self.encoder.grid.patchify(images), masked))
         losses = mean_of_each(jnp.abs(to_float32(self.predict(images, masked, train)) - target))
         # upstream: the loss, a mean already, is divided by the number of masked patches once more: its scale
         # depends on the size of the image and on the masking ratio.
@@ -147,8 +147,8 @@ class SimMIM(EncoderObjective, kw_only=True):
         Images of integers become float32.
         """
         masked = self.masks(images, masked)
-        patches = self.encoder.patchify(images)
+        patches = self.encoder.grid.patchify(images)
         patches = scatter_tokens(patches, masked, self.predict(images, masked, train))
-        return self.encoder.unpatchify(patches, self.grid_of(images))
+        return self.encoder.grid.unpatchify(patches, self.grid_of(images))
 
     torch_ties = patch_embedding_ties('encoder', 'patch_to_emb')

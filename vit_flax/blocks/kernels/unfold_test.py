@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from vit_flax.blocks.unfold import unfold
+from vit_flax.blocks.kernels.unfold import unfold
 
 
 def test_windows_channels_first():

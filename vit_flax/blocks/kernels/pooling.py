@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from vit_flax.blocks.backend import uses_cpu_kernels
 from vit_flax.blocks.precision import to_float32
 
 
@@ -20,17 +21,14 @@ def pooled_length(length: int, size: int, stride: int, padding: int) -> int:
 def max_pool(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Array:
     """Largest value in each window, `[b *space c] -> [b *space' c]`.
 
-    Among equal values the gradient goes to the first, as in torch. Differentiable in reverse mode.
+    Among equal values the gradient goes to the first, as in torch.
 
     Args:
       x: `[b *space c]`.
       size, stride, padding: one number for each axis of space; the padding is of no value.
     """
-    return lax.platform_dependent(
-        x,
-        cpu=lambda x: _shifted(x, size, stride, padding),
-        default=lambda x: _native(x, size, stride, padding),
-    )
+    pool = _shifted if uses_cpu_kernels() else _native
+    return pool(x, size, stride, padding)
 
 
 def _native(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Array:
@@ -39,42 +37,38 @@ def _native(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: t
 
 
 # XLA's gradient of a window maximum runs on one core of a CPU; this one is a few fused passes.
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _shifted(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Array:
-    return _forward(x, size, stride, padding)[0]
+    return _with_winner(x, size, stride, padding)[0]
 
 
-def _windows(x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Iterator[Array]:
-    """The values under each place of the window, first place first."""
+def _windows(
+    x: Array, size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], outside: float = -jnp.inf
+) -> Iterator[Array]:
+    """The values under each position of the window, first position first; `outside` is the padding."""
     b, *space, c = x.shape
-    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *((p, p, 0) for p in padding), (0, 0, 0)])
+    padded = lax.pad(x, jnp.array(outside, x.dtype), [(0, 0, 0), *((p, p, 0) for p in padding), (0, 0, 0)])
     steps = [pooled_length(*axis) for axis in zip(space, size, stride, padding, strict=True)]
     for place in itertools.product(*map(range, size)):
         ends = [i + s * (n - 1) + 1 for i, s, n in zip(place, stride, steps, strict=True)]
         yield lax.slice(padded, (0, *place, 0), (b, *ends, c), (1, *stride, 1))
 
 
-def _forward(x, size, stride, padding):
+def _with_winner(x, size, stride, padding):
+    """The largest value of each window and its index, the first of equal ones."""
     first, *others = _windows(x, size, stride, padding)
     largest, winner = first, jnp.zeros(first.shape, jnp.uint16)
     for index, values in enumerate(others, start=1):
         winner = jnp.where(values > largest, jnp.uint16(index), winner)
         largest = jnp.maximum(values, largest)
-    return largest, (winner, x.shape[1:-1])
+    return largest, winner
 
 
-def _backward(size, stride, padding, saved, out_bar):
-    winner, space = saved
-    dtype, out_bar = out_bar.dtype, to_float32(out_bar)
-    zero = jnp.zeros((), out_bar.dtype)
-    total = zero
-    for index, place in enumerate(itertools.product(*map(range, size))):
-        edges = [
-            (i - p, length + p - i - s * (n - 1) - 1, s - 1)
-            for i, p, length, s, n in zip(place, padding, space, stride, winner.shape[1:-1], strict=True)
-        ]
-        total = total + lax.pad(jnp.where(winner == index, out_bar, zero), zero, [(0, 0, 0), *edges, (0, 0, 0)])
-    return (total.astype(dtype),)
-
-
-_shifted.defvjp(_forward, _backward)
+@_shifted.defjvp
+def _(size, stride, padding, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    largest, winner = _with_winner(x, size, stride, padding)
+    # in float32, since its transpose adds up the windows that a value wins
+    windows = enumerate(_windows(to_float32(x_dot), size, stride, padding, outside=0.0))
+    tangent = reduce(jnp.add, (jnp.where(winner == index, values, 0) for index, values in windows))
+    return largest, tangent.astype(x.dtype)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vit_flax.blocks.pooling import pooled_length
+from vit_flax.blocks.backend import uses_cpu_kernels
+from vit_flax.blocks.kernels.pooling import pooled_length
 
 
 def conv_3d(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[int]) -> Array:
@@ -19,12 +20,8 @@ def conv_3d(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[i
       kernel: `[i j k c d]`.
       strides, padding: one number for each of the three axes; the padding is zeros, equal on both sides.
     """
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: _by_frames(x, kernel, strides, padding),
-        default=lambda x, kernel: _native(x, kernel, strides, padding),
-    )
+    convolve = _by_frames if uses_cpu_kernels() else _native
+    return convolve(x, kernel, strides, padding)
 
 
 def _native(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[int]) -> Array:

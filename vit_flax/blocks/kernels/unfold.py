@@ -7,7 +7,7 @@ from einops import rearrange
 from jax import Array, lax
 
 from vit_flax.blocks.checks import pair
-from vit_flax.blocks.pooling import pooled_length
+from vit_flax.blocks.kernels.pooling import pooled_length
 
 
 def unfold(x: Array, kernel_size: int | Sequence[int], stride: int | Sequence[int], padding: int = 0) -> Array:

@@ -1,11 +1,11 @@
-"""Both forms of a 3-d convolution are the same, with their gradients."""
+"""Both forms of a 3-d convolution are the same, with their gradients and directional derivatives."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_flax.blocks import volumes
+from vit_flax.blocks.kernels import volumes
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,13 @@ def test_frames_as_channels(size, strides, padding):
             out = convolve(x, kernel, strides, padding)
             return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
 
-        (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, kernel)
-        return out, *grads
+        @jax.jit
+        def derivatives(x, kernel):
+            (_, out), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
+            return out, *grads, jax.jvp(lambda *inputs: loss(*inputs)[1], (x, kernel), (x, kernel))[1]
 
-    for mine, native in zip(run(volumes.conv_3d), run(volumes._native), strict=True):
+        return derivatives(x, kernel)
+
+    for mine, native in zip(run(volumes._by_frames), run(volumes._native), strict=True):
         assert mine.shape == native.shape
         np.testing.assert_allclose(mine, native, atol=1e-4)

@@ -1,0 +1,98 @@
+"""What each model declares of itself, against what it computes."""
+
+import inspect
+import math
+
+import jax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from parity_tests.bridge import example_inputs
+from parity_tests.case import Case
+from vit_flax.blocks.backbone import Backbone
+from vit_flax.blocks.module import example_inputs as module_inputs
+
+# the models of actions have other stages
+STAGES = ('embed', 'encode', 'classify')
+
+
+def shapes(model, case: Case, **call):
+    """Of a model's variables, output and taps."""
+    inputs = example_inputs(case)
+    options = {**case.call, **case.options, **call}
+    variables = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x, **options), *inputs)
+    run = lambda variables, *x: model.apply(variables, *x, mutable=['intermediates'], **options)  # noqa: E731
+    output, state = jax.eval_shape(run, variables, *inputs)
+    return variables, output, state.get('intermediates', {})
+
+
+@pytest.fixture(scope='module')
+def model(first_case: Case) -> Backbone:
+    model = first_case.flax_model()
+    assert isinstance(model, Backbone)
+    return model
+
+
+def has_classes(model: Backbone) -> bool:
+    return bool(getattr(model, 'num_classes', None))
+
+
+def test_head(first_case: Case, model: Backbone):
+    """The parameters whose shapes change with the number of classes are those of the declared head."""
+    if not has_classes(model):
+        assert model.head == ()
+        return
+    ours, theirs = (
+        flatten_dict(shapes(one, first_case)[0]['params'], sep='/')
+        for one in (model, model.clone(num_classes=model.num_classes + 1))
+    )
+    changed = {path for path in ours if ours[path].shape != theirs[path].shape}
+    assert changed == {path for path in ours if any(f'{path}/'.startswith(f'{part}/') for part in model.head)}
+
+
+def test_token_grids(first_case: Case, model: Backbone):
+    """Attention maps, or what blocks put out, have each of the declared grids."""
+    example = module_inputs(model)[0]
+    if first_case.listed is None:
+        assert example.ndim == len(model.layout.split())
+        example = example_inputs(first_case)[0]
+    _, _, taps = shapes(model, first_case)
+    found = set()
+    for path, values in flatten_dict(taps, sep='/').items():
+        for value in jax.tree.leaves(values):
+            kind = path.rpartition('/')[2]
+            if kind == 'attention':
+                found.add(value.shape[-1])
+            elif kind.startswith(('block', 'embedding')):
+                found |= {value.shape[1], math.prod(value.shape[1:-1])}
+    for grid in model.token_grids(example.shape[1:-1]):
+        assert grid.num_tokens in found, (grid, found)
+
+
+def test_stages(model: Backbone):
+    """`train` is the second argument of every stage, False by default."""
+    for name in STAGES:
+        stage = getattr(type(model), name, None)
+        if stage is not None:
+            parameters = list(inspect.signature(stage).parameters.values())
+            assert parameters[2].name == 'train' and parameters[2].default is False, name
+
+
+def test_no_classes(first_case: Case, model: Backbone):
+    """Without classes the forward pass ends before `classify`, and there is no head."""
+    if not has_classes(model):
+        pytest.skip('it has no classes')
+    if first_case.stem == 'looped_vit':
+        pytest.skip('it returns the pooled token then, as upstream does')
+    case = first_case
+    variables, output, _ = shapes(model.clone(num_classes=0), case)
+    names = flatten_dict(variables['params'], sep='/')
+    assert not [path for path in names if any(f'{path}/'.startswith(f'{part}/') for part in model.head)]
+    want = jax.eval_shape(
+        lambda variables, *x: model.apply(variables, *x, method=lambda m, *x: m.encode(m.embed(*x))),
+        jax.eval_shape(model.init, jax.random.key(0), *example_inputs(case)),
+        *example_inputs(case),
+    )
+    # a loss may follow
+    got, expected = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (output, want))
+    assert got[: len(expected)] == expected

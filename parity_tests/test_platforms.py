@@ -1,0 +1,31 @@
+"""Derivatives in forward mode of every model, in the program for every platform."""
+
+import jax
+import jax.numpy as jnp
+
+from parity_tests.bridge import example_inputs
+from parity_tests.case import Case
+from vit_flax.blocks.backend import compiling_for
+
+
+def test_forward_mode(first_case: Case):
+    """Traced, not computed: a derivative that is defined for reverse mode only, by `custom_vjp`, is refused there."""
+    model, inputs = first_case.flax_model(), example_inputs(first_case)
+    call = {**first_case.call, **first_case.options} | ({'train': False} if first_case.listed is None else {})
+    leaves, tree = jax.tree.flatten((jax.eval_shape(model.init, jax.random.key(0), *inputs), inputs))
+    integers = [None if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf for leaf in leaves]
+    floats = [leaf for leaf, integer in zip(leaves, integers, strict=True) if integer is None]
+
+    def directional(floats, integers):
+        def run(*floats):
+            floats = iter(floats)
+            merged = [next(floats) if integer is None else integer for integer in integers]
+            variables, inputs = jax.tree.unflatten(tree, merged)
+            return jax.tree.leaves(model.apply(variables, *inputs, **call))
+
+        return jax.jvp(run, floats, floats)
+
+    for platform in ('cpu', 'gpu', 'tpu'):
+        with compiling_for(platform):
+            out, tangents = jax.eval_shape(directional, floats, integers)
+        assert [leaf.shape for leaf in out] == [leaf.shape for leaf in tangents]
