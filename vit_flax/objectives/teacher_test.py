@@ -38,7 +38,7 @@ class Owner(Module):
 
 @pytest.mark.parametrize('averaged', [False, True])
 def test_it_has_collections_of_its_own_and_no_gradient(averaged):
-    owner = Owner(averaged)
+    owner: Any = Owner(averaged)
     variables = owner.init(KEY, X)
     assert sorted(variables) == ['teacher_batch_stats', 'teacher_params']
     slopes = jax.grad(lambda x, params: owner.apply({**variables, 'teacher_params': params}, x).sum(), argnums=(0, 1))(
@@ -82,7 +82,7 @@ def test_it_comes_out_and_goes_in_again():
 
 def test_it_follows_its_student_alone():
     params = {'encoder': {'kernel': jnp.ones(2)}, 'student': {'projector': {'bias': jnp.full(2, 3.0)}}}
-    teachers = {
+    teachers: Any = {
         'teacher': {'net': {'kernel': jnp.zeros(2)}, 'projector': {'bias': jnp.ones(2)}},
         'other': {'kernel': jnp.zeros(2)},
     }
