@@ -16,11 +16,10 @@ from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.averages import mean_of_each
-from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.positions import sincos_grid
 from vit_flax.blocks.precision import repeat, take_rows, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Transformer
 from vit_flax.objectives.encoder import (
     EncoderObjective,
     gather_tokens,

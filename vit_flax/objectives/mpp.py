@@ -19,6 +19,7 @@ from vit_flax.blocks.averages import mean_of_each
 from vit_flax.blocks.checks import pair
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.objectives.encoder import (
     EncoderObjective,
     check_encoder,
@@ -27,7 +28,6 @@ from vit_flax.objectives.encoder import (
     patch_embedding_ties,
     scatter_tokens,
 )
-from vit_flax.weights.ops import UnitAxes
 
 Colours = Sequence[float]
 
