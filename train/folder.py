@@ -4,11 +4,11 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from train.config import Config, differences, to_json
+from train.config import Config, differences, from_json, to_json
 from train.errors import UserError
 from train.facts import FILE, Facts
 from train.places import place_to_write
@@ -98,6 +98,10 @@ def _check_same(config: Config, written: Path) -> None:
         old = read_json(written)
     except ValueError as error:
         raise UserError(f'{written} cannot be read ({error}): choose another --out') from error
+    with suppress(
+        UserError
+    ):  # of options that an earlier version did not have it says nothing: they had their defaults
+        old = to_json(from_json(old))
     changed = differences(old, to_json(config))
     if changed:
         listed = '\n'.join(f'  {key}: {was!r} there, {now!r} now' for key, (was, now) in changed.items())

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -10,10 +9,9 @@ from jax import Array
 from train.objectives.objective import Batch
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Scale:
-    """Bytes of images -> numbers around zero; on the device, since bytes travel faster. A pytree without leaves.
+    """Bytes of images -> numbers around zero; on the device, since bytes travel faster.
 
     Attributes:
       mean, std: of each channel, or one for all, of images from 0 to 1.

@@ -54,15 +54,15 @@ class Classification(Objective):
         batch = scale(batch)
         if not train or not (self.mixup or self.cutmix):
             return batch
-        images, share = mix(batch['image'], rng, self.mixup, self.cutmix, self.mix_probability)
-        return {**batch, 'image': images, 'other_label': neighbour(batch['label']), 'share': share}
+        images, coefficient = mix(batch['image'], rng, self.mixup, self.cutmix, self.mix_probability)
+        return {**batch, 'image': images, 'other_label': neighbour(batch['label']), 'coefficient': coefficient}
 
     def targets(self, batch: Batch, classes: int) -> Array:
         """Target probabilities, `[b classes]`."""
         targets = jax.nn.one_hot(batch['label'], classes)
-        if 'share' in batch:
-            share = batch['share'][:, None]
-            targets = share * targets + (1 - share) * jax.nn.one_hot(batch['other_label'], classes)
+        if 'coefficient' in batch:
+            coefficient = batch['coefficient'][:, None]
+            targets = coefficient * targets + (1 - coefficient) * jax.nn.one_hot(batch['other_label'], classes)
         return optax.smooth_labels(targets, self.label_smoothing)
 
     def loss(

@@ -6,18 +6,18 @@ from jax import Array
 
 
 def mix(images: Array, rng: Array, mixup: float, cutmix: float, probability: float) -> tuple[Array, Array]:
-    """Images mixed with those before them in the batch, and how much of each is its own.
+    """Images mixed with those before them in the batch, and the mixing coefficient of each.
 
     Every image draws for itself, which of the two ways if both are on.
 
     Args:
       images: `[b h w c]`, or videos `[b t h w c]`, all of whose frames are mixed alike.
       rng: decides everything.
-      mixup, cutmix: parameter of the symmetric beta distribution that the share is drawn from; 0 leaves this way out.
+      mixup, cutmix: parameter of the symmetric beta distribution of the coefficient; 0 turns this way off.
       probability: that an image is mixed at all.
 
     Returns:
-      Images of the same shape; the share of the image itself `[b]`, the rest belongs to `neighbour`.
+      Images of the same shape; the coefficient of the image itself `[b]`; that of its `neighbour` is the rest.
     """
     b, (height, width) = len(images), images.shape[-3:-1]
     keys = jax.random.split(rng, 6)
@@ -25,7 +25,7 @@ def mix(images: Array, rng: Array, mixup: float, cutmix: float, probability: flo
     blended = jax.random.beta(keys[0], mixup or 1.0, mixup or 1.0, (b,))
     cut = jax.random.beta(keys[1], cutmix or 1.0, cutmix or 1.0, (b,))
 
-    # The box has the share of the area that it should have unless it reaches over the border.
+    # The area of the box is that of the coefficient unless it reaches over the border.
     rows, columns = jnp.arange(height), jnp.arange(width)
     inside_rows = _inside(rows, height, cut, jax.random.uniform(keys[2], (b,)))
     inside_columns = _inside(columns, width, cut, jax.random.uniform(keys[3], (b,)))
@@ -33,12 +33,12 @@ def mix(images: Array, rng: Array, mixup: float, cutmix: float, probability: flo
 
     use_cut = jax.random.uniform(keys[4], (b,)) < (cutmix > 0) / max((mixup > 0) + (cutmix > 0), 1)
     mixed = jax.random.uniform(keys[5], (b,)) < probability * (mixup > 0 or cutmix > 0)
-    share = jnp.where(use_cut, 1 - box.mean((1, 2)), blended)
-    share = jnp.where(mixed, share, 1.0)
-    weight = jnp.where(use_cut[:, None, None], 1.0 - box, share[:, None, None])[..., None]
+    coefficient = jnp.where(use_cut, 1 - box.mean((1, 2)), blended)
+    coefficient = jnp.where(mixed, coefficient, 1.0)
+    weight = jnp.where(use_cut[:, None, None], 1.0 - box, coefficient[:, None, None])[..., None]
     weight = jnp.where(mixed[:, None, None, None], weight, 1.0).astype(images.dtype)
     weight = jnp.expand_dims(weight, range(1, images.ndim - 3))
-    return weight * images + (1 - weight) * others, share
+    return weight * images + (1 - weight) * others, coefficient
 
 
 def neighbour(rows: Array) -> Array:
@@ -46,8 +46,8 @@ def neighbour(rows: Array) -> Array:
     return jnp.roll(rows, 1, axis=0)
 
 
-def _inside(places: Array, length: int, share: Array, centre: Array) -> Array:
-    """Which places along one axis lie in the box, bool `[b length]`."""
-    half = 0.5 * length * jnp.sqrt(1 - share)[:, None]
+def _inside(positions: Array, length: int, coefficient: Array, centre: Array) -> Array:
+    """Whether positions along one axis are in the box, bool `[b length]`."""
+    half = 0.5 * length * jnp.sqrt(1 - coefficient)[:, None]
     middle = jnp.floor(centre * length)[:, None]
-    return (places >= jnp.floor(middle - half)) & (places < jnp.floor(middle + half))
+    return (positions >= jnp.floor(middle - half)) & (positions < jnp.floor(middle + half))

@@ -15,15 +15,15 @@ IMAGES = jnp.broadcast_to(LEVELS[:, None, None, None], (64, 12, 10, 3))
 
 @pytest.mark.parametrize('mixup, cutmix', [(0.4, 0.0), (0.0, 1.0), (0.8, 1.0)], ids=['mixup', 'cutmix', 'both'])
 def test_the_share_is_what_is_left_of_the_image(mixup, cutmix):
-    mixed, share = mix(IMAGES, jax.random.key(0), mixup, cutmix, 1.0)
-    expected = share * LEVELS + (1 - share) * neighbour(LEVELS)
+    mixed, coefficient = mix(IMAGES, jax.random.key(0), mixup, cutmix, 1.0)
+    expected = coefficient * LEVELS + (1 - coefficient) * neighbour(LEVELS)
     np.testing.assert_allclose(mixed.mean((1, 2, 3)), expected, atol=1e-4)
-    assert share.min() >= 0 and share.max() <= 1 and len(np.unique(share)) > 20
-    assert 0.2 < share.mean() < 0.8
+    assert coefficient.min() >= 0 and coefficient.max() <= 1 and len(np.unique(coefficient)) > 20
+    assert 0.2 < coefficient.mean() < 0.8
 
 
 def test_cutmix_pastes_a_box_and_mixup_blends():
-    pasted, share = mix(IMAGES, jax.random.key(1), 0.0, 1.0, 1.0)
+    pasted, coefficient = mix(IMAGES, jax.random.key(1), 0.0, 1.0, 1.0)
     own = jnp.equal(pasted, IMAGES)
     assert (jnp.equal(pasted, neighbour(IMAGES)) | own).all()
     # A box: what is pasted is a product of rows and columns.
@@ -32,19 +32,19 @@ def test_cutmix_pastes_a_box_and_mixup_blends():
     np.testing.assert_array_equal(other, rows[:, :, None] & columns[:, None, :])
     blended, _ = mix(IMAGES, jax.random.key(1), 0.4, 0.0, 1.0)
     assert np.ptp(blended, axis=(1, 2, 3)).max() < 1e-4
-    assert share.std() > 0.1
+    assert coefficient.std() > 0.1
 
 
 def test_both_ways_are_taken_and_some_images_are_left_alone():
-    mixed, share = mix(IMAGES, jax.random.key(2), 0.4, 1.0, 0.5)
-    alone = np.asarray(share == 1)
+    mixed, coefficient = mix(IMAGES, jax.random.key(2), 0.4, 1.0, 0.5)
+    alone = np.asarray(coefficient == 1)
     np.testing.assert_array_equal(mixed[alone], IMAGES[alone])
     blended = np.ptp(np.asarray(mixed), axis=(1, 2, 3)) < 1e-4
     assert 15 < alone.sum() < 50
     assert 5 < (blended & ~alone).sum() < 30 and 5 < (~blended).sum() < 30
-    untouched, share = mix(IMAGES, jax.random.key(3), 0.4, 1.0, 0.0)
+    untouched, coefficient = mix(IMAGES, jax.random.key(3), 0.4, 1.0, 0.0)
     np.testing.assert_array_equal(untouched, IMAGES)
-    assert (share == 1).all()
+    assert (coefficient == 1).all()
 
 
 class Fixed:
@@ -64,10 +64,10 @@ def test_the_loss_is_that_of_both_labels():
     logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.8, 0.1, 0.1]]))
 
     loss, (metrics, _) = objective.loss(Fixed(logits), {'params': {}}, batch, jax.random.key(0), train=True)
-    share = np.asarray(batch['share'])
+    coefficient = np.asarray(batch['coefficient'])
     rows = np.arange(4)
     own, others = (-np.asarray(logits)[rows, labels] for labels in ([0, 1, 2, 1], [1, 0, 1, 2]))
-    np.testing.assert_allclose(metrics['loss'], share * own + (1 - share) * others, rtol=1e-5)
+    np.testing.assert_allclose(metrics['loss'], coefficient * own + (1 - coefficient) * others, rtol=1e-5)
     np.testing.assert_allclose(loss, metrics['loss'].mean(), rtol=1e-6)
 
 

@@ -1,11 +1,12 @@
-"""DINO on CIFAR-10: a vision transformer that teaches itself without labels.
+"""DINO on CIFAR-10: self-distillation of a vision transformer, without labels.
 
-What: from two large crops and four small ones of half the size, each with its own colours, blur and solarisation, the
-student tells which of 512 prototypes its teacher, an average of its past, sees in the large ones (DINO,
-arXiv:2104.14294); SimpleViT of width 128 and depth 4 with 8x8 patches, since its positions fit crops of any size. The
-teacher is sharper (temperature 0.03) and follows faster (momentum 0.98) than the paper's, and has fewer prototypes:
-with 0.07, 4,096 of them and 4x4 patches its answers were still even after 1,200 steps, and the linear probe no better
-than before any. At each look k-NN and a linear probe on the teacher's features.
+What: from two large crops and four small ones of half the size, each with its own colour jitter, blur and solarisation,
+the student predicts the distribution over 512 prototypes that its teacher, an exponential moving average of it, assigns
+to the large ones (DINO, arXiv:2104.14294); SimpleViT of width 128 and depth 4 with 8x8 patches, since its position
+embeddings fit crops of any size. The teacher is sharper (temperature 0.03) and follows faster (momentum 0.98) than the
+paper's, and has fewer prototypes: with 0.07, 4,096 of them and 4x4 patches its output was still uniform after 1,200
+steps, and the linear probe no better than before any. k-NN and a linear probe on the teacher's features at each
+evaluation.
 Command: python -m train dino --data.path DIR, on others --data.name NAME --data.path DIR, of sizes that 8 divides
 (Fashion-MNIST: --augment.image-size 32)
 Hardware: any CPU.

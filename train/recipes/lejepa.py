@@ -1,8 +1,9 @@
-"""LeJEPA on CIFAR-10: views of an image predict their mean, with nothing but SIGReg against collapse.
+"""LeJEPA on CIFAR-10: views of an image predict their mean, and SIGReg alone prevents collapse.
 
-What: two large crops and four small ones of half the size, each with its own colours, are to have the same embedding,
-and the embeddings of a batch to be distributed normally along random directions (LeJEPA, arXiv:2511.08544): no teacher,
-no centres, no schedules; SimpleViT of width 128 and depth 4 with 8x8 patches. At each look k-NN and a linear probe.
+What: two large crops and four small ones of half the size, each with its own colour jitter, are trained to the same
+embedding, and the embeddings of a batch to a normal distribution along random directions (LeJEPA, arXiv:2511.08544): no
+teacher, no centres, no schedules; SimpleViT of width 128 and depth 4 with 8x8 patches. k-NN and a linear probe at each
+evaluation.
 Command: python -m train lejepa --data.path DIR, on others --data.name NAME --data.path DIR, of sizes that 8 divides
 (Fashion-MNIST: --augment.image-size 32)
 Hardware: any CPU.

@@ -1,14 +1,14 @@
 """A masked autoencoder on CIFAR-10: a ViT that learns from images without labels.
 
-What: three quarters of the 8x8 patches of 4x4 pixels are hidden, and the mean square error of their normalised pixels
+What: three quarters of the 8x8 patches of 4x4 pixels are masked, and the mean squared error of their normalised pixels
 is minimised (MAE, arXiv:2111.06377); ViT of width 128 and depth 4 as encoder, two blocks of width 64 as decoder; random
-resized crops and mirror images. At each look k-NN and a linear probe on the mean of its tokens.
+resized crops and flips. k-NN and a linear probe on the mean of its tokens at each evaluation.
 Command: python -m train mae --data.path DIR, on others --data.name NAME --data.path DIR; then
 python -m train RECIPE --init runs/mae to fine-tune the encoder
 Hardware: any CPU.
 Time: 12 minutes on two CPU cores that had other work to do for half of it; alone they train 870 to 1,020 images a
 second
-Expect: k-NN 37.4 and 37.7 %, linear probe 49.0 and 50.6 % of the held-out images with --seed 0 and 1; before any step
+Expect: k-NN 37.4 and 37.7 %, linear probe 49.0 and 50.6 % validation accuracy with --seed 0 and 1; before any step
 (--steps 1 --optim.learning-rate 0) they are 25.7 and 26.1 %, 38.5 and 38.7 %
 """
 

@@ -1,8 +1,8 @@
-"""Position prediction on CIFAR-10: a ViT without positions that tells where each patch stands.
+"""Position prediction on CIFAR-10: a ViT without position embeddings predicts the position of each patch.
 
-What: patches of 4x4 pixels, without positions, read a quarter of all, and each is to tell at which of the 64 places it
-stands (MP3, arXiv:2207.07611); ViT of width 128 and depth 4; random resized crops and mirror images. At each look
-k-NN and a linear probe on the features, with positions.
+What: patches of 4x4 pixels, without position embeddings, attend to a quarter of all, and the position of each among the
+64 is predicted (MP3, arXiv:2207.07611); ViT of width 128 and depth 4; random resized crops and flips. k-NN and a
+linear probe on the features, with position embeddings, at each evaluation.
 Command: python -m train mp3 --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
 Time: 4 minutes on two CPU cores, at 580 to 860 images a second

@@ -1,9 +1,9 @@
-"""Masked patch prediction on CIFAR-10: a ViT that tells the mean colour of patches that were replaced.
+"""Masked patch prediction on CIFAR-10: a ViT that classifies the mean colour of patches that were replaced.
 
-What: half of the 8x8 patches of 4x4 pixels are asked for, 80 % of them replaced by a learned token, 10 % by other
-patches; each channel's mean is told in 3 bits, as one of 512 colours (appendix B.1.2 of arXiv:2010.11929); ViT of width
-128 and depth 4; random resized crops and mirror images. At each look k-NN and a linear probe on the mean of its
-tokens.
+What: half of the 8x8 patches of 4x4 pixels are predicted, 80 % of them replaced by a learned token, 10 % by other
+patches; each channel's mean is predicted in 3 bits, as one of 512 colours (appendix B.1.2 of arXiv:2010.11929); ViT of
+width 128 and depth 4; random resized crops and flips. k-NN and a linear probe on the mean of its tokens at each
+evaluation.
 Command: python -m train mpp --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
 Time: 5 minutes on two CPU cores that had other work to do for part of it; alone 600 to 660 images a second

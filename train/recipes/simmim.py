@@ -1,9 +1,9 @@
 """SimMIM on CIFAR-10: a ViT that learns from images without labels.
 
-What: blocks of 8x8 pixels, 60 % of an image, are hidden behind one learned token, and a linear layer predicts their
+What: blocks of 8x8 pixels, 60 % of an image, are masked by one learned token, and a linear layer predicts their
 pixels; the mean absolute error is minimised (SimMIM, arXiv:2111.09886); ViT of width 128 and depth 4 with 4x4 patches;
-random resized crops and mirror images; images of other sizes are brought to 32x32, since blocks must tile them. At each
-look k-NN and a linear probe on the mean of its tokens.
+random resized crops and flips; images of other sizes are resized to 32x32, since blocks must tile them. k-NN and a
+linear probe on the mean of its tokens at each evaluation.
 Command: python -m train simmim --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
 Time: 5 minutes on two CPU cores, at 540 to 710 images a second

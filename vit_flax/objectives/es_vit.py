@@ -33,7 +33,7 @@ class ProjectedMap(Module):
     """
 
     net: Any
-    layer: str | int
+    layer: int | str
     features: int
     layers: int
     hidden: int

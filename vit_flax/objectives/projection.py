@@ -64,15 +64,15 @@ def layer_output(net: nn.Module, layer: str | int, images: Array, train: bool = 
 
 
 class Projector(Module):
-    """Linear and GELU several times, then scaled to length one, then to the prototypes, `[... d] -> [... k]`.
+    """Linear and GELU several times, then L2 normalisation, then the prototypes, `[... d] -> [... k]`.
 
     Attributes:
       features: number of prototypes, k.
       layers: one more than there are hidden layers.
       hidden: their width.
-      bottleneck: width of a linear layer before the scaling; the prototypes are then of length one and without bias,
+      bottleneck: width of a linear layer before the normalisation; the prototypes are then unit vectors without bias,
         as in DINO's paper. None is none.
-      axis: along which the length is taken.
+      axis: of the normalisation.
     """
 
     features: int
@@ -103,7 +103,7 @@ class Projector(Module):
 
 
 class UnitDense(Module):
-    """Linear without bias onto directions of length one, `[... d] -> [... features]`."""
+    """Linear without bias onto unit vectors, `[... d] -> [... features]`."""
 
     features: int
 
@@ -116,7 +116,7 @@ class UnitDense(Module):
 
 
 def scaled(x: Array, axis: int) -> Array:
-    """Of length one along an axis; what is shorter than 1e-6 is divided by that."""
+    """L2 normalisation along an axis; vectors shorter than 1e-6 are divided by that."""
     wide = to_float32(x)
     # bounded before the root, whose slope at zero is infinite
     return (wide / jnp.sqrt(jnp.maximum((wide * wide).sum(axis=axis, keepdims=True), 1e-12))).astype(x.dtype)
@@ -129,12 +129,12 @@ class ProjectedNet(Module):
       net: the network.
       layer: see `layer_output`.
       features, layers, hidden, bottleneck: of the projector.
-      average_places: take the mean over the places of a map or over tokens, so that the size of the images may differ;
-        else they stand one after the other.
+      average_places: average over the positions of a feature map or over tokens, so that the size of the images may
+        vary; else they are concatenated.
     """
 
     net: Any
-    layer: str | int
+    layer: int | str
     features: int
     layers: int
     hidden: int
@@ -146,7 +146,7 @@ class ProjectedNet(Module):
         self.projector = Projector(*sizes, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> Array:
-        """Images to what the layer gives, averaged or flattened, `[b h w c] -> [b d]`."""
+        """Images to the output of the layer, averaged or flattened, `[b h w c] -> [b d]`."""
         output = layer_output(self.net, self.layer, images, train)
         if self.average_places:
             return output.reshape(len(output), -1, output.shape[-1]).mean(axis=1)
@@ -158,9 +158,9 @@ class ProjectedNet(Module):
 
 
 def of_views(module: nn.Module, views: Array, train: bool, keeps_statistics: bool) -> Any:
-    """A network on several views of a batch, `[v b h w c] -> [v b ...]`.
+    """Applies a network to several views of a batch, `[v b h w c] -> [v b ...]`.
 
-    All at once, unless it keeps statistics of a batch: then view by view, as upstream.
+    All at once, unless it updates statistics of the batch: then view by view, as upstream.
     """
     if keeps_statistics:
         one_by_one = nn.scan(

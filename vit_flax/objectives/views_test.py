@@ -1,12 +1,15 @@
 """Views: boxes and crops against what they must be on values that are known, and the sizes of what is drawn."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vit_flax.models.vit import ViT
-from vit_flax.objectives import views
-from vit_flax.objectives.dino import Dino
+from vit_flax.objectives import dino, es_vit, lejepa, levjepa, views
 
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 12, 20, 3)), jnp.float32)
 
@@ -31,11 +34,79 @@ def test_a_crop_of_the_whole_is_the_image_and_of_a_part_is_that_part():
     np.testing.assert_allclose(views.crop(IMAGES, part, (6, 8)), IMAGES[:, 2:8, 5:13], atol=1e-6)
 
 
+NET = ViT(image_size=(8, 12), patch_size=4, num_classes=3, dim=8, depth=1, heads=1, mlp_dim=8)
+# Upstream's constructor, its loss and its views.
+COMPOSED: list[tuple[Any, Any, Any]] = [
+    (dino.Dino, dino.DinoLoss, views.MultiCrop),
+    (es_vit.EsViTTrainer, es_vit.EsViTLoss, views.MultiCrop),
+    (lejepa.LeJEPA, lejepa.LeJEPALoss, views.MultiCrop),
+    (levjepa.LeVJEPA, levjepa.LeVJEPALoss, views.VideoCrops),
+]
+
+
+def shapes_of(drawn):
+    return {name: array.shape for name, array in drawn.items()}
+
+
+@pytest.mark.parametrize('whole, loss, crops', COMPOSED)
+def test_a_constructor_has_the_arguments_of_its_loss_and_of_its_views(whole, loss, crops):
+    names = [{field.name: field.default for field in dataclasses.fields(part)} for part in (whole, loss, crops)]
+    assert names[0] == {**names[1], **names[2]} and not names[1].keys() & names[2].keys()
+
+
 def test_views_of_an_objective_have_the_sizes_that_it_says():
-    net = ViT(image_size=(8, 12), patch_size=4, num_classes=3, dim=8, depth=1, heads=1, mlp_dim=8)
-    dino = Dino(net=net, image_size=(8, 12), num_local_views=5, local_size=6)
-    drawn = jax.eval_shape(dino.draw, jax.random.key(0), IMAGES)
-    assert {name: array.shape for name, array in drawn.items()} == {
-        'global_views': (2, 3, 8, 12, 3),
-        'local_views': (5, 3, 6, 6, 3),
-    }
+    objective = dino.Dino(net=NET, image_size=(8, 12), num_local_views=5, local_size=6)
+    wanted = {'global_views': (2, 3, 8, 12, 3), 'local_views': (5, 3, 6, 6, 3)}
+    assert shapes_of(jax.eval_shape(objective.draw, jax.random.key(0), IMAGES)) == wanted
+    assert [spec.shape for spec in objective.example_input()] == [(2, 2, 8, 12, 3), (5, 2, 6, 6, 3)]
+    alone = views.MultiCrop(num_local_views=1)
+    wanted = {'global_views': (2, 3, 12, 20, 3), 'local_views': (1, 3, 12, 20, 3)}
+    assert shapes_of(jax.eval_shape(alone.draw, jax.random.key(0), IMAGES)) == wanted, 'as large as the images'
+
+
+def test_views_are_values_and_draw_what_the_constructor_draws():
+    given: dict[str, Any] = dict(image_size=(8, 12), num_local_views=1, augment_fn=lambda rng, images: 1 - images)
+    crops = views.MultiCrop(**given)
+    assert crops == views.MultiCrop(**given) and hash(crops) == hash(views.MultiCrop(**given))
+    assert crops != dataclasses.replace(crops, num_local_views=2)
+    mine, theirs = (
+        jax.jit(drawn)(jax.random.key(1), IMAGES) for drawn in (crops.draw, dino.Dino(net=NET, **given).draw)
+    )
+    jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+
+
+def test_views_of_videos_and_of_grids():
+    videos = jnp.zeros((3, 4, 12, 20, 3))
+    crops = views.VideoCrops(image_size=8, local_size=None, num_local_views=2)
+    wanted = {'global_views': (1, 3, 4, 8, 8, 3), 'local_views': (2, 3, 4, 8, 8, 3)}
+    assert shapes_of(jax.eval_shape(crops.draw, jax.random.key(0), videos)) == wanted
+    grids = views.GridViews(augment_tgt=lambda rng, x: x + jax.random.normal(rng, x.shape), num_target_aug_views=2)
+    drawn = grids.draw(jax.random.key(0), jnp.zeros((3, 5, 2)))
+    assert shapes_of(drawn) == {'global_views': (1, 3, 5, 2), 'local_views': (2, 3, 5, 2)}
+    assert not drawn['global_views'].any() and (drawn['local_views'][0] != drawn['local_views'][1]).all()
+
+
+@pytest.mark.parametrize(
+    'make, says',
+    [
+        (lambda: views.MultiCrop(num_local_views=0), 'num_local_views=0 must be at least 1'),
+        (lambda: views.MultiCrop(local_size=0), 'local_size=0 must be at least 1'),
+        (
+            lambda: views.MultiCrop(global_lower_crop_scale=1.5),
+            'global_lower_crop_scale=1.5 must be above 0 and at most',
+        ),
+        (lambda: views.MultiCrop(local_upper_crop_scale=0.01), 'must be at least local_lower_crop_scale=0.05'),
+        (lambda: views.MultiCrop(augment_fn=3), 'augment_fn=3 must be a function'),  # type: ignore[arg-type]
+        (
+            lambda: views.MultiCrop(image_size=(2, 3, 4)).draw(jax.random.key(0), IMAGES),
+            r'image_size=\(2, 3, 4\) must be',
+        ),
+        (lambda: views.MultiCrop().draw(jax.random.key(0), IMAGES[0]), r'images of shape .* must be \[b h w c\]'),
+        (lambda: views.VideoCrops().draw(jax.random.key(0), IMAGES), r'videos of shape .* must be \[b t h w c\]'),
+        (lambda: views.VideoCrops(num_local_views=0), 'num_local_views=0 must be at least 1'),
+        (lambda: views.GridViews(num_target_aug_views=0), 'num_target_aug_views=0 must be at least 1'),
+    ],
+)
+def test_mistakes(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
