@@ -20,6 +20,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from vit_flax.taps import Call, watch
 from vit_flax.weights.ops import KEEP, Op, kernel_op
 
 Path = tuple[str, ...]
@@ -94,11 +95,10 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
     """Traces the model without computing anything and names its variables in torch's words."""
     modules: dict[Path, nn.Module] = {}
 
-    def remember(next_fun, args, call_kwargs, context):
-        modules.setdefault(tuple(context.module.path), context.module)
-        return next_fun(*args, **call_kwargs)
+    def remember(call: Call) -> None:
+        modules.setdefault(call.path, call.module)
 
-    with nn.intercept_methods(remember):
+    with watch(before=remember):
         shapes = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, **kwargs), *example_inputs)
     rows = {path: getattr(type(module), 'torch_names', {}) for path, module in modules.items()}
 
