@@ -128,7 +128,28 @@ def make_pair(case: Case, **flax_extra: Any) -> Pair:
     return Pair(case, model, reference, variables, table, draw_inputs(case))
 
 
-def run_torch(pair: Pair) -> Run:
+@dataclass
+class TorchRun:
+    """What the witness computed, in its own names; of inputs and outputs in Flax's layout.
+
+    Attributes:
+      outputs: all arrays of the result.
+      gradients: of every parameter, zero where none reaches it.
+      input_gradients: in the order of the inputs.
+      buffers: after the call.
+      unused: parameters without a gradient.
+      negligible: parameters with a gradient of rounding errors alone.
+    """
+
+    outputs: list[np.ndarray]
+    gradients: dict[str, np.ndarray]
+    input_gradients: list[np.ndarray]
+    buffers: dict[str, np.ndarray]
+    unused: set[str]
+    negligible: set[str]
+
+
+def call_torch(pair: Pair) -> TorchRun:
     """Outputs, gradients and new statistics of the witness."""
     inputs = [tensor.requires_grad_() for tensor in pair.torch_inputs()]
     result = pair.torch(*pair.case.arguments(inputs), **pair.case.torch_call())
@@ -150,60 +171,85 @@ def run_torch(pair: Pair) -> Run:
     largest = {name: 0.0 if grad is None else grad.abs().max().item() for name, grad in present.items()}
     # what a softmax does not see, such as one bias for all keys, has a gradient of rounding errors alone
     rounding = 1e-13 * max(largest.values(), default=0.0)
-    unused = {name for name, size in largest.items() if size == 0}
-    negligible = {name for name, size in largest.items() if size <= rounding}
-    arrays = {
-        name: np.zeros(tuple(parameter.shape)) if everything[name] is None else everything[name].numpy()
-        for name, parameter in pair.torch.named_parameters()
-    }
-    entries = [entry for entry in pair.table.entries if entry.path[0] == 'params']
-    gradients = {'/'.join(entry.path[1:]): entry.to_flax(arrays) for entry in entries}
-    for index, (spec, grad) in enumerate(zip(pair.case.inputs, grads[len(parameters) :], strict=True)):
-        array = np.zeros(inputs[index].shape) if grad is None else grad.numpy()
+    input_gradients = []
+    for tensor, spec, grad in zip(inputs, pair.case.inputs, grads[len(parameters) :], strict=True):
+        array = np.zeros(tensor.shape) if grad is None else grad.numpy()
         axis = channel_axis(spec.layout)
-        gradients[f'input {index}'] = np.moveaxis(array, axis, -1) if 'c' in spec.layout.split() else array
-    buffers = {name: buffer.numpy() for name, buffer in pair.torch.named_buffers()}
+        input_gradients.append(np.moveaxis(array, axis, -1) if 'c' in spec.layout.split() else array)
+    return TorchRun(
+        outputs=outputs,
+        gradients={
+            name: np.zeros(tuple(parameter.shape)) if everything[name] is None else everything[name].numpy()
+            for name, parameter in pair.torch.named_parameters()
+        },
+        input_gradients=input_gradients,
+        buffers={name: buffer.numpy().copy() for name, buffer in pair.torch.named_buffers()},
+        unused={name for name, size in largest.items() if size == 0},
+        negligible={name for name, size in largest.items() if size <= rounding},
+    )
+
+
+def in_flax_names(pair: Pair, run: TorchRun) -> Run:
+    """The witness's results as the Flax model of a pair has them, whose layers may be scanned."""
+    entries = [entry for entry in pair.table.entries if entry.path[0] == 'params']
+    gradients = {'/'.join(entry.path[1:]): entry.to_flax(run.gradients) for entry in entries}
+    gradients |= {f'input {index}': grad for index, grad in enumerate(run.input_gradients)}
     state = {
-        '/'.join(entry.path): entry.to_flax(buffers)
+        '/'.join(entry.path): entry.to_flax(run.buffers)
         for entry in pair.table.entries
         if entry.path[0] == 'batch_stats' and pair.case.train
     }
     return Run(
-        outputs=outputs,
+        outputs=run.outputs,
         gradients=gradients,
         state=state,
-        unused=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= unused),
-        negligible=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= negligible),
+        unused=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= run.unused),
+        negligible=tuple('/'.join(entry.path[1:]) for entry in entries if set(entry.names) <= run.negligible),
     )
+
+
+def run_torch(pair: Pair) -> Run:
+    """Outputs, gradients and new statistics of the witness, in Flax's names."""
+    return in_flax_names(pair, call_torch(pair))
 
 
 def run_flax(pair: Pair) -> Run:
     """The same of the Flax model, compiled."""
-    params = {'params': pair.variables.get('params', {})}
-    others = {name: value for name, value in pair.variables.items() if name != 'params'}
+    return to_run(pair, vjp_flax(pair, pair.variables, pair.inputs))
+
+
+def to_run(pair: Pair, results: tuple[Any, Any, Any, Any]) -> Run:
+    """What `vjp_flax` computed, by name."""
+    outputs, grads, input_grads, state = jax.device_get(results)
+    gradients = flatten_dict(grads, sep='/')
+    gradients |= {f'input {index}': grad for index, grad in enumerate(input_grads)}
+    return Run(list(outputs), gradients, flatten_dict(state, sep='/') if pair.case.train else {})
+
+
+def vjp_flax(pair: Pair, variables: Mapping[str, Any], inputs: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
+    """Outputs, gradients of parameters and of inputs, and new statistics, all where the mesh has put them."""
+    params = {'params': variables.get('params', {})}
+    others = {name: value for name, value in variables.items() if name != 'params'}
 
     @jax.jit
-    def run(params, others, inputs, draws, cotangents):
+    def run(params, others, inputs, draws):
         def forward(params, *inputs):
             return _leaves_and_state(pair, {**params, **others}, inputs, draws)
 
         outputs, pull_back, state = jax.vjp(forward, params, *inputs, has_aux=True)
-        grads, *input_grads = pull_back(cotangents)
+        grads, *input_grads = pull_back(
+            [_like(seed, x) for seed, x in zip(pair.cotangents(outputs), outputs, strict=True)]
+        )
         return outputs, grads['params'], input_grads, state
 
-    shapes, _ = jax.eval_shape(
-        lambda variables, inputs, draws: _leaves_and_state(pair, variables, inputs, draws),
-        pair.variables,
-        pair.inputs,
-        dict(pair.case.call),
-    )
-    cotangents = pair.cotangents(shapes)
-    outputs, grads, input_grads, state = jax.device_get(
-        run(params, others, pair.inputs, dict(pair.case.call), cotangents)
-    )
-    gradients = flatten_dict(grads, sep='/')
-    gradients |= {f'input {index}': grad for index, grad in enumerate(input_grads)}
-    return Run(list(outputs), gradients, flatten_dict(state, sep='/') if pair.case.train else {})
+    return run(params, others, inputs, dict(pair.case.call))
+
+
+def _like(cotangent: np.ndarray, output: jax.Array) -> jax.Array:
+    """A cotangent with the dtype of its output, and along the axes of the mesh that has that."""
+    array = jnp.asarray(cotangent, output.dtype)
+    sharding = jax.typeof(output).sharding
+    return array if sharding.mesh.empty else jax.reshard(array, sharding)
 
 
 def _leaves_and_state(pair, variables, inputs, draws):

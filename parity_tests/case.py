@@ -235,6 +235,20 @@ def batch_norm_cases() -> tuple[Case, ...]:
     return tuple(with_statistics.values())[::-1]
 
 
+# One model of each kind of part: plain blocks; convolutions with statistics; windows; packed images; tokens that are
+# left out; one block many times; time; Fourier transforms.
+REPRESENTATIVES = (
+    'vit', 'cvt', 'max_vit', 'na_vit', 'ats_vit', 'looped_vit', 'vivit', 'simple_vit_with_fft',
+)  # fmt: skip
+
+
+@cache
+def scannable_cases() -> tuple[Case, ...]:
+    """A case of each model whose trunk can be scanned: in training mode, if it keeps statistics."""
+    cases = {case.stem: case for case in (*first_cases(), *batch_norm_cases())}
+    return tuple(case for case in cases.values() if hasattr(case.flax_model(), 'scan'))
+
+
 @cache
 def first_cases() -> tuple[Case, ...]:
     """The first case of each file: the one for checks that every model needs once."""

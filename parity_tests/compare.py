@@ -55,7 +55,11 @@ def measure(case: Case, got: Run, want: Run) -> Report:
 
 def check(case: Case, **flax_extra: Any) -> Report:
     """Raises an AssertionError that names the first module that differs."""
-    report, pair = compare(case, **flax_extra)
+    return judge(case, *compare(case, **flax_extra))
+
+
+def judge(case: Case, report: Report, pair: Pair) -> Report:
+    """The report if it is within the case's bounds, else an AssertionError that names the first module that differs."""
     count = sum(leaf.size for leaf in jax.tree.leaves(pair.variables.get('params', {})))
     if count != case.parameters:
         raise AssertionError(f'{case.id} has {count} parameters, its case says {case.parameters}')

@@ -22,13 +22,17 @@ os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
 os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
 gc.set_threshold(20_000, 20, 20)
 
+from collections.abc import Iterable  # noqa: E402
 from functools import lru_cache  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from _pytest.mark import ParameterSet  # noqa: E402
 
+from benchmarks.arguments import constructors  # noqa: E402
+from conftest import stem_of, subject  # noqa: E402
 from vit_flax.weights import convert, table  # noqa: E402
 
 _build_table = table.build_table
@@ -45,7 +49,16 @@ def build_table(model: Any, *example_inputs: Any, **kwargs: Any) -> table.Table:
 
 convert.build_table = table.build_table = build_table
 
-from parity_tests.case import all_cases, all_refusals, batch_norm_cases, first_cases  # noqa: E402
+from parity_tests import specimen  # noqa: E402
+from parity_tests.case import (  # noqa: E402
+    REPRESENTATIVES,
+    Case,
+    all_cases,
+    all_refusals,
+    batch_norm_cases,
+    first_cases,
+    scannable_cases,
+)
 from parity_tests.objective_case import (  # noqa: E402
     all_objective_cases,
     all_objective_refusals,
@@ -72,10 +85,20 @@ def float64():
         yield
 
 
+def others_exhaustive(cases: Iterable[Case]) -> list[ParameterSet]:
+    """The cases, of which those of representative models always run."""
+    marks = {True: (), False: (pytest.mark.exhaustive,)}
+    return [pytest.param(case, marks=marks[case.stem in REPRESENTATIVES]) for case in cases]
+
+
 PER_MODEL = {
     'case': lambda: (all_cases(), lambda case: case.id),
     'first_case': lambda: (first_cases(), lambda case: case.stem),
+    'representative_case': lambda: (others_exhaustive(first_cases()), lambda case: case.stem),
+    'scannable_case': lambda: (scannable_cases(), lambda case: case.stem),
+    'scannable_representative': lambda: (others_exhaustive(scannable_cases()), lambda case: case.stem),
     'batch_norm_case': lambda: (batch_norm_cases(), lambda case: case.stem),
+    'class_case': lambda: (constructors().values(), lambda case: f'{case.whole.path}.{case.class_name}'),
     'refused': lambda: (all_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
     'objective_case': lambda: (all_objective_cases(), lambda case: case.id),
     'first_objective_case': lambda: (first_objective_cases(), lambda case: case.stem),
@@ -85,19 +108,23 @@ PER_MODEL = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption('--stem', help='run the tests of this model alone (-k vit would match many)')
+    parser.addoption('--stem', help='run the tests of these models alone: cait,xcit (-k vit would match many)')
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    stem = metafunc.config.getoption('stem')
     for name in PER_MODEL.keys() & set(metafunc.fixturenames):
         declared, label = PER_MODEL[name]()
-        chosen = [one for one in declared if stem in (None, one.stem)]
-        metafunc.parametrize(name, chosen, ids=label, scope='module')
+        metafunc.parametrize(name, declared, ids=label)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption('stem'):
-        per_model = [item for item in items if PER_MODEL.keys() & set(getattr(item, 'fixturenames', ()))]
-        # pytest makes one skipped item where there is nothing to run
-        items[:] = [item for item in per_model if 'NOTSET' not in item.name]
+    chosen = config.getoption('stem')
+    if chosen:
+        items[:] = [item for item in items if stem_of(item) in chosen.split(',')]
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What was made for one model goes when the tests of the next one come."""
+    if nextitem is None or subject(item) != subject(nextitem):
+        specimen.forget()
+        _kept_table.cache_clear()

@@ -248,8 +248,7 @@ def train_flax(pair: ObjectivePair) -> Training:
         )(params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         variables = {'params': optax.apply_updates(params, updates), **state}
-        if hasattr(model, 'post_update'):
-            variables = model.post_update(variables)
+        variables = model.post_update(variables)
         state = {name: tree for name, tree in variables.items() if name != 'params'}
         return variables['params'], state, opt_state, outputs, gradients
 

@@ -1,6 +1,11 @@
 """Every argument of every public constructor, given what it cannot be; and models as values."""
 
+import dataclasses
+import importlib
+import inspect
+import pkgutil
 import warnings
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +14,10 @@ import pytest
 from flax import linen as nn
 
 import vit_flax
-from benchmarks.arguments import constructors, outcome, wicked
+from benchmarks.arguments import outcome, wicked
 from parity_tests.case import Case, all_cases
+from parity_tests.objective_case import ObjectiveCase
+from parity_tests.upstream import upstream_module
 from vit_flax.models.vit import ViT
 from vit_flax.transformers.x_transformers import Encoder
 from vit_flax.wrappers.extractor import Extractor
@@ -19,19 +26,42 @@ from vit_flax.wrappers.recorder import Recorder
 SMALL = dict(image_size=16, patch_size=8, num_classes=3, dim=8, depth=2, heads=2, dim_head=4, mlp_dim=8)
 
 
-@pytest.mark.parametrize('place', constructors(), ids='.'.join)
-def test_wicked_arguments(place: tuple[str, str, str]):
+def test_wicked_arguments(class_case: Case):
     """Refused by the constructor, or worth a trace: of those one in twenty, `benchmarks/arguments.py` has them all."""
-    case = constructors()[place]
     accepted = []
-    for name, value in wicked(case):
-        result = outcome(case, name, value, run=False)
+    for name, value in wicked(class_case):
+        result = outcome(class_case, name, value, run=False)
         assert result in ('refused', 'accepted'), f'{name}={value!r}: {result}'
         accepted += [(name, value)] if result == 'accepted' else []
     rng = np.random.default_rng(len(accepted))
     for index in rng.permutation(len(accepted))[: len(accepted) // 20]:
         name, value = accepted[index]
-        assert outcome(case, name, value) in ('refused', 'works'), f'{name}={value!r}'
+        assert outcome(class_case, name, value) in ('refused', 'works'), f'{name}={value!r}'
+
+
+def test_names_and_defaults_are_upstreams(class_case: Case):
+    """None stands for a dict, made anew each time, and for what upstream requires but another argument replaces."""
+    path, name = class_case.whole.path, class_case.class_name
+    theirs = getattr(upstream_module(class_case.stem), name, None)
+    if theirs is None:
+        pytest.skip('upstream has no such class')
+    ours = defaults(getattr(importlib.import_module(f'vit_flax.{path}'), name))
+    for parameter in inspect.signature(theirs).parameters.values():
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            assert parameter.name in ours
+            mine, default = ours[parameter.name], parameter.default
+            replaced = mine is None and (default is parameter.empty or isinstance(default, dict))
+            assert replaced or as_tuple(mine) == as_tuple(default), parameter.name
+
+
+def defaults(constructor: Callable) -> dict[str, object]:
+    fields = dataclasses.fields(constructor) if dataclasses.is_dataclass(constructor) else ()
+    made = {field.name: field.default_factory() for field in fields if field.default_factory is not dataclasses.MISSING}
+    return {name: parameter.default for name, parameter in inspect.signature(constructor).parameters.items()} | made
+
+
+def as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
@@ -68,6 +98,32 @@ def test_models_are_values():
         model, again = case.flax_model(), case.flax_model()
         assert model == again and hash(model) == hash(again)
         assert model != case.flax_model(param_dtype=jnp.bfloat16)
+
+
+def test_training_mode_is_off_unless_asked_for(first_case: Case):
+    """In every module, also in those that others always tell."""
+    training_is_off(f'vit_flax.{first_case.whole.path}')
+
+
+def test_training_mode_of_an_objective(first_objective_case: ObjectiveCase):
+    training_is_off(f'vit_flax.{first_objective_case.whole.path}')
+
+
+def test_training_mode_of_what_models_share():
+    for package in ('blocks', 'transformers', 'wrappers'):
+        name = f'vit_flax.{package}'
+        for info in pkgutil.walk_packages(importlib.import_module(name).__path__, f'{name}.'):
+            if not info.name.endswith('_test'):
+                training_is_off(info.name)
+
+
+def training_is_off(name: str) -> None:
+    """In all linen modules that a file defines."""
+    for _, kind in inspect.getmembers(importlib.import_module(name), inspect.isclass):
+        if issubclass(kind, nn.Module) and kind.__module__ == name:
+            for _, method in inspect.getmembers(kind, inspect.isfunction):
+                train = inspect.signature(method).parameters.get('train')
+                assert train is None or train.default in (False, train.empty), method.__qualname__
 
 
 def test_images_without_room_for_a_patch():

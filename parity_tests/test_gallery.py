@@ -1,4 +1,4 @@
-"""Every example of docs/gallery.md: built at its full size, and run where it is small."""
+"""Every example of docs/gallery.md: built at its full size; with `--all` also run where it is small."""
 
 import re
 
@@ -21,20 +21,32 @@ def run(example: str) -> tuple[dict, dict]:
     return {name: names[name] for name, _ in re.findall(SHAPES, example, re.MULTILINE)}, names.get('variables', {})
 
 
-@pytest.mark.parametrize('title', EXAMPLES)
-def test_example(title: str):
-    example = EXAMPLES[title]
+@pytest.fixture(autouse=True)
+def single_precision():
     with jax.enable_x64(False):
-        # inside of a trace nothing is computed
-        results, variables = jax.eval_shape(lambda: run(example))
-        expected = dict(re.findall(SHAPES, example, re.MULTILINE))
-        assert expected
-        for name, shape in expected.items():
-            assert results[name].shape == eval(shape), name
-        size = sum(leaf.size for leaf in jax.tree.leaves(variables))
-        if 0 < size <= SMALL:
-            computed, _ = jax.jit(lambda: run(example))()
-            assert all(jnp.isfinite(array).all() for array in computed.values())
+        yield
+
+
+@pytest.mark.parametrize('title', EXAMPLES)
+def test_shapes_of_an_example(title: str):
+    example = EXAMPLES[title]
+    # inside of a trace nothing is computed
+    results, _ = jax.eval_shape(lambda: run(example))
+    expected = dict(re.findall(SHAPES, example, re.MULTILINE))
+    assert expected
+    for name, shape in expected.items():
+        assert results[name].shape == eval(shape), name
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize('title', EXAMPLES)
+def test_an_example_is_computed(title: str):
+    _, variables = jax.eval_shape(lambda: run(EXAMPLES[title]))
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    if not 0 < size <= SMALL:
+        pytest.skip(f'it has {size:,} parameters')
+    computed, _ = jax.jit(lambda: run(EXAMPLES[title]))()
+    assert all(jnp.isfinite(array).all() for array in computed.values())
 
 
 def test_gallery_names_existing_models_only():

@@ -1,5 +1,6 @@
 """The harness catches the classic mistakes of a port, one planted at a time, and names the module."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -9,9 +10,9 @@ from einops import rearrange
 
 from parity_tests.case import Case, all_cases
 from parity_tests.compare import check
-from vit_flax.blocks import attention, feedforward, patches, torch_like, transformer
+from vit_flax.blocks import attention, patches, torch_like, transformer
+from vit_flax.blocks.weight_ops import KEEP
 from vit_flax.models import cvt, xcit
-from vit_flax.weights.ops import KEEP
 
 pytestmark = pytest.mark.usefixtures('fresh_tables')
 
@@ -27,7 +28,7 @@ def complaint(case: Case) -> str:
 
 
 def test_tanh_gelu(monkeypatch):
-    monkeypatch.setattr(feedforward, 'gelu', jax.nn.gelu)
+    monkeypatch.setattr(transformer, 'gelu', jax.nn.gelu)
     said = complaint(case_named('vit-cls'))
     assert 'first module that differs: transformer/block_0/feedforward (torch: transformer.layers.0.1)' in said
     assert 'up to transformer/block_0/feedforward/expand' in said
@@ -43,7 +44,7 @@ def test_swapped_axes_of_a_square_weight(monkeypatch):
     rows = {**attention.Attention.torch_names, 'to_out/kernel': ('to_out.0.weight', KEEP)}
     monkeypatch.setattr(attention.Attention, 'torch_names', rows)
     square = case_named('vit-cls')
-    square = Case(**{**vars(square), 'kwargs': {**square.kwargs, 'dim': 18}, 'parameters': 7_731})
+    square = replace(square, kwargs={**square.kwargs, 'dim': 18}, parameters=7_731)
     said = complaint(square)
     assert (
         'first module that differs: transformer/block_0/attention/to_out (torch: transformer.layers.0.0.to_out.0)'
@@ -74,13 +75,13 @@ def test_unmapped_bias(monkeypatch):
     class NoBias(torch_like.Dense):
         use_bias: bool = False
 
-    monkeypatch.setattr(feedforward, 'Dense', NoBias)
+    monkeypatch.setattr(transformer, 'Dense', NoBias)
     said = complaint(case_named('vit-cls'))
     assert 'unexpected: transformer.layers.0.1.net.1.bias' in said
 
 
 def test_unmapped_module(monkeypatch):
-    monkeypatch.setattr(feedforward.FeedForward, 'torch_names', {'norm': 'net.0', 'expand': 'net.1'})
+    monkeypatch.setattr(transformer.FeedForward, 'torch_names', {'norm': 'net.0', 'expand': 'net.1'})
     said = complaint(case_named('vit-cls'))
     assert 'missing: transformer.layers.0.1.contract.bias' in said
     assert 'unexpected: transformer.layers.0.1.net.4.bias' in said
@@ -119,9 +120,7 @@ def test_wrong_order_of_blocks(monkeypatch):
     assert 'vit-cls differs from torch' in said
 
 
-def test_unused_parameter_is_noticed(monkeypatch):
-    """A parameter that torch trains and Flax does not use cannot pass."""
-
+def test_values_left_out(monkeypatch):
     original = attention.attend
     monkeypatch.setattr(
         attention, 'attend', lambda module, q, k, v, **options: original(module, q, k, jnp.zeros_like(v), **options)
@@ -129,7 +128,18 @@ def test_unused_parameter_is_noticed(monkeypatch):
     assert 'outputs output 0' in complaint(case_named('vit-cls'))
 
 
+def test_a_parameter_declared_unused_that_is_used():
+    said = complaint(replace(case_named('vit-cls'), unused=('mlp_head/bias',)))
+    assert said == "vit-cls: `unused` and the gradients disagree on ('mlp_head/bias',)"
+
+
+def test_a_parameter_that_no_gradient_reaches_must_be_declared():
+    case = next(case for case in all_cases() if case.unused)
+    said = complaint(replace(case, unused=()))
+    assert said.startswith(f'{case.id}: `unused` and the gradients disagree on (')
+
+
 def test_looser_tolerance_needs_a_reason():
     case = case_named('vit-cls')
     with pytest.raises(ValueError, match='needs a reason'):
-        Case(**{**vars(case), 'tolerance': 1e-6})
+        replace(case, tolerance=1e-6)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from flax.traverse_util import flatten_dict
 from jax.extend.random import define_prng_impl
@@ -55,8 +56,9 @@ def test_same_distribution_as_upstream(first_case: Case):
 
 def test_objective_starts_as_upstream(first_objective_case: ObjectiveCase):
     if not hasattr(upstream_module(first_objective_case.stem), first_objective_case.class_name):
-        # made here of upstream's pieces, which are tested with the models
-        return
+        pytest.skip(
+            "upstream has no such class: it is made here of upstream's pieces, which are tested with the models"
+        )
 
     def upstream() -> torch.nn.Module:
         model = first_objective_case.upstream_model()

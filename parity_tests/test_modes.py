@@ -1,7 +1,11 @@
-"""What holds for every model in every way it can be run: compiled, eager, mapped, sharded, scanned, in other dtypes."""
+"""What holds in every way a model can be run: eager, mapped, sharded, scanned, in other dtypes.
+
+Each is compared with the one run of the PyTorch reference. What the compiler and JAX's transformations guarantee, once
+the parts of a model allow it, is shown with one model for each kind of part; `--all` shows it with all."""
 
 import dataclasses
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +17,15 @@ from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 import vit_flax
-from parity_tests.bridge import Pair, example_inputs, make_pair, relative_error
+from parity_tests.bridge import Pair, example_inputs, relative_error, run_flax, to_run, vjp_flax
 from parity_tests.case import Case
+from parity_tests.compare import measure
+from parity_tests.specimen import specimen
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def pair(first_case: Case) -> Pair:
-    with jax.enable_x64(True):
-        return make_pair(first_case)
+    return specimen(first_case).pair
 
 
 def cast(tree, dtype):
@@ -46,66 +51,55 @@ def assert_close(got, want, tolerance):
         assert relative_error(mine, theirs) <= tolerance
 
 
-def test_compiled_eager_mapped_in_float32_and_bfloat16(pair: Pair):
-    """Also: evaluation needs no rng and repeats itself, whatever the rates of dropping are."""
-    call = {**pair.case.call, **pair.case.options}
-    result = pair.torch.eval()(*pair.torch_inputs(), **pair.case.torch_call())
-    want = [tensor.detach().numpy() for tensor in jax.tree.leaves(result)]
-    variables, inputs = cast(pair.variables, jnp.float32), cast([*pair.inputs], jnp.float32)
+def in_float32(pair: Pair) -> tuple[dict, list[jax.Array]]:
+    return cast(pair.variables, jnp.float32), cast([*pair.inputs], jnp.float32)
 
-    @jax.jit
-    def run(variables, inputs):
-        variants = pair.flax, with_rates(pair.flax, 0.5), pair.flax.clone(dtype=jnp.bfloat16)
-        return [outputs(model, variables, inputs, **call) for model in variants]
 
-    compiled, noisy, low = run(variables, inputs)
-    assert all(array.dtype == jnp.float32 for array in compiled)
-    assert_close(compiled, want, 1e-5)
-    assert_close(noisy, compiled, 0.0)
-    assert all(array.dtype == jnp.bfloat16 for array in low)
-    assert_close(low, want, 0.1)
+def test_mapped_in_float32_and_bfloat16(first_case: Case, pair: Pair):
+    """Each sample on a device of its own."""
+    want = specimen(first_case).in_torch.outputs
+    variables, inputs = in_float32(pair)
 
-    assert_close(outputs(pair.flax, variables, inputs, **call), compiled, 1e-5)
+    def both(variables, inputs):
+        models = pair.flax, pair.flax.clone(dtype=jnp.bfloat16)
+        return [outputs(model, variables, inputs, **pair.case.options) for model in models]
 
     one_each = [array[:, None] for array in inputs]
-    mapped = jax.pmap(lambda inputs: outputs(pair.flax, variables, inputs, **call), devices=jax.devices()[:2])
-    # a loss over the batch is another number for each sample
-    samples = [(mine[:, 0], theirs) for mine, theirs in zip(mapped(one_each), compiled, strict=True) if theirs.ndim]
-    assert_close(*zip(*samples, strict=True), 1e-5)
+    exact, low = jax.pmap(both, in_axes=(None, 0), devices=jax.devices()[:2])(variables, one_each)
+    assert all(array.dtype == jnp.float32 for array in exact)
+    assert all(array.dtype == jnp.bfloat16 for array in low)
+    assert_close([array[:, 0] for array in exact], want, 1e-5)
+    assert_close([array[:, 0] for array in low], want, 0.1)
 
 
-def training_step(model, variables, inputs, call):
-    """Outputs, gradients of a loss and new statistics, in training mode."""
-    others = {name: tree for name, tree in variables.items() if name != 'params'}
+def test_evaluation_is_the_same_program_whatever_the_rates_of_dropping(pair: Pair):
+    """It needs no rng, and gives the same twice."""
 
-    @jax.jit
-    def run(params, inputs):
-        def loss(params):
-            output, state = with_rates(model, 0.0).apply(
-                {'params': params, **others}, *inputs, train=True, mutable=['batch_stats'], **call
-            )
-            return sum((leaf**2).mean() for leaf in jax.tree.leaves(output)), (output, state)
+    def program(model):
+        run = partial(outputs, model, **pair.case.options)
+        traced = jax.make_jaxpr(run)(pair.variables, pair.inputs)
+        # functions are printed with their place in memory
+        return re.sub(r'0x[0-9a-f]+', '', str(traced)), traced.consts
 
-        (_, (output, state)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return jax.tree.leaves(output), grads, state
-
-    return run(variables['params'], inputs)
+    (quiet, constants), (noisy, others) = program(pair.flax), program(with_rates(pair.flax, 0.5))
+    assert noisy == quiet
+    jax.tree.map(np.testing.assert_array_equal, others, constants)
 
 
-def batch_of_four(pair: Pair) -> list[jax.Array]:
-    return [jnp.asarray(np.concatenate([array, array[::-1] * 0.5])) for array in map(np.asarray, pair.inputs)]
+def test_eager_equals_torch(representative_case: Case):
+    pair = specimen(representative_case).pair
+    variables, inputs = in_float32(pair)
+    assert_close(
+        outputs(pair.flax, variables, inputs, **representative_case.options),
+        specimen(representative_case).in_torch.outputs,
+        1e-5,
+    )
 
 
-@pytest.fixture(scope='module')
-def plain_step(pair: Pair):
-    """One device, unrolled: what the sharded and the scanned step must give too."""
-    with jax.enable_x64(True):
-        return training_step(pair.flax, pair.variables, batch_of_four(pair), {**pair.case.call, **pair.case.options})
-
-
-def test_sharded_equals_one_device(pair: Pair, plain_step):
-    """Batch over four devices, every parameter that can be halved over two, and JAX's own kind of axes: explicit."""
-    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'))
+def test_sharded_equals_torch(representative_case: Case):
+    """Batch over two devices, every parameter that can be halved over two, and JAX's own kind of axes: explicit."""
+    pair = specimen(representative_case).pair
+    mesh = jax.make_mesh((2, 2), ('data', 'fsdp'), devices=jax.devices()[:4])
 
     def place(leaf):
         axis = next((axis for axis, size in enumerate(leaf.shape) if size % 2 == 0), None)
@@ -113,16 +107,17 @@ def test_sharded_equals_one_device(pair: Pair, plain_step):
         return jax.device_put(np.asarray(leaf), NamedSharding(mesh, spec))
 
     variables = jax.tree.map(place, pair.variables)
-    spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec('data'))) for array in batch_of_four(pair)]
+    spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec('data'))) for array in pair.inputs]
     with jax.set_mesh(mesh):
-        got = training_step(pair.flax, variables, spread, {**pair.case.call, **pair.case.options})
-    outputs, grads, _ = got
-    assert all(leaf.sharding.spec[0] == 'data' for leaf in outputs if leaf.ndim and len(leaf) == len(spread[0]))
-    for grad, parameter in zip(jax.tree.leaves(grads), jax.tree.leaves(variables['params']), strict=True):
-        assert grad.sharding.is_equivalent_to(parameter.sharding, grad.ndim)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step))
-    for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(plain_step), strict=True):
-        assert relative_error(mine, theirs, floor=1e-4 * largest) <= 1e-9
+        got = vjp_flax(pair, variables, spread)
+    outputs, grads, input_grads, _ = got
+    assert all(leaf.sharding.spec[0] == 'data' for leaf in outputs if leaf.ndim)
+    for new, old in zip(
+        jax.tree.leaves((grads, input_grads)), jax.tree.leaves((variables['params'], spread)), strict=True
+    ):
+        assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
+    report = measure(representative_case, to_run(pair, got), specimen(representative_case).wanted(pair))
+    assert report.worst <= representative_case.tolerance
 
 
 def test_a_batch_may_be_empty_or_a_symbol(pair: Pair):
@@ -149,27 +144,18 @@ def test_a_batch_may_be_empty_or_a_symbol(pair: Pair):
     assert jax.tree.map(jnp.shape, sizes) == jax.tree.map(jnp.shape, params)
 
 
-def test_scan_and_remat_equal_the_loop(pair: Pair, plain_step):
-    """Compared in torch's names: both layouts have those."""
-    if not hasattr(pair.flax, 'scan'):
-        assert not hasattr(pair.flax, 'remat')
-        return
-    shapes = example_inputs(pair.case)
-    scanned = pair.flax.clone(scan=True, remat=True)
-    variables = vit_flax.from_torch(scanned, pair.torch.state_dict(), *shapes, source='vit_pytorch')
-    both_ways(pair.flax, pair.variables, variables, shapes)
-    outputs, *got = training_step(scanned, variables, batch_of_four(pair), {**pair.case.call, **pair.case.options})
-    assert_close(outputs, plain_step[0], 1e-11)
-    in_torch_names = [
-        vit_flax.to_torch(model, {**others, 'params': grads, **state}, *shapes, source='vit_pytorch')
-        for model, others, (grads, state) in (
-            (scanned, variables, got),
-            (pair.flax, pair.variables, plain_step[1:]),
-        )
-    ]
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain_step[1]))
-    for name, theirs in in_torch_names[1].items():
-        assert relative_error(in_torch_names[0][name], theirs, floor=1e-4 * largest) <= 1e-9, name
+def test_scan_and_remat_equal_torch(scannable_case: Case):
+    """With the statistics of a training step, if the model has any."""
+    one = specimen(scannable_case)
+    loop, scanned, shapes = one.pair, one.scanned, example_inputs(scannable_case)
+    both_ways(loop.flax, loop.variables, scanned.variables, shapes)
+    report = measure(scannable_case, run_flax(scanned), one.wanted(scanned))
+    assert report.worst <= scannable_case.tolerance
+
+
+def test_what_can_be_scanned_can_be_rematerialised(first_case: Case):
+    model = first_case.flax_model()
+    assert hasattr(model, 'scan') == hasattr(model, 'remat')
 
 
 def both_ways(model, unrolled, stacked, shapes) -> None:

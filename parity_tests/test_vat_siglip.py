@@ -9,7 +9,8 @@ import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.cases.vat_siglip import EYE, SMALL
 from parity_tests.upstream import upstream_module
-from vit_flax.models.vat_siglip import SigLIP, from_published
+from vit_flax.models.vat_siglip import SigLIP
+from vit_flax.weights import huggingface
 
 LINEAR = {
     'layer_norm1': (22,),
@@ -45,13 +46,19 @@ def test_same_places_as_upstream(tmp_path, prefix):
     save_file(weights, tmp_path / 'model.safetensors')
     theirs = upstream_module('vat_siglip').SigLIPVAT(**SMALL)
     theirs.load_siglip(folder=tmp_path)
-    want, got = theirs.vit.state_dict(), from_published(weights)
+    model = SigLIP(**EYE)
+    want, got = theirs.vit.state_dict(), huggingface.read(model, weights)
     assert got.keys() == want.keys()
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value.numpy(), err_msg=name)
 
-    model = SigLIP(**EYE)
-    variables = vit_flax.from_torch(model, got, source='vit_pytorch')
+    variables = vit_flax.from_torch(model, weights, source='huggingface')
+    written = vit_flax.to_torch(model, variables, source='huggingface')
+    given = {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
+    given = {name: array for name, array in given.items() if not name.startswith(('head.', 'text_model.'))}
+    assert written.keys() == given.keys()
+    for name, array in given.items():
+        np.testing.assert_array_equal(written[name], array, err_msg=name)
     images = np.random.default_rng(1).normal(size=(2, 12, 12, 3)).astype(np.float32)
     tokens = theirs.vit(torch.from_numpy(np.moveaxis(images, -1, 1).copy())).detach().numpy()
     assert relative_error(model.apply(variables, images), tokens) <= 1e-5
@@ -59,4 +66,4 @@ def test_same_places_as_upstream(tmp_path, prefix):
 
 def test_other_weights_are_refused():
     with pytest.raises(ValueError, match=r'one image encoder of SigLIP, with post_layernorm\.weight: it has 0'):
-        from_published({'visual.ln_post.weight': np.ones(3)})
+        huggingface.read(SigLIP(**EYE), {'visual.ln_post.weight': np.ones(3)})

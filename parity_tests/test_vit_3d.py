@@ -8,6 +8,7 @@ import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.cases.vit_3d import SMALL
 from vit_flax.models.vit_3d import ViT
+from vit_flax.weights.vit_pytorch import reorder_video_patches
 from vit_torch_ref.models.vit_3d import ViT as TorchViT
 
 
@@ -22,7 +23,7 @@ def test_older_order_inside_a_patch():
     want = older(torch.from_numpy(np.moveaxis(video, -1, 1).copy())).detach().numpy()
     state_dict = {name: value.numpy() for name, value in older.state_dict().items()}
     model = ViT(**SMALL)
-    variables = vit_flax.from_torch(model, model.reorder_patches(state_dict), source='vit_pytorch')
+    variables = vit_flax.from_torch(model, reorder_video_patches(model, state_dict), source='vit_pytorch')
     assert relative_error(model.apply(variables, video), want) <= 1e-12
     untouched = vit_flax.from_torch(model, state_dict, source='vit_pytorch')
     assert relative_error(model.apply(untouched, video), want) > 1e-2

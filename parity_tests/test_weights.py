@@ -32,9 +32,8 @@ def test_round_trip_is_bit_exact(case: Case):
     round_trip(case)
 
 
-def test_round_trip_of_the_scanned_layout_is_bit_exact(first_case: Case):
-    if hasattr(first_case.flax_model(), 'scan'):
-        round_trip(first_case, scan=True)
+def test_round_trip_of_the_scanned_layout_is_bit_exact(scannable_case: Case):
+    round_trip(scannable_case, scan=True)
 
 
 def round_trip(case: Case, **extra: bool) -> None:

@@ -2,14 +2,16 @@
 
 import inspect
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parity_tests.bridge import make_pair, relative_error
+from parity_tests.bridge import Pair, make_pair, relative_error
 from parity_tests.case import Case, all_cases
+from parity_tests.specimen import specimen
 from parity_tests.upstream import upstream_module
 from vit_flax.taps import watch
 from vit_flax.wrappers.extractor import Extractor
@@ -56,28 +58,35 @@ def test_extractor_as_upstream(vit, path, torch_name, save_input):
     assert relative_error(np.asarray(got).ravel(), want.reshape(-1).numpy()) <= 1e-12
 
 
+def maps_of(pair: Pair) -> dict[Any, jax.Array]:
+    """Attention maps by layer, from one compiled run."""
+
+    def run(variables):
+        _, maps = Recorder(pair.flax).apply(variables, *pair.inputs)
+        return maps if isinstance(maps, dict) else dict(enumerate(jnp.unstack(maps, axis=1)))
+
+    return jax.jit(run)(pair.variables)
+
+
 def test_every_attention_of_every_model(first_case: Case):
-    """Rows of a softmax sum to one; scanned and unrolled, the maps are the same."""
-    pair = make_pair(first_case)
-
-    def maps_of(model, variables):
-        def run(variables):
-            _, maps = Recorder(model).apply(variables, *pair.inputs)
-            return maps if isinstance(maps, dict) else dict(enumerate(jnp.unstack(maps, axis=1)))
-
-        return jax.jit(run)(variables)
-
-    plain = maps_of(pair.flax, pair.variables)
+    """Rows of a softmax sum to one."""
+    pair = specimen(first_case).pair
+    maps = maps_of(pair)
     heads = sum(bool(TAPPING & called_names(module)) for module in calls(pair)[0])
-    assert len(plain) == heads > 0
-    for attention in plain.values():
+    assert len(maps) == heads > 0
+    for attention in maps.values():
         # windows of an image count as a batch of their own
         assert attention.ndim == 4 and attention.shape[0] % 2 == 0
         np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-12)
-    if hasattr(pair.flax, 'scan'):
-        scanned = make_pair(first_case, scan=True)
-        for name, attention in maps_of(scanned.flax, scanned.variables).items():
-            assert relative_error(attention, plain[name]) <= 1e-12
+
+
+def test_scanned_attention_of_every_model(scannable_representative: Case):
+    """The same maps under the same names as of the unrolled trunk."""
+    one = specimen(scannable_representative)
+    plain, scanned = maps_of(one.pair), maps_of(one.scanned)
+    assert scanned.keys() == plain.keys()
+    for name, attention in scanned.items():
+        assert relative_error(attention, plain[name]) <= 1e-12
 
 
 TAPPING = {'attend', 'attention_map'}
@@ -89,7 +98,7 @@ def called_names(module):
 
 def test_embeddings_of_every_model(first_case: Case):
     """What the first part of the model gives, and what its head takes, by shape alone."""
-    pair = make_pair(first_case)
+    pair = specimen(first_case).pair
     modules, shown = calls(pair)
     part = next('/'.join(module.path) for module in modules if len(module.path) == 1)
     _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)

@@ -27,8 +27,8 @@ class Model:
 
     Attributes:
       name: of a model or a preset in `vit_flax.list_models()`.
-      args: keyword arguments of the constructor; those that follow from the data need not be given.
-      dtype: that the network computes in; parameters and the loss are always float32.
+      args: keyword arguments of the constructor, except those that follow from the data.
+      dtype: computation dtype of the network (mixed precision); parameters and the loss are always float32.
     """
 
     name: str
@@ -38,61 +38,61 @@ class Model:
 
 @dataclass(frozen=True)
 class Optim:
-    """How the parameters follow the gradient."""
+    """The optimizer and its schedules."""
 
     name: Optimizer = 'adamw'
     """AdamW (arXiv:1711.05101), LAMB (arXiv:1904.00962), Lion (arXiv:2302.06675), SGD with Nesterov's momentum,
     Adafactor as for ViT-G (arXiv:2106.04560), or Muon for the matrices of the network and AdamW for the rest
     (arXiv:2502.16982)."""
     learning_rate: float = 1e-3
-    """At the end of the warm-up, the highest it gets."""
+    """Peak learning rate, reached at the end of the warm-up."""
     schedule: Schedule = 'cosine'
-    """What the learning rate does after the warm-up: half a cosine or a line down to `floor`, one over the square root
-    of the step, or nothing."""
+    """Learning rate schedule after the warm-up: cosine or linear decay to `floor`, inverse square root of the step, or
+    constant."""
     warmup: float = 0.1
-    """Part of the steps in which the learning rate grows from zero."""
+    """Linear warm-up, as a fraction of the steps."""
     cooldown: float = 0.0
-    """Part of the steps at the end in which it goes down to zero in a line; meant for rsqrt and constant."""
+    """Linear cool-down to zero at the end, as a fraction of the steps; meant for rsqrt and constant."""
     floor: float = 0.0
-    """Where cosine and linear end, as part of the highest learning rate."""
+    """Final learning rate of cosine and linear, as a fraction of the peak."""
     weight_decay: float = 0.05
     """Decoupled, multiplied by the learning rate."""
     weight_decay_end: float | None = None
-    """What it becomes until the last step, along half a cosine, as in DINO (arXiv:2104.14294); by default it stays."""
+    """Final weight decay of a cosine schedule, as in DINO (arXiv:2104.14294); constant by default."""
     groups: tuple[tuple[str, Group], ...] = (('.*/kernel', 'decay'), ('.*', 'plain'))
     """Ordered pairs: a regular expression over whole parameter paths, and whether its parameters decay, are trained
-    without decay, or are frozen. The first match counts, and every parameter must have one. Modules whose parameters
-    are all frozen are evaluated: they use their statistics and do not update them, and their dropout is off."""
+    without decay, or are frozen. The first match wins, and every parameter must match. Modules whose parameters
+    are all frozen run in evaluation mode: their BatchNorm statistics are used, not updated, and their dropout is off."""
     layer_decay: float = 1.0
-    """Factor from the learning rate of a block to that of the block before it, as in arXiv:2106.08254; for
-    fine-tuning, such as 0.75."""
+    """Layer-wise learning rate decay: the factor between a block and the one before it, as in BEiT (arXiv:2106.08254);
+    for fine-tuning, such as 0.75."""
     beta1: float = 0.9
-    """Memory of the mean of the gradient, or momentum."""
+    """Adam beta1; momentum of SGD, Lion and Muon."""
     beta2: float = 0.999
-    """Memory of the mean of its square; Lion's second one. Muon uses it for what is no matrix."""
+    """Adam beta2, also of LAMB; Lion beta2. Muon uses it for parameters that are no matrices."""
     clip: float = 1.0
-    """Largest norm of the whole gradient; 0 clips nothing."""
+    """Gradient clipping by global norm; 0 turns it off."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch,
-    but for draws inside the network, such as dropout's, and for BatchNorm, which normalises by each part alone and
-    averages their statistics; of objectives that need the whole batch at once it is refused. Numbers that describe a
-    batch in the rows, such as spreads, are means over the parts."""
+    """Gradient accumulation: micro-batches per step, to save memory. The result is that of the whole batch, except for
+    randomness inside the network, such as dropout, and for BatchNorm, which normalises each micro-batch and averages
+    their statistics; objectives that need the whole batch at once refuse it. Metrics of a batch, such as standard
+    deviations, are means over the micro-batches."""
     ema: float = 0.0
-    """Memory of a running average of the parameters, which is then what is evaluated; 0 keeps none."""
+    """EMA decay: an exponential moving average of the parameters, which is then evaluated; 0 turns it off."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices share each kind of work. The result is the same for any choice."""
+    """The device mesh: data, fully sharded, tensor and sequence parallelism. It does not change the result."""
 
     data: int = 0
-    """Copies of the model that take different rows of a batch; 0 takes all devices that are left."""
+    """Data parallelism: replicas of the model, each with its rows of the batch; 0: all remaining devices."""
     fsdp: int = 1
-    """Devices that share rows of a batch and also the storage of parameters and optimizer state."""
+    """Fully sharded data parallelism (FSDP, ZeRO-3): parameters and optimizer state are sharded too."""
     tensor: int = 1
-    """Devices that share one matrix product, see `rules`."""
+    """Tensor parallelism of matrix products, see `rules`."""
     seq: int = 1
-    """Devices that share one image, by its rows of pixels, or one video, by its frames."""
+    """Sequence parallelism: an image is split by its rows of pixels, a video by its frames."""
     rules: tuple[tuple[str, str], ...] = (
         (r'.*/to_(q|k|v|qk|kv|qkv|qkv_and_mask|hidden)(/\w+)?/kernel', '* tensor'),
         ('.*/to_out/kernel', 'tensor *'),
@@ -101,25 +101,25 @@ class Mesh:
         ('.*/contract/kernel', 'tensor *'),
     )
     """Ordered pairs: a regular expression over parameter paths, and a word for each of the last axes: a mesh
-    axis, `-` to keep it whole, or `*` to let fsdp have it. The first match counts."""
+    axis, `-` to replicate it, or `*` to leave it to fsdp. The first match wins."""
     fsdp_min_size: int = 16384
-    """Parameters of fewer numbers are not split by fsdp."""
+    """Parameters of fewer elements are replicated instead of sharded by fsdp."""
     distributed: bool = False
     """Join the processes of the other hosts first. On TPU pods and under Slurm JAX finds them by itself."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Who prepares the batches. The result is the same for any choice."""
+    """The data loader. It does not change the result."""
 
     threads: int = 1
-    """Threads that prepare batches ahead of time; 0 prepares them while the device waits.
-    1 for small images in memory, since more fight over Python's lock; for JPEG files as many as there are free cores:
-    one of them prepares about 180 photographs of 1024x683 pixels in a second."""
+    """Loader threads; 0 loads in the training loop while the device waits.
+    1 for small images in memory, since more contend for Python's lock; for JPEG files as many as there are free cores:
+    each loads about 180 photographs of 1024x683 pixels per second."""
     workers: int = 0
-    """Processes that do so instead, for much augmentation, which holds Python's lock."""
+    """Loader processes instead of threads, for heavy augmentation, which holds Python's lock."""
     prefetch: int = 16
-    """Batches held ready."""
+    """Batches loaded ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,28 +127,28 @@ class Config:
     """One training run."""
 
     steps: int
-    """Updates of the parameters."""
+    """Optimizer steps. An epoch has as many as the training set has batches."""
     batch_size: int
-    """Examples in one step, over all devices."""
+    """Global batch size, over all devices."""
     seed: int = 0
-    """Decides initial weights, order of the data, augmentation and dropout."""
+    """Random seed of initial weights, data order, augmentation and dropout."""
     out: str = ''
-    """Folder of the run. The same command finds the same folder and continues there.
-    By default runs/RECIPE, with what the command line changed."""
+    """Output folder of the run. The same command finds the same folder and resumes there.
+    By default runs/RECIPE, with the options of the command line."""
     init: str = ''
-    """Run, or file of weights, whose parameters this one begins with, for fine-tuning: a head of another shape is new,
-    positions of another grid are resized."""
+    """Fine-tuning: a run or a file of pretrained weights to initialise from. A head of another shape is initialised
+    anew, position embeddings of another grid are interpolated."""
     init_image_size: tuple[int, ...] = ()
-    """Height and width of the images that a file of weights was trained on, to resize its positions. A run knows its
-    own."""
+    """Image size (height and width) that the file of pretrained weights was trained at, to interpolate its position
+    embeddings. A run has it recorded."""
     eval_every: int = 100
-    """Steps between two looks at the held-out data."""
+    """Evaluate on the validation set every N steps."""
     save_every: int = 100
-    """Steps between two checkpoints."""
+    """Save a checkpoint every N steps."""
     log_every: int = 10
-    """Steps between two rows of metrics.jsonl."""
+    """Log metrics to metrics.jsonl every N steps."""
     plots: bool = True
-    """Draw pictures at the end."""
+    """Plot curves, predictions, attention maps and the confusion matrix at the end."""
     data: Source
     augment: Augment = field(default_factory=Augment)
     model: Model

@@ -38,15 +38,6 @@ if jax.config.jax_num_cpu_devices != 8:  # type: ignore[attr-defined]
     jax.config.update('jax_num_cpu_devices', 8)
 
 
-@pytest.fixture(scope='session', autouse=True)
-def compiled(request):
-    """Keeps compiled programs from one test session to the next, here and in the processes that tests start."""
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(request.config.cache.mkdir('compiled'))
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-
-
 @pytest.fixture(autouse=True)
 def single_precision():
     """Whatever the tests of other folders have set."""
@@ -55,7 +46,7 @@ def single_precision():
 
 
 @pytest.fixture(scope='session')
-def start(tmp_path_factory, compiled):
+def start(tmp_path_factory):
     """Starts `python -m train digits`, tiny, on one device, as another process."""
     without_torch = tmp_path_factory.mktemp('without_torch')
     # tensorboardX imports torch where it finds it, which takes longer than a tiny run.
@@ -115,7 +106,7 @@ def tiny():
 
 
 @pytest.fixture(scope='session')
-def finished(tmp_path_factory, compiled) -> Path:
+def finished(tmp_path_factory) -> Path:
     """The folder of a whole tiny run, for those who only look."""
     from train.cli import main
 

@@ -43,13 +43,12 @@ if seconds:
 sys.exit(main(sys.argv[1:]))
 """
 
-KILLS = 20
 
-
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(train, whole, tmp_path):
-    dice = random.Random(7)
+@pytest.mark.parametrize('moments, seed', [(2, 7), pytest.param(18, 8, marks=pytest.mark.exhaustive)])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(moments, seed, train, whole, tmp_path):
+    dice = random.Random(seed)
     kills, finished = 0, 0
-    while kills < KILLS:
+    while kills < moments:
         folder = tmp_path / f'run_{finished}'
         moment = dict(OPERATIONS=str(dice.randint(1, 80)), SECONDS='0')
         if kills % 4 == 3:
@@ -160,25 +159,34 @@ def test_two_processes_cannot_train_in_one_folder(tiny, whole, tmp_path, capsys)
         pass
 
 
-# Between the first import and the first step.
-MOMENTS = 3
+# Seconds between the first import and the first step; the last one, with a worker, is in training on a quick machine.
+STARTING = [(0, 1.5), (1, 4.0)]
+FURTHER = [(0, 0.2), (0, 0.8), (0, 2.5), (0, 4.0), (1, 2.5)]
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_ctrl_c_while_starting_is_silent(start, workers, tmp_path):
+@pytest.mark.parametrize(
+    'workers, seconds', [*STARTING, *(pytest.param(*moment, marks=pytest.mark.exhaustive) for moment in FURTHER)]
+)
+def test_ctrl_c_while_starting_is_silent(start, workers, seconds, tmp_path):
     """Sent to all processes, as a terminal does."""
-    dice = random.Random(workers)
-    for moment in range(MOMENTS if not workers else 1):
-        options = [f'--out={tmp_path / str(moment)}', '--steps=100000', f'--loader.workers={workers}']
-        process = start(*options, start_new_session=True)
-        time.sleep(dice.uniform(0.1, 4) if not workers else 5)
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode in (-signal.SIGINT, 0)
-        assert 'Traceback' not in err and 'KeyboardInterrupt' not in err
+    process = start(
+        f'--out={tmp_path / "run"}', '--steps=100000', f'--loader.workers={workers}', start_new_session=True
+    )
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 0)
+    assert 'Traceback' not in err and 'KeyboardInterrupt' not in err
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT], ids=['SIGTERM', 'Ctrl-C'])
+# SIGTERM in a run is sent by loop_test.py, too
+@pytest.mark.parametrize(
+    'number',
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive, id='SIGTERM'),
+        pytest.param(signal.SIGINT, id='Ctrl-C'),
+    ],
+)
 def test_a_signal_saves_and_says_how_to_continue(start, number, tmp_path):
     process = start('--out', str(tmp_path / 'run'), '--steps=100000')
     wait_for(lambda: read_rows(tmp_path / 'run' / 'metrics.jsonl'), process)

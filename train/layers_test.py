@@ -35,6 +35,7 @@ def test_depths_of_a_vit():
 def test_scanned_layers_have_a_depth_each():
     model = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=3, heads=2, mlp_dim=8, scan=True)
     found = depths(model, IMAGES)
+    assert set(found) == set(paths(jax.eval_shape(model.init, jax.random.key(0), IMAGES)['params']))
     np.testing.assert_array_equal(found['transformer/block/attention/to_qkv/kernel'], [1, 2, 3])
     assert found['pos_embedding'] == 0 and found['mlp_head/kernel'] == found['transformer/norm/scale'] == 4
 
@@ -48,11 +49,7 @@ def test_a_tokenizer_comes_before_the_blocks():
 
 @pytest.mark.parametrize('case', first_cases(), ids=lambda case: case.stem)
 def test_every_parameter_of_every_model_has_a_depth(case: Case):
-    model = case.flax_model()
-    inputs = example_inputs(case)
-    found = depths(model, *inputs)
-    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
-    assert set(found) == set(paths(params))
+    found = depths(case.flax_model(), *example_inputs(case))
     used = sorted({int(number) for depth in found.values() for number in depth.ravel()})
     assert used == list(range(len(used))) and len(used) >= 2
     # Linear layers at the very end are the head.

@@ -36,12 +36,21 @@ class Option:
 
 
 def options(name: str) -> dict[str, Option]:
-    """The constructor's arguments that can be given on a command line: numbers, words, and lists of them.
+    """The arguments of a model that can be given on a command line, see `options_of`.
 
     Raises:
       UserError: no model or preset has this name.
     """
-    build, preset = _constructor(name)
+    return options_of(*_constructor(name))
+
+
+def options_of(build: Callable[..., Any], preset: Mapping[str, Any]) -> dict[str, Option]:
+    """A constructor's arguments that can be given on a command line: numbers, words, and lists of them.
+
+    Args:
+      build: a class, whose docstring explains its arguments.
+      preset: defaults other than the constructor's own.
+    """
     help_of: dict[str, str] = {}
     for ancestor in reversed(inspect.getmro(typing.cast(type, build))):  # a variant documents what it adds
         help_of |= _attribute_help(ancestor)

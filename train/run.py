@@ -136,7 +136,8 @@ def variable_shapes(config: Config, model: Backbone, shape: tuple[int, ...]) -> 
 
     def init():
         image = jnp.zeros((1, *shape))
-        return config.objective.init(model, key, {'image': image, 'label': jnp.zeros(1, int)})
+        module = config.objective.module(model, None)
+        return config.objective.init(module, key, {'image': image, 'label': jnp.zeros(1, int)})
 
     try:
         return jax.eval_shape(init)

@@ -78,7 +78,7 @@ def set_up(config: Config) -> Setup:
         # One row is enough to initialise with.
         one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
         # Compiled functions of the same arguments are traced once, here, where what is wrong with a model shows.
-        init = jax.jit(traced_for(mesh, lambda: objective.init(model, key, one)))
+        init = jax.jit(traced_for(mesh, lambda: objective.init(objective.module(model, scale), key, one)))
         params = jax.eval_shape(init)['params']
         by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
         deep = depths_of(objective, model, params, one) if by_depth else None

@@ -25,6 +25,7 @@ def make_train_step(
     objective: Objective, model: nn.Module, tx: optax.GradientTransformation, scale: Scale, config: Config
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step, to be jitted. What is random in it depends on (seed, step) alone."""
+    module = objective.module(model, scale)
 
     def gradient(params, collections, batch: Batch, rng: Array, progress: Array):
         frozen = Frozen(config.optim.groups, params, objective.followed)
@@ -32,7 +33,7 @@ def make_train_step(
         def loss_of(params):
             params = frozen.without_gradient(params)
             with frozen.evaluated():
-                return objective.loss(model, {**collections, 'params': params}, batch, rng, True, progress)
+                return objective.loss(module, {**collections, 'params': params}, batch, rng, True, progress)
 
         (loss, (metrics, collections)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return grads, collections, {**{name: value.mean() for name, value in metrics.items()}, 'loss': loss}
@@ -68,7 +69,7 @@ def make_train_step(
         grads, collections, numbers = compute(state.params, state.collections, batch, rng, progress)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        variables = dict(objective.post_update(model, {'params': params, **collections}, progress))
+        variables = dict(objective.post_update(module, {'params': params, **collections}, progress))
         params = variables.pop('params')
         if frozen := Frozen(config.optim.groups, params, objective.followed):
             params, variables = frozen.kept(state.params, params), frozen.kept_state(state.collections, variables)
@@ -98,7 +99,8 @@ def held_out_metrics(
 ) -> Metrics:
     """The metrics `[b]` of a batch as it is stored, with the same draws at every look."""
     prepared = objective.prepare(model, batch, jax.random.key(PREPARE), scale, train=False)
-    _, (metrics, _) = objective.loss(model, variables, prepared, jax.random.key(0), False, progress)
+    module = objective.module(model, scale)
+    _, (metrics, _) = objective.loss(module, variables, prepared, jax.random.key(0), False, progress)
     return metrics
 
 

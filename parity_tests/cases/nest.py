@@ -53,7 +53,7 @@ REFUSED = [
         inputs=image(2, 32, 32, 3),
     ),
     Refused(
-        says=r'blocks of 24 places are larger than those of image_size, which have 16',
+        says=r'blocks of 24 positions are larger than those of image_size, which have 16',
         kwargs=SMALL,
         inputs=image(2, 32, 48, 3),
     ),

@@ -109,13 +109,18 @@ REFUSED = [
         inputs=image(2, 24, 36, 3),
     ),
     Refused(
-        says=r'masking_ratio=0.01 hides none of 24 patches',
+        says=r'masking_ratio=0.01 masks none of 24 patches',
         kwargs=dict(encoder=VIT, **DECODER, masking_ratio=0.01),
         inputs=image(2, 24, 36, 3),
     ),
     Refused(
-        says=r"masking='tubes' is unknown: use one of 'random', 'tube'",
+        says=r"masking='tubes' must be one of 'random', 'tube'",
         kwargs=dict(encoder=VIT, **DECODER, masking='tubes'),
+        inputs=image(2, 24, 36, 3),
+    ),
+    Refused(
+        says=r"masking='tube' masks the same positions at every step of a video, and the patches have 2 axes",
+        kwargs=dict(encoder=VIT, **DECODER, masking='tube'),
         inputs=image(2, 24, 36, 3),
     ),
     Refused(

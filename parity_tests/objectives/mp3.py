@@ -51,7 +51,7 @@ REFUSED = [
         inputs=image(2, 24, 36, 3),
     ),
     Refused(
-        says='vit=ViT cannot read other tokens than its own: take models.mp3.ViT',
+        says='vit=ViT cannot attend to other tokens than its own: take models.mp3.ViT',
         kwargs=dict(vit=VIT, masking_ratio=0.75),
         inputs=image(2, 24, 36, 3),
     ),

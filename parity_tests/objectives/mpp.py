@@ -116,6 +116,11 @@ CASES = [
 
 REFUSED = [
     Refused(
+        says=r'output_channel_bits=9 with channels=3 makes 2\*\*27 colours: they must be at most 2\*\*24',
+        kwargs=dict(transformer=VIT, patch_size=(4, 9), dim=20, output_channel_bits=9),
+        inputs=image(2, 24, 36, 3),
+    ),
+    Refused(
         says=r'patch_size=\(4, 4\) must be \(4, 9\), as the encoder has it',
         kwargs=dict(transformer=VIT, patch_size=4, dim=20),
         inputs=image(2, 24, 36, 3),

@@ -119,5 +119,9 @@ REFUSED = [
         kwargs=dict(encoder=VIT, mask_patch_size=(16, 9)),
         inputs=image(2, 24, 36, 3),
     ),
-    Refused(says=r"masking='block' is unknown", kwargs=dict(encoder=VIT, masking='block'), inputs=image(2, 24, 36, 3)),
+    Refused(
+        says=r"masking='block' must be one of 'random', 'tube'",
+        kwargs=dict(encoder=VIT, masking='block'),
+        inputs=image(2, 24, 36, 3),
+    ),
 ]

@@ -1,12 +1,12 @@
-"""What is minimised: one file each, with one class whose fields are its options. All of it is pure."""
+"""Objectives: one file each, with one class whose fields are its options. All of it is pure."""
 
 import sys
 
 from train import catalogue
 from train.objectives.objective import Objective
 
-# What the files share.
-SHARED = ('objective', 'mixing', 'pretraining', 'views', 'selfdistilled')
+# What they share.
+SHARED = ('objective', 'mixing', 'options', 'pretraining', 'teacher_schedule')
 
 
 def names() -> list[str]:

@@ -22,7 +22,7 @@ class Classification(Objective):
     label_smoothing: float = 0.1
     """Probability that is spread over all classes, in training only."""
     mixup: float = 0.0
-    """Parameter of the beta distribution that mixup (arXiv:1710.09412) draws shares from; 0 mixes nothing."""
+    """Parameter of the beta distribution of mixup's (arXiv:1710.09412) mixing coefficients; 0 turns mixup off."""
     cutmix: float = 0.0
     """The same for cutmix (arXiv:1905.04899). With both on, each image takes either with equal probability."""
     mix_probability: float = 1.0
@@ -47,8 +47,8 @@ class Classification(Objective):
         if not 0 <= self.mix_probability <= 1:
             raise UserError(f'objective.mix_probability={self.mix_probability} must lie between 0 and 1')
 
-    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
-        return model.init(rng, batch['image'])
+    def init(self, module: Any, rng: Array, batch: Batch) -> Variables:
+        return module.init(rng, batch['image'])
 
     def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
         batch = scale(batch)
@@ -58,7 +58,7 @@ class Classification(Objective):
         return {**batch, 'image': images, 'other_label': neighbour(batch['label']), 'share': share}
 
     def targets(self, batch: Batch, classes: int) -> Array:
-        """Shares of the classes that are learned, `[b classes]`."""
+        """Target probabilities, `[b classes]`."""
         targets = jax.nn.one_hot(batch['label'], classes)
         if 'share' in batch:
             share = batch['share'][:, None]
@@ -67,7 +67,7 @@ class Classification(Objective):
 
     def loss(
         self,
-        model: nn.Module,
+        module: Any,
         variables: Variables,
         batch: Batch,
         rng: Array,
@@ -77,17 +77,14 @@ class Classification(Objective):
         state: Variables = {name: value for name, value in variables.items() if name != 'params'}
         if train:
             rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
-            logits, state = model.apply(variables, batch['image'], train=True, rngs=rngs, mutable=list(state))
+            logits, state = module.apply(variables, batch['image'], train=True, rngs=rngs, mutable=list(state))
         else:
-            logits = model.apply(variables, batch['image'])
+            logits = module.apply(variables, batch['image'])
         logits = to_float32(logits)
         targets = self.targets(batch, logits.shape[-1]) if train else jax.nn.one_hot(batch['label'], logits.shape[-1])
         losses = optax.softmax_cross_entropy(logits, targets)
         hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
         return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)
-
-    def post_update(self, model: nn.Module, variables: Variables, progress: Array | float = 0.0) -> Variables:
-        return model.post_update(variables) if hasattr(model, 'post_update') else variables
 
     def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
         logits: Any = model.apply(variables, images)

@@ -1,10 +1,9 @@
-"""Distillation (arXiv:2012.12877): the class token learns the labels, a token of its own what a teacher answers."""
+"""Distillation (arXiv:2012.12877): the class token learns the labels, a distillation token a teacher's output."""
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,54 +15,47 @@ from jax import Array
 from train.errors import UserError
 from train.objectives.classification import Classification
 from train.objectives.objective import RNGS, Batch, Scaled, Variables
+from train.objectives.options import check_options, given, trains
 from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.distill import DistillWrapper
-from vit_flax.objectives.encoder import encoder_variables
 from vit_flax.objectives.monitors import MONITORS
+from vit_flax.objectives.objective import encoder_variables, with_encoder
 
 if TYPE_CHECKING:
     from train.run import Run
 
 
-@dataclass(frozen=True)
+@trains(DistillWrapper, defaults={'temperature': 3.0})
 class Distill(Classification):
-    """Labels, and the answers of a teacher that was trained here, which sees the same images."""
+    """Labels, and the output of a trained teacher for the same images."""
 
     teacher: str = ''
-    """Run whose best checkpoint is the teacher, of the same classes and the same size of images."""
-    alpha: float = 0.5
-    """Share of the teacher in the loss; the rest is the labels'. 0 trains the student alone."""
-    hard: bool = True
-    """Learn the teacher's likeliest class; else its probabilities."""
-    temperature: float = 3.0
-    """What the logits of both are divided by if its probabilities are learned."""
-
+    """Run whose best checkpoint is the teacher, of the same classes and the same image size."""
     inside = 'encoder/'
+    arguments: ClassVar[Mapping[str, str]]
+
+    if TYPE_CHECKING:  # options are made from the arguments of the loss
+
+        def __init__(self, **options: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def check(self) -> None:
         super().check()
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f'objective.alpha={self.alpha} must lie between 0 and 1')
-        if not self.temperature > 0:
-            raise UserError(f'objective.temperature={self.temperature} must be above 0')
+        check_options(self)
         if self.alpha and not self.teacher:
             raise UserError(
-                'objective.teacher is missing: name a run, such as runs/cifar10, whose answers the student learns'
+                'objective.teacher is missing: name a run, such as runs/cifar10, whose output the student learns'
             )
 
-    def module(self, model: nn.Module) -> Any:
+    def module(self, model: nn.Module, scale: Scaled | None = None) -> Any:
         """The objective around the student."""
-        return DistillWrapper(
-            student=model,
-            alpha=self.alpha,
-            hard=self.hard,
-            temperature=self.temperature,
-            dtype=getattr(model, 'dtype', None),
-        )
+        del scale
+        return DistillWrapper(student=model, dtype=getattr(model, 'dtype', None), **given(self, self.arguments))
 
-    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
-        answers = jnp.zeros((len(batch['image']), model.num_classes))
-        return self.module(model).init(rng, batch['image'], batch['label'], teacher_logits=answers)
+    def init(self, module: Any, rng: Array, batch: Batch) -> Variables:
+        logits = jnp.zeros((len(batch['image']), module.student.num_classes))
+        return module.init(rng, batch['image'], batch['label'], teacher_logits=logits)
 
     def given(self) -> Mapping[str, Any]:
         return {'teacher': taught_by(self.teacher).variables} if self.alpha else {}
@@ -73,9 +65,9 @@ class Distill(Classification):
         rows = dict(super().prepare(model, rows, rng, scale, train))
         if not train or not self.alpha:
             return rows
-        return {**rows, 'answers': self._answers(model, batch['teacher'], rows['image'], scale)}
+        return {**rows, 'teacher_logits': self._teacher_logits(model, batch['teacher'], rows['image'], scale)}
 
-    def _answers(self, model: Any, variables: Variables, images: Array, scale: Scaled) -> Array:
+    def _teacher_logits(self, model: Any, variables: Variables, images: Array, scale: Scaled) -> Array:
         """The teacher's logits for scaled images, `[b classes]`."""
         teacher = taught_by(self.teacher)
         if teacher.facts.shape != images.shape[1:]:
@@ -94,7 +86,7 @@ class Distill(Classification):
 
     def loss(
         self,
-        model: nn.Module,
+        module: Any,
         variables: Variables,
         batch: Batch,
         rng: Array,
@@ -103,33 +95,33 @@ class Distill(Classification):
     ) -> tuple[Array, tuple[dict[str, Array], Variables]]:
         state: Variables = {name: tree for name, tree in variables.items() if name != 'params'}
         if not train:
-            logits = self.logits(model, variables, batch['image'])
+            logits = self.logits(module.student, variables, batch['image'])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
             hits = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
             return losses.mean(), ({'loss': losses, 'accuracy': hits}, state)
         rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
-        targets = self.targets(batch, model.num_classes)
-        loss, seen = self.module(model).apply(
+        targets = self.targets(batch, module.student.num_classes)
+        loss, new = module.apply(
             variables,
             batch['image'],
             targets,
-            teacher_logits=batch.get('answers', jnp.zeros_like(targets)),
+            teacher_logits=batch.get('teacher_logits', jnp.zeros_like(targets)),
             train=True,
             rngs=rngs,
             mutable=[*state, MONITORS],
         )
-        monitors = seen.pop(MONITORS)
+        monitors = new.pop(MONITORS)
         metrics = {
             'loss': jnp.full(len(targets), loss),
-            'accuracy': (monitors['said'] == batch['label']).astype(jnp.float32),
+            'accuracy': (monitors['class_prediction'] == batch['label']).astype(jnp.float32),
         }
-        if 'answers' in batch:
-            agreed = monitors['token_said'] == batch['answers'].argmax(-1)
+        if 'teacher_logits' in batch:
+            agreed = monitors['token_prediction'] == batch['teacher_logits'].argmax(-1)
             metrics['agreement'] = agreed.astype(jnp.float32)
-        return loss, (metrics, {**state, **seen})
+        return loss, (metrics, {**state, **new})
 
     def logits(self, model: nn.Module, variables: Variables, images: Array) -> Array:
-        """Shares of the class token and of the distillation token averaged, as in the paper, as logarithms."""
+        """Log of the mean of the class token's and the distillation token's probabilities, as in the paper."""
         both = self.module(model).apply(variables, images, method='logits')
         of_class, of_token = (jax.nn.log_softmax(to_float32(jnp.asarray(logits))) for logits in both)
         return jnp.logaddexp(of_class, of_token) - jnp.log(2.0) if self.alpha else of_class
@@ -138,15 +130,15 @@ class Distill(Classification):
         return encoder_variables(variables)
 
     def with_network(self, variables: Variables, network: Variables) -> Variables:
-        return {**variables, **{name: {**variables[name], 'encoder': tree} for name, tree in network.items()}}
+        return with_encoder(variables, network)
 
 
 @cache
 def taught_by(run: str) -> 'Run':
-    """A run that teaches, as its best checkpoint left it; variables on the host.
+    """The run of a teacher at its best checkpoint; variables on the host.
 
     Raises:
-      UserError: it cannot be read, or has learned no classes.
+      UserError: it cannot be read, or is no classifier.
     """
     from train.run import open_run  # which reads objectives itself
 

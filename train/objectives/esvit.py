@@ -1,25 +1,16 @@
-"""EsViT (arXiv:2106.09785): self-distillation of views and of the places of their feature maps."""
+"""EsViT (arXiv:2106.09785): self-distillation of views and of the positions of their feature maps."""
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
-
-from flax import linen as nn
-
-from train.objectives.objective import Scaled
-from train.objectives.selfdistilled import SelfDistilled
-from vit_flax.objectives.es_vit import EsViTTrainer
-from vit_flax.objectives.views import dino_augment
+from train.objectives.dino import NAMES
+from train.objectives.options import trains
+from train.objectives.pretraining import Pretraining
+from train.objectives.teacher_schedule import TeacherSchedule
+from vit_flax.objectives.dino import PAPER_VIEWS
+from vit_flax.objectives.es_vit import EsViTLoss
 
 
-@dataclass(frozen=True)
-class EsVit(SelfDistilled):
-    """The same for networks that end in a feature map, whose places are compared too."""
+@trains(EsViTLoss, PAPER_VIEWS, NAMES, without=('image_size',))
+class EsVit(TeacherSchedule, Pretraining):
+    """DINO for networks that end in a feature map, whose positions are compared too.
 
-    def module(self, model: nn.Module, scale: Scaled | None) -> Any:
-        colours = {
-            'augment_fn': partial(dino_augment, blurred=1.0),
-            'augment_fn2': partial(dino_augment, blurred=0.1, solarised=0.2),
-            'local_augment_fn': partial(dino_augment, blurred=0.5),
-        }
-        return EsViTTrainer.paper(model, 1, **colours, **self.settings(model))
+    The teacher's EMA decay grows from `momentum` to 1 along half a cosine.
+    """

@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_both_labels():
     batch = objective.prepare(Fixed(), batch, jax.random.key(0), dict, True)  # type: ignore[arg-type,assignment]
     logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.8, 0.1, 0.1]]))
 
-    loss, (metrics, _) = objective.loss(Fixed(logits), {'params': {}}, batch, jax.random.key(0), train=True)  # type: ignore[arg-type]
+    loss, (metrics, _) = objective.loss(Fixed(logits), {'params': {}}, batch, jax.random.key(0), train=True)
     share = np.asarray(batch['share'])
     rows = np.arange(4)
     own, others = (-np.asarray(logits)[rows, labels] for labels in ([0, 1, 2, 1], [1, 0, 1, 2]))

@@ -1,12 +1,13 @@
-"""What all objectives share that learn from images without their labels: one of `vit_flax.objectives` around the model.
+"""Training from images without labels: a loss of `vit_flax.objectives` around the network.
 
-Draws (masks, views) are made when a batch is prepared, for the whole batch; what the objective keeps beside the
-parameters (teachers, centres) is part of the state. Probes tell from time to time what the features know of the labels.
+Masks and views are drawn when a batch is prepared, for the whole batch; what the loss keeps beside the parameters
+(teachers, centres) is part of the state. Probes evaluate the features with the labels from time to time.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,12 @@ from jax import Array
 
 from train.errors import UserError
 from train.objectives.objective import RNGS, Batch, Objective, Reconstruct, Scaled, Variables
-from vit_flax.objectives.encoder import check_encoder, encoder_variables
+from train.objectives.options import check_options, given, in_options
+from vit_flax.objectives.encoder import mask_from_indices
 from vit_flax.objectives.monitors import MONITORS
+from vit_flax.objectives.objective import Objective as Loss
+from vit_flax.objectives.objective import PostUpdate, encoder_variables, with_encoder
+from vit_flax.objectives.views import MultiCrop
 
 # Below this the features of all images point in the same direction; of a new ViT they have a few hundredths.
 COLLAPSED = 0.003
@@ -24,13 +29,33 @@ COLLAPSED = 0.003
 
 @dataclass(frozen=True)
 class Pretraining(Objective):
-    """An objective of `vit_flax.objectives` with the model as its encoder."""
+    """A loss of `vit_flax.objectives` with the model as its network; see `train.objectives.options.trains`.
+
+    Class attributes:
+      loss_class: the loss.
+      paper_views: the paper's views, or None if the loss takes images.
+      arguments: option -> argument of the loss.
+      view_arguments: option -> argument of the views.
+      reconstructs: whether the loss predicts the pixels of masked patches, and has a method `reconstruct`.
+    """
 
     probe_images: int = 10000
-    """Training images, and held-out ones, at most, whose features k-NN and a linear probe are given at each look at the
-    held-out data; 0 leaves both out, and the best checkpoint is then that of the lowest loss."""
+    """Maximum number of training and of validation images for the k-NN and linear probes at each evaluation; 0 turns
+    the probes off, and the best checkpoint is then the one of the lowest loss."""
 
     inside = 'encoder/'
+    loss_class: ClassVar[type[Loss]]
+    paper_views: ClassVar[MultiCrop | None]
+    arguments: ClassVar[Mapping[str, str]]
+    view_arguments: ClassVar[Mapping[str, str]]
+
+    reconstructs: ClassVar[bool] = False
+
+    if TYPE_CHECKING:  # options are made from the arguments of the loss
+
+        def __init__(self, **options: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @property
     def watch(self) -> str:
@@ -47,57 +72,123 @@ class Pretraining(Objective):
     def check(self) -> None:
         if self.probe_images < 0:
             raise UserError(f'objective.probe_images={self.probe_images} must be at least 0')
+        check_options(self)
+        try:
+            _ = self.views
+        except ValueError as error:
+            raise UserError(in_options(self, str(error))) from error
+
+    # ------------------------------------------------------------------ the loss and what it is called with
 
     def module(self, model: nn.Module, scale: Scaled | None) -> Any:
-        """The objective around the model; without a scale where nothing but its variables matters."""
-        raise NotImplementedError
+        loss: Any = self.loss_class
+        arguments = {**given(self, self.arguments), **self.derived(model, scale)}
+        return loss.paper(model, dtype=getattr(model, 'dtype', None), **arguments)
 
-    def draws(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
-        """What is drawn for a batch of stored images, leaves `[b ...]`."""
-        raise NotImplementedError
+    def derived(self, model: nn.Module, scale: Scaled | None) -> dict[str, Any]:
+        """Arguments of the loss that follow from the network, the data or other options."""
+        del model, scale
+        return {}
 
-    def inputs(self, module: Any, draws: Mapping[str, Array], rng: Array, progress: Array | float) -> dict[str, Any]:
-        """Keyword arguments of the objective's call, from what was drawn."""
-        del module, rng, progress
-        return dict(draws)
+    @property
+    def views(self) -> MultiCrop | None:
+        """The views of images that the loss takes; None if it takes images."""
+        return self.paper_views and dataclasses.replace(self.paper_views, **given(self, self.view_arguments))
+
+    def draw(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
+        """What the loss is called with for a batch of stored images, leaves `[b ...]`."""
+        if self.views is None:
+            images = scale({'image': images})['image']
+            return {'images': images, **module.draw(rng, images)}
+        views = self.views.draw(rng, unit_interval(images))
+        return {name: jnp.swapaxes(scale.views(view), 0, 1) for name, view in views.items()}
+
+    def inputs(self, module: Any, drawn: Mapping[str, Array], rng: Array, progress: Array | float) -> dict[str, Any]:
+        """Keyword arguments of the loss."""
+        if self.views is None:
+            return {**drawn, **self.scheduled(progress)}
+        views = {name: jnp.swapaxes(view, 0, 1) for name, view in drawn.items()}
+        return {**views, **module.draw(rng, drawn['global_views']), **self.scheduled(progress)}
+
+    def scheduled(self, progress: Array | float) -> dict[str, Array]:
+        """Arguments of the loss that follow a schedule."""
+        del progress
+        return {}
+
+    def decay(self, progress: Array | float) -> Array | None:
+        """EMA decay of the teacher, where it follows a schedule."""
+        del progress
+        return None
+
+    # ------------------------------------------------------------------ what the step calls
+
+    def init(self, module: Any, rng: Array, batch: Batch) -> Variables:
+        def inputs(images: Array) -> dict[str, Array]:
+            views = {'images': images} if self.views is None else self.views.draw(rng, images)
+            return {**views, **module.draw(rng, images)}
+
+        shapes = jax.eval_shape(inputs, jax.ShapeDtypeStruct(batch['image'].shape, jnp.float32))
+        return module.init(rng, **jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
     def prepare(self, model: nn.Module, batch: Batch, rng: Array, scale: Scaled, train: bool) -> Batch:
         del train
         others = {name: rows for name, rows in batch.items() if name != 'image'}
-        draws = self.draws(self.module(model, scale), batch['image'], rng, scale)
-        return {**others, 'draws': draws, 'scale': scale}
+        return {**others, 'draws': self.draw(self.module(model, scale), batch['image'], rng, scale)}
 
     def loss(
         self,
-        model: nn.Module,
+        module: Any,
         variables: Variables,
         batch: Batch,
         rng: Array,
         train: bool,
         progress: Array | float = 0.0,
     ) -> tuple[Array, tuple[dict[str, Array], Variables]]:
-        module = self.module(model, batch['scale'])
         collections = {name: tree for name, tree in variables.items() if name != 'params'}
         inputs = self.inputs(module, batch['draws'], jax.random.fold_in(rng, len(RNGS)), progress)
+        if self.views is not None:
+            # what the loss and its monitors take over the batch must not see padding
+            inputs['weights'] = batch.get('weight')
         rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
-        # Held-out data move no centre and no statistics.
+        # Held-out data update no centre and no statistics.
         mutable = [*collections, MONITORS] if train else [MONITORS]
-        loss, state = module.apply(variables, **inputs, train=train, rngs=rngs, mutable=mutable)
-        seen = {'loss': loss, **state.pop(MONITORS, {})}
-        ones = jnp.ones(len(batch['label']), jnp.float32)
-        return loss, ({name: ones * value for name, value in seen.items()}, {**collections, **state})
+        losses, state = module.apply(variables, **inputs, train=train, rngs=rngs, mutable=mutable, method='losses')
+        metrics = {'loss': losses, **state.pop(MONITORS, {})}
+        metrics = {name: jnp.broadcast_to(value, losses.shape) for name, value in metrics.items()}
+        return losses.mean(), (metrics, {**collections, **state})
 
-    def post_update(self, model: nn.Module, variables: Variables, progress: Array | float = 0.0) -> Variables:
-        del progress
-        if not hasattr(model, 'post_update'):
-            return variables
-        return _with_encoder(variables, model.post_update(encoder_variables(variables)))
+    def post_update(self, module: Any, variables: Variables, progress: Array | float = 0.0) -> Variables:
+        """The network's own rule, if it has one, and then that of the loss."""
+        network = module.given_encoder
+        if isinstance(network, PostUpdate):
+            variables = with_encoder(variables, network.post_update(encoder_variables(variables)))
+        return module.post_update(variables, decay=self.decay(progress))
 
     def network(self, variables: Variables) -> Variables:
-        return encoder_variables(variables)
+        return self.loss_class.network(variables)
 
     def with_network(self, variables: Variables, network: Variables) -> Variables:
-        return _with_encoder(variables, network)
+        return self.loss_class.with_network(variables, network)
+
+    def followed(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        student = self.loss_class.students.get(path[0]) if len(path) > 1 else None
+        if student is None:
+            return path
+        return ('encoder', *path[2:]) if path[1] == 'net' else (student, *path[1:])
+
+    def pictures(self, model: Any, scale: Scaled) -> Reconstruct | None:
+        module = self.module(model, scale)
+        if not self.reconstructs:
+            return None
+
+        def complete(variables: Variables, images: Array, rng: Array) -> tuple[Array, Array]:
+            draws = module.draw(rng, images)
+            mask = mask_from_indices(draws['masked'], model.grid.num_patches)
+            patches = jnp.where(mask[..., None], jnp.nan, model.grid.patchify(images))
+            masked = model.grid.unpatchify(patches, module.grid_of(images))
+            return masked, module.apply(variables, images, **draws, method='reconstruct')
+
+        return complete
 
     def warning(self, numbers: Mapping[str, float]) -> str:
         spread = numbers.get('val/feature_std', 1.0)
@@ -105,48 +196,16 @@ class Pretraining(Objective):
             return ''
         return (
             f'the features have collapsed: those of different images point in nearly the same direction (feature_std '
-            f'{spread:.4f}, where 1 is an even spread); try a lower optim.learning_rate'
+            f'{spread:.4f}, where 1 is uniform); try a lower optim.learning_rate'
         )
 
 
 def unit_interval(images: Array) -> Array:
-    """Stored images `[b h w c]` as numbers from 0 to 1.
+    """Stored images `[b h w c]` scaled to values from 0 to 1.
 
     Raises:
-      UserError: they are no bytes, and in what scale they are is not known.
+      UserError: they are not uint8, and their scale is not known.
     """
     if images.dtype != jnp.uint8:
-        raise UserError(f'this objective changes or tells colours: it needs images of bytes, these are {images.dtype}')
+        raise UserError(f'this objective changes or predicts colours: it needs uint8 images, these are {images.dtype}')
     return images.astype(jnp.float32) / 255
-
-
-def _with_encoder(variables: Variables, encoder: Variables) -> dict[str, Any]:
-    changed = {name: {**variables[name], 'encoder': tree} for name, tree in encoder.items()}
-    return {**variables, **changed}
-
-
-@dataclass(frozen=True)
-class MaskedImages(Pretraining):
-    """What hides patches of an image and predicts them, called with images and masks."""
-
-    def init(self, model: nn.Module, rng: Array, batch: Batch) -> Variables:
-        check_encoder(model)
-        module, images = self.module(model, None), batch['image']
-        return module.init(rng, images, **module.draw(rng, images))
-
-    def draws(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
-        images = scale({'image': images})['image']
-        return {'images': images, **module.draw(rng, images)}
-
-    def pictures(self, model: nn.Module, scale: Scaled) -> Reconstruct | None:
-        module = self.module(model, scale)
-
-        def complete(variables: Variables, images: Array, rng: Array) -> tuple[Array, Array]:
-            draws = module.draw(rng, images)
-            hidden = jnp.zeros((len(images), model.grid.num_patches), bool)
-            hidden = hidden.at[jnp.arange(len(images))[:, None], draws['masked']].set(True)
-            patches = model.grid.patchify(images)
-            masked = model.grid.unpatchify(jnp.where(hidden[..., None], jnp.nan, patches), module.grid_of(images))
-            return masked, module.apply(variables, images, **draws, method='reconstruct')
-
-        return complete

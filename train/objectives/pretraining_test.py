@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from train import catalogue, objectives, recipes
 from train.cli import main, parse
-from train.config import check
+from train.config import check, from_json, to_json
 from train.conftest import arrays
 from train.data.stream import place, train_batches
 from train.errors import UserError
@@ -23,9 +23,11 @@ from train.init import begin, inherit
 from train.log import read_rows
 from train.model import build
 from train.objectives.dino import Dino
+from train.objectives.distill import Distill
 from train.objectives.lejepa import LeJepa
 from train.objectives.mae import Mae
 from train.objectives.mpp import Mpp
+from train.objectives.objective import Objective
 from train.optim import paths
 from train.run import open_run
 from train.scale import Scale
@@ -35,6 +37,7 @@ from train.state import initial_state
 from train.step import make_train_step
 from vit_flax import create_model
 from vit_flax.objectives.encoder import encoder_variables
+from vit_flax.objectives.views import MultiCrop
 
 SHORT = [
     '--data.name=digits', '--augment.image-size=16', '--steps=2', '--batch-size=16', '--eval-every=2',
@@ -43,18 +46,18 @@ SHORT = [
 VIT = ['--model.dim=16', '--model.depth=1', '--model.heads=2', '--model.dim-head=8', '--model.mlp-dim=16']
 SMALL = ['--objective.local-views=2', '--objective.local-size=8', '--objective.projection-hidden=16']
 TEACHER = [*SMALL, '--objective.prototypes=24', '--objective.projection-bottleneck=8']
+# A network with a feature map and without BatchNorm, which sees each part of a batch alone.
+NEST = [
+    '--model.name=nest', '--model.patch-size=4', '--model.dim=8', '--model.heads=1', '--model.num-hierarchies=2',
+    '--model.block-repeats=1',
+]  # fmt: skip
 RECIPES = {
     'mae': [*VIT, '--objective.decoder-dim=16', '--objective.decoder-depth=1'],
     'simmim': VIT,
     'mpp': VIT,
     'mp3': VIT,
     'dino': [*VIT, *TEACHER],
-    # Convolutions of one pixel compile faster.
-    'esvit': [
-        *TEACHER,
-        *(f'--model.s{i}-{name}' for i in (1, 2, 3) for name in ('emb-dim=8', 'proj-kernel=1', 'depth=1', 'heads=1')),
-        '--objective.local-views=1',
-    ],
+    'esvit': [*TEACHER, *NEST, '--objective.local-views=1'],
     'lejepa': [*VIT, *SMALL, '--objective.projection=8', '--objective.slices=8'],
 }
 # What each shows beside its loss.
@@ -70,7 +73,7 @@ def command(recipe, *args):
 
 
 @pytest.fixture(scope='module')
-def pretrained(tmp_path_factory, compiled):
+def pretrained(tmp_path_factory):
     """Gives the folder of a finished run of a recipe, made once."""
     folders = {}
 
@@ -102,6 +105,18 @@ def test_every_recipe_learns_without_labels_and_is_probed(recipe, pretrained):
     assert best['val/knn_accuracy'] == rows[1]['val/knn_accuracy']
 
 
+@pytest.mark.exhaustive
+def test_esvit_of_the_network_of_its_recipe(tmp_path):
+    """With the statistics of convolutions; those of one pixel compile faster."""
+    stage = ('emb-dim=8', 'proj-kernel=1', 'depth=1', 'heads=1')
+    network = [f'--model.s{i}-{setting}' for i in (1, 2, 3) for setting in stage]
+    args = [*SHORT, *TEACHER, *network, '--objective.local-views=1', '--out', str(tmp_path / 'run')]
+    assert main(['esvit', *args]) == 0
+    rows = read_rows(tmp_path / 'run' / 'metrics.jsonl')
+    assert [row['step'] for row in rows] == [1, 2]
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+
+
 @pytest.mark.parametrize('recipe', ['mae', 'dino'])
 def test_what_was_learned_begins_a_run_with_labels(recipe, pretrained):
     run = open_run(str(pretrained(recipe)), 'best')
@@ -109,7 +124,7 @@ def test_what_was_learned_begins_a_run_with_labels(recipe, pretrained):
     if recipe == 'mae':
         expected = encoder_variables(run.variables)['params']
     else:
-        expected = run.variables['teacher']['teacher']['net']
+        expected = run.variables['teacher_params']['teacher']['net']
     assert all((learned[name] == leaf).all() for name, leaf in flat(expected).items())
 
     model = run.config.model
@@ -135,7 +150,7 @@ def test_a_run_without_labels_begins_with_what_another_learned(pretrained):
     setup = set_up(config)
     state = begin(config, setup, setup.initial(), inherit(config, setup))
     learned = flat(open_run(config.init, 'best').network['params'])
-    for network in (state.params['encoder'], state.collections['teacher']['teacher']['net']):
+    for network in (state.params['encoder'], state.collections['teacher_params']['teacher']['net']):
         for name, leaf in flat(network).items():
             if not name.startswith('mlp_head'):
                 np.testing.assert_array_equal(leaf, learned[name], err_msg=name)
@@ -172,7 +187,7 @@ def test_a_batch_in_parts_is_the_whole_batch():
 def test_a_teacher_lives_where_its_student_does():
     mesh = ['--mesh.fsdp=2', '--mesh.tensor=2', '--mesh.fsdp-min-size=64']
     state = set_up(parse('dino', command('dino', *mesh)[1:])[0]).state
-    student, teacher = state.params['encoder'], state.collections['teacher']['teacher']['net']
+    student, teacher = state.params['encoder'], state.collections['teacher_params']['teacher']['net']
     shardings = jax.tree.map(lambda leaf: leaf.sharding.spec, student)
     assert shardings == jax.tree.map(lambda leaf: leaf.sharding.spec, teacher)
     assert {'fsdp', 'tensor'} <= {axis for spec in jax.tree.leaves(shardings) for axis in spec}
@@ -215,7 +230,8 @@ def test_pictures_of_what_is_hidden(pretrained, tmp_path):
 
     @jax.jit
     def draw(images):
-        return complete(objective.init(model, jax.random.key(0), {'image': images}), images, jax.random.key(1))
+        module = objective.module(model, scale)
+        return complete(objective.init(module, jax.random.key(0), {'image': images}), images, jax.random.key(1))
 
     masked, predicted = map(np.asarray, draw(images))
     hidden = np.isnan(masked)
@@ -227,7 +243,7 @@ def test_pictures_of_what_is_hidden(pretrained, tmp_path):
 def test_schedules_of_the_teacher():
     dino = Dino(teacher_temp=0.07, teacher_temp_start=0.03, teacher_temp_warmup=0.5, momentum=0.9)
     np.testing.assert_allclose([dino.temperature(t) for t in (0, 0.25, 0.5, 1)], [0.03, 0.05, 0.07, 0.07], rtol=1e-6)
-    np.testing.assert_allclose([dino.memory(jnp.float32(t)) for t in (0, 0.5, 1)], [0.9, 0.95, 1], rtol=1e-6)
+    np.testing.assert_allclose([dino.decay(jnp.float32(t)) for t in (0, 0.5, 1)], [0.9, 0.95, 1], rtol=1e-6)
 
 
 def test_views_are_random_crops_in_the_scale_of_the_data():
@@ -242,14 +258,14 @@ def test_views_are_random_crops_in_the_scale_of_the_data():
         assert views.min() >= -2 and views.max() <= 2 and views.std() > 0.2
         np.testing.assert_array_equal(views, again[name])
         assert (np.abs(views - other[name]) > 1e-3).mean() > 0.5
-    with pytest.raises(UserError, match='needs images of bytes, these are float32'):
+    with pytest.raises(UserError, match='needs uint8 images, these are float32'):
         dino.prepare(model, {**batch, 'image': images.astype(np.float32)}, jax.random.key(0), scale, True)
 
 
 @pytest.mark.parametrize('objective', [Dino(local_size=32), LeJepa(local_size=32)])
 def test_small_crops_fit_networks_that_end_in_a_feature_map(objective):
     model, batch = create_model('cvt', num_classes=3, s3_depth=1), {'image': jnp.zeros((1, 64, 64, 3))}
-    variables = jax.eval_shape(lambda: objective.init(model, jax.random.key(0), batch))
+    variables = jax.eval_shape(lambda: objective.init(objective.module(model, None), jax.random.key(0), batch))
     shapes = {path[-2:]: leaf.shape for path, leaf in flatten_dict(variables['params']).items()}
     assert shapes['hidden_0', 'kernel'] == (384, 2048)
 
@@ -262,10 +278,46 @@ def test_colours_are_told_in_the_scale_of_the_data():
 
     @jax.jit
     def label(images):
-        variables = objective.init(model, jax.random.key(0), {'image': images})
-        return objective.module(model, scale).apply(variables, images, method='labels')
+        module = objective.module(model, scale)
+        variables = objective.init(module, jax.random.key(0), {'image': images})
+        return module.apply(variables, images, method='labels')
 
     assert (label(white) == 511).all()
+
+
+def test_every_option_is_an_argument_of_the_loss_or_of_its_views():
+    """With its type and the paper's value; what is written by hand belongs to the trainer."""
+    made = [objectives.find(name) for name in objectives.names() if hasattr(objectives.find(name), 'loss_class')]
+    assert len(made) == len(objectives.names()) - 1, 'classification has no loss of vit_flax'
+    for kind in made:
+        hints, defaults = get_type_hints(kind), {field.name: field.default for field in dataclasses.fields(kind)}
+        parts = [(kind.loss_class, kind.loss_class.PAPER, kind.arguments)]
+        parts += [(MultiCrop, vars(kind.paper_views), kind.view_arguments)] if kind.paper_views else []
+        for part, paper, arguments in parts:
+            assert arguments
+            for option, argument in arguments.items():
+                assert hints[option] == get_type_hints(part)[argument]
+                if (kind, argument) != (Distill, 'temperature'):
+                    assert defaults[option] == paper.get(argument, getattr(part, argument, None))
+
+
+def test_at_most_two_classes_between_an_objective_and_the_contract():
+    for name in objectives.names():
+        assert sum(issubclass(kind, Objective) for kind in objectives.find(name).__mro__) <= 3
+
+
+def test_a_config_of_an_earlier_version_is_read():
+    """Without the options that there were not, and with 0 and '' for what is None now."""
+    old = to_json(dataclasses.replace(parse('dino', [])[0], out='runs/x'))
+    written = old['objective']
+    for key in ('student_sees_global', 'average_places', 'local_scale_min'):
+        del written[key]
+    written |= {'hidden_layer': '', 'local_size': 0}
+    read = from_json(old).objective
+    assert read == dataclasses.replace(parse('dino', [])[0].objective, local_size=None)
+    written['shares'] = 3
+    with pytest.raises(UserError, match=r"of another version of this trainer: .*'shares'"):
+        from_json(old)
 
 
 def test_collapse_is_told_once():
@@ -309,16 +361,21 @@ def test_the_teacher_is_spread_over_the_mesh_and_no_constant_of_the_step(finishe
     [
         ('distill', [], 'objective.teacher is missing: name a run'),
         ('distill', ['--objective.teacher', 'nowhere'], 'objective.teacher: nowhere is no folder'),
-        ('distill', ['--objective.alpha', '2'], 'objective.alpha=2.0 must lie between 0 and 1'),
+        ('distill', ['--objective.alpha', '2'], 'objective.alpha=2.0 must be between 0 and 1'),
         ('mae', ['--objective.masking-ratio', '1'], 'masking_ratio=1.0 must be between 0 and 1'),
         ('mae', ['--model.name', 'cct'], 'cannot be trained on its patches'),
-        ('mae', ['--objective.masking', 'tube'], 'hides the same places at all times of a video'),
+        ('mae', ['--objective.masking', 'tube'], "masking='tube' masks the same positions at every step of a video"),
         ('mae', ['--objective.probe-images', '-1'], 'objective.probe_images=-1 must be at least 0'),
         ('simmim', ['--objective.mask-patch-size', '6'], 'mask_patch_size=6 must be made of whole patches'),
         ('dino', ['--objective.teacher-temp', '0'], 'objective.teacher_temp=0.0 must be above 0'),
         ('dino', ['--objective.local-views', '0'], 'objective.local_views=0 must be at least 1'),
         ('esvit', ['--model.name', 'vit', '--model.patch-size', '4', *VIT, '--model.depth', '1'], 'not a feature map'),
         ('dino', ['--objective.hidden-layer', 'transformer/block_7'], "did you mean 'transformer/block_0'?"),
+        (
+            'dino',
+            ['--objective.local-scale', '0.01'],
+            'local_scale=0.01 must be at least objective.local_scale_min=0.05',
+        ),
         ('lejepa', ['--objective.sigreg', '1'], 'objective.sigreg=1.0 must lie between 0 and 1'),
     ],
     ids=lambda value: value if isinstance(value, str) and ' ' not in value else '',
@@ -330,20 +387,14 @@ def test_a_mistake_is_one_line(recipe, args, message, capsys, tmp_path):
     assert message in err and err.count('\n') == 1 and not (tmp_path / 'run').exists()
 
 
-# ---------------------------------------------------------------------- parts of a batch
+# ---------------------------------------------------------------------- parts of a batch, and padding
 
 # Of several recipes with one objective the smallest.
 RECIPE_OF = {catalogue.name_of(recipes.find(name).CONFIG.objective): name for name in (*recipes.names(), 'digits')}
-# A network with a feature map and without BatchNorm, which sees each part alone.
-NEST = [
-    '--model.name=nest', '--model.patch-size=4', '--model.dim=8', '--model.heads=1', '--model.num-hierarchies=2',
-    '--model.block-repeats=1',
-]  # fmt: skip
 
 
-@pytest.mark.parametrize('name', objectives.names())
-def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
-    """In float64: parameters, and every state that an objective keeps, such as a centre of the teacher's answers."""
+def small_recipe(name, finished):
+    """The arguments of a command line that trains an objective in miniature."""
     recipe = RECIPE_OF[name]
     own = RECIPES.get(recipe, ['--model.patch-size=8', *VIT])
     if recipe == 'esvit':
@@ -352,29 +403,68 @@ def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
         own = [*own, '--objective.local-views=1', '--objective.local-size=0']
     if recipe == 'distill':
         own = [*own, f'--objective.teacher={finished}', '--objective.mixup=0.3']
-    config = parse(recipe, [*SHORT, '--batch-size=6', *own])[0]
+    return recipe, [*SHORT, '--batch-size=6', *own]
+
+
+def in_float64(config, train):
+    """A network, a prepared batch of six rows and random variables; in the precision that is asked for."""
+    objective, scale = config.objective, Scale((0.3,), (0.4,))
+    model = build(config.model, (16, 16, 1), 10).clone(dtype=jnp.float64)
+    draw = np.random.default_rng(0)
+    batch: dict[str, Any] = {
+        'image': draw.integers(0, 256, (6, 16, 16, 1), np.uint8),
+        'label': np.arange(6, dtype=np.int32),
+    }
+    # Rows that differ, so that a part of them is told from all.
+    batch['image'][:3] //= 4
+    given = objective.given() if train else {}
+    prepare = jax.jit(partial(objective.prepare, model, scale=scale, train=train))
+    prepared = prepare({**batch, **given}, rng=jax.random.key(1))
+    prepared = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, prepared)
+    one = {'image': np.zeros((1, 16, 16, 1)), 'label': np.zeros(1, np.int32)}
+    module = objective.module(model, scale)
+    shapes = jax.eval_shape(lambda: objective.init(module, jax.random.key(0), one))
+    variables = jax.tree.map(lambda x: draw.normal(size=x.shape) / 3, shapes)
+    return model, module, prepared, variables
+
+
+@pytest.mark.parametrize('name', objectives.names())
+def test_padding_is_no_part_of_an_evaluation(name, finished):
+    """A last batch that is filled up has the metrics of its own rows, whatever it is filled up with."""
+    recipe, args = small_recipe(name, finished)
+    config = parse(recipe, args)[0]
+    objective = config.objective
+    with jax.enable_x64(True):
+        _, module, prepared, variables = in_float64(config, train=False)
+
+        def metrics(rows):
+            loss, (found, _) = objective.loss(module, variables, rows, jax.random.key(0), False, 0.5)
+            weight = rows['weight']
+            return {name: (value * weight).sum() / weight.sum() for name, value in found.items()}, loss
+
+        padded = {**prepared, 'weight': np.array([1.0, 1, 1, 1, 0, 0])}
+        (got, _), (want, loss) = jax.jit(lambda padded, rows: (metrics(padded), metrics(rows)))(
+            padded, jax.tree.map(lambda x: x[:4], padded)
+        )
+        assert got.keys() == want.keys() >= {'loss'}
+        for metric, value in want.items():
+            np.testing.assert_allclose(got[metric], value, rtol=1e-9, err_msg=metric)
+        np.testing.assert_allclose(got['loss'], loss, rtol=1e-9)
+
+
+@pytest.mark.parametrize('name', objectives.names())
+def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
+    """In float64: parameters, and every state that an objective keeps, such as a centre of the teacher's answers."""
+    recipe, args = small_recipe(name, finished)
+    config = parse(recipe, args)[0]
     if config.objective.whole:
         parted = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=3))
         with pytest.raises(UserError, match=rf'optim\.accumulate=3 must be 1 with the objective {name}: '):
             check(parted)
         return
     with jax.enable_x64(True):
-        model = build(config.model, (16, 16, 1), 10).clone(dtype=jnp.float64)
-        draw = np.random.default_rng(0)
-        batch: dict[str, Any] = {
-            'image': draw.integers(0, 256, (6, 16, 16, 1), np.uint8),
-            'label': np.arange(6, dtype=np.int32),
-        }
-        # Parts that differ, so that the last one alone is told from all.
-        batch['image'][:3] //= 4
-        prepare = partial(config.objective.prepare, model, scale=Scale((0.3,), (0.4,)), train=True)
-        prepared = jax.jit(prepare)({**batch, **config.objective.given()}, rng=jax.random.key(1))
-        # Drawn once, and in the precision that is asked for.
-        prepared = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, prepared)
+        model, _, prepared, variables = in_float64(config, train=True)
         monkeypatch.setattr(type(config.objective), 'prepare', lambda *args, **kwargs: prepared)
-        one = {'image': np.zeros((1, 16, 16, 1)), 'label': np.zeros(1, np.int32)}
-        shapes = jax.eval_shape(lambda: config.objective.init(model, jax.random.key(0), one))
-        variables = jax.tree.map(lambda x: draw.normal(size=x.shape) / 3, shapes)
         state = initial_state(variables, optax.sgd(0.1), ema=False)
         ends = []
         for count in (1, 3):

@@ -362,7 +362,7 @@ TINY = [
 
 
 @pytest.fixture(scope='module')
-def finished(folder, tmp_path_factory, compiled):
+def finished(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp('run') / 'run'
     assert main(['vivit_clips', *TINY, '--data.path', folder.path, '--out', str(out)]) == 0
     return out

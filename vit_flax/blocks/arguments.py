@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from flax import linen as nn
@@ -63,7 +63,7 @@ INTEGERS = (
     (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+', COUNT),
     (r'features|rows|width|hidden|hidden_dim', WIDTH),
     (r'groups', Range(1)),
-    (r'\w+_seed|num_(local|target_aug)_views|num_memories_per_layer', COUNT),
+    (r'\w+_seed|num_memories_per_layer', COUNT),
     (r'.*', SIZE),
 )
 NUMBERS = (
@@ -93,15 +93,25 @@ def check_arguments(owner: Any) -> None:
       ValueError: an argument that can never be right: its name, its value, and what would be.
     """
     owner_class: Any = type(owner)
-    for name, annotation in _annotations(owner_class).items():
+    for name in _annotations(owner_class):
         value = getattr(owner, name)
-        try:
-            fit = _fit(annotation, name, value)
-        except Unfit:
-            wanted = _asked_of(annotation, name, value)
-            raise ValueError(f'{name}={_short(value)} must be {wanted}') from None
+        fit = check_argument(owner_class, name, value)
         if fit is not value:
             object.__setattr__(owner, name, fit)
+
+
+def check_argument(owner: Any, name: str, value: Any) -> Any:
+    """The value of one argument of a class as it is kept.
+
+    Raises:
+      ValueError: it can never be right: its name, its value, and what would be.
+    """
+    annotation = _annotations(owner)[name]
+    try:
+        return _fit(annotation, name, value)
+    except Unfit:
+        wanted = _asked_of(annotation, name, value)
+        raise ValueError(f'{name}={_short(value)} must be {wanted}') from None
 
 
 @cache
@@ -155,6 +165,8 @@ def _fit_one(annotation: Any, name: str, value: Any) -> Any:
         fits = callable(value)
     elif kind is dict:
         fits = isinstance(value, Mapping)
+    elif kind is Literal:
+        fits = any(type(value) is type(choice) and value == choice for choice in inner)
     else:
         fits = isinstance(value, (bool, np.bool_) if kind is bool else kind)
     if not fits:
@@ -227,6 +239,8 @@ def _wanted(annotation: Any, name: str) -> str:
         return f'a sequence{length}, each {one}'
     if kind is Callable or getattr(kind, '_is_protocol', False):
         return 'a function or a constructor'
+    if kind is Literal:
+        return f'one of {", ".join(map(repr, inner))}'
     names = {bool: 'True or False', str: 'a string', type(None): 'None', Mapping: 'a dict', dict: 'a dict'}
     names |= {nn.Module: 'a Flax module', Network: 'a Flax module'}
     return names.get(kind, f'a {kind.__module__}.{kind.__name__}')

@@ -89,7 +89,7 @@ def attention_map(
 def mix_heads(maps: Array, mixture: Array) -> Array:
     """Linear combinations of the heads, `[b e n m], [e f] -> [b f n m]`.
 
-    A matrix product with the places as columns: contracting the axis of the heads in place takes
+    A matrix product with the positions as columns: contracting the axis of the heads in place takes
     XLA four times as long on a CPU.
     """
     batch, heads, n, m = maps.shape

@@ -13,7 +13,7 @@ from vit_flax.blocks.checks import check_num_positions, warn_of_other_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
-from vit_flax.weights.ops import UnitAxes
+from vit_flax.blocks.weight_ops import UnitAxes
 
 
 class ClassTokenAndPositions(Module):

@@ -6,20 +6,14 @@ from jax import Array
 
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import add
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu, uniform_by_fan_in
-from vit_flax.weights.ops import POINTWISE, UnitAxes
+from vit_flax.blocks.torch_like import Conv, LayerNorm, PointwiseConv, gelu, uniform_by_fan_in
+from vit_flax.blocks.weight_ops import UnitAxes
 
 
 class ChannelLayerNorm(LayerNorm):
     """LayerNorm over the channels of a feature map; in channels-last layout just that."""
 
     torch_names = {'scale': ('g', UnitAxes((0, 2, 3))), 'bias': ('b', UnitAxes((0, 2, 3)))}
-
-
-class PointwiseConv(Dense):
-    """1x1 convolution: a matrix product on the channels."""
-
-    torch_names = {'kernel': ('weight', POINTWISE)}
 
 
 class ConvFeedForward(Module):

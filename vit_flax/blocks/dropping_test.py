@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from vit_flax.blocks.dropping import draw_layers, draw_patches
+from vit_flax.blocks.dropping import draw_patches
+from vit_flax.blocks.layer_scale import draw_layers
 
 
 @pytest.mark.parametrize('rate, kept', [(0.0, 12), (0.25, 9), (0.3, 8), (0.99, 1)])

@@ -1,7 +1,9 @@
 """LayerScale of CaiT (arXiv:2103.17239): each residual branch ends in a learned factor for each channel."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -35,7 +37,7 @@ class LayerScale(Module):
     torch_names = {'scale': 'scale'}
 
 
-class ScaledBlock(Module):
+class LayerScaleBlock(Module):
     """Attention, to a context if there is one, and feed-forward, each scaled and residual."""
 
     attention: Callable[..., nn.Module]
@@ -55,3 +57,18 @@ class ScaledBlock(Module):
         return self.tap('block', jnp.where(keep, x, before))
 
     torch_names = {'attention': '0.fn', 'attention_scale': '0', 'feedforward': '1.fn', 'feedforward_scale': '1'}
+
+
+def draw_layers(rng: Array, depth: int, rate: float) -> Array:
+    """Which of `depth` layers run, bool `[depth]`: each is dropped with probability `rate`, never all."""
+    drop_rng, survivor_rng = jax.random.split(rng)
+    keep = jax.random.uniform(drop_rng, (depth,)) >= rate
+    survivor = jnp.arange(depth) == jax.random.randint(survivor_rng, (), 0, depth)
+    return jnp.where(keep.any(), keep, survivor)
+
+
+def surviving_layers(module: nn.Module, depth: int, rate: float, keep: Array | None, train: bool) -> dict[str, Any]:
+    """What a `Transformer` hands to its blocks: `keep` as given, or drawn in training from the rng `drop_path`."""
+    if keep is None and train and rate > 0:
+        keep = draw_layers(module.make_rng('drop_path'), depth, rate)
+    return {} if keep is None else {'keep': keep}

@@ -1,4 +1,4 @@
-"""The base class of every module: where numbers are computed, stored and shown."""
+"""The base class of every module: computation dtype, parameter dtype and intermediates."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar

@@ -35,7 +35,7 @@ class RMSNorm(Module):
 
 
 def no_norm(**settings: Any) -> Callable[[Array], Array]:
-    """In the place of a norm's constructor, where the norm stands elsewhere."""
+    """Identity in place of a norm that is applied outside."""
     return lambda x: x
 
 

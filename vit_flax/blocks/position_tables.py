@@ -21,8 +21,8 @@ class PositionTable:
 
     Attributes:
       grid: rows of the table along each axis, the first axis outermost.
-      prefix, suffix: rows before and behind them that have no place, such as that of a class token.
-      offsets: the rows are ways from one place to another, from the shortest or the most negative on.
+      prefix, suffix: rows before and behind them that have no position, such as that of a class token.
+      offsets: the rows are relative offsets in ascending order.
       channels: axes of the parameter behind the rows.
     """
 
@@ -39,9 +39,9 @@ class PositionTable:
     def move(self, table: Array | np.ndarray, new: 'PositionTable') -> Array:
         """The table interpolated to another grid, equal to PyTorch.
 
-        Places are moved by their centres, as `torch.nn.functional.interpolate` moves pixels with `mode='bicubic'` and
-        `antialias=True`; ways by their ends, as with `align_corners=True`: no way stays no way, and the longest stays
-        the longest.
+        Positions are resampled by their centres, as `torch.nn.functional.interpolate` resamples pixels with
+        `mode='bicubic'` and `antialias=True`; offsets by their ends, as with `align_corners=True`, so that zero and the
+        largest offset stay.
 
         Args:
           table: of this grid; axes in front of the rows, such as those of stacked layers, are kept.
@@ -63,14 +63,14 @@ class PositionTable:
             return jnp.asarray(table)
         width = math.prod(shape[split:])
         ends = [self.prefix, self.rows - self.suffix]
-        prefix, places, suffix = jnp.split(jnp.asarray(table).reshape(lead, self.rows, width), ends, axis=1)
-        places = places.reshape(lead, *self.grid, width)
-        places = resize_axes(places, 1, new.grid, antialias=not self.offsets, align_corners=self.offsets)
-        moved = jnp.concatenate([prefix, places.reshape(lead, math.prod(new.grid), width), suffix], axis=1)
+        prefix, positions, suffix = jnp.split(jnp.asarray(table).reshape(lead, self.rows, width), ends, axis=1)
+        positions = positions.reshape(lead, *self.grid, width)
+        positions = resize_axes(positions, 1, new.grid, antialias=not self.offsets, align_corners=self.offsets)
+        moved = jnp.concatenate([prefix, positions.reshape(lead, math.prod(new.grid), width), suffix], axis=1)
         return moved.reshape(self._shape(shape, split, new))
 
     def _shape(self, shape: tuple[int, ...], split: int, new: 'PositionTable') -> tuple[int, ...]:
-        """Of the moved table. Rows may have several axes, as in a table of steps by places."""
+        """Of the moved table. Rows may have several axes, as in a table of time steps by positions."""
         first, count = split, 1
         while count < self.rows:
             first -= 1
@@ -95,7 +95,7 @@ def position_tables(model: nn.Module, *example_inputs_: Any) -> dict[str, Positi
         if isinstance(call.module, Module) and call.path not in asked:
             asked.add(call.path)
             for name, table in call.module.position_tables().items():
-                # the first to speak is the parent, which may know more of a child's table than the child
+                # a parent declares first, and may know more of a child's table than the child
                 found.setdefault('/'.join((*call.path, name)), table)
 
     with watch(before=ask):

@@ -34,8 +34,8 @@ def sincos_grid(grid: Sequence[int], dim: int, temperature: float = 10000.0) -> 
     if frequencies < 2:
         raise ValueError(f'dim={dim} must be at least {4 * len(grid)} for sine-cosine positions along {len(grid)} axes')
     omega = temperature ** -(np.arange(frequencies) / (frequencies - 1))
-    places = np.meshgrid(*map(np.arange, grid), indexing='ij')
-    angles = [axis.reshape(-1, 1) * omega for axis in reversed(places)]
+    positions = np.meshgrid(*map(np.arange, grid), indexing='ij')
+    angles = [axis.reshape(-1, 1) * omega for axis in reversed(positions)]
     table = np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
     return np.pad(table, ((0, 0), (0, dim - table.shape[1])))
 
@@ -56,7 +56,7 @@ def resize_position_embedding(
       old_grid: (rows, columns) of the patches that `table` was trained on; of a series (patches,), of a video
         (steps, rows, columns), each axis resized like those of an image.
       new_grid: the grid wanted, of as many axes.
-      prefix_tokens: leading rows without a place in the image (cls, registers); copied.
+      prefix_tokens: leading rows without a position in the image (cls, registers); copied.
       method: `torch_bicubic` is `torch.nn.functional.interpolate(mode='bicubic', align_corners=False)`,
         whose cubic has a = -0.75 without and -0.5 with antialiasing; `jax_bicubic` is
         `jax.image.resize(method='bicubic')`, a = -0.5, weights renormalised at the border.

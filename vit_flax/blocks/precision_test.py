@@ -14,7 +14,8 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import HeadRMSNorm, RMSNorm, unit_length
 from vit_flax.blocks.precision import add, einsum_float32, repeat, take_rows
 from vit_flax.blocks.torch_like import BatchNorm, LayerNorm, gelu, hard_swish, silu
-from vit_flax.objectives.projection import moved, scaled
+from vit_flax.objectives.projection import scaled
+from vit_flax.objectives.teacher import ema_update
 
 NARROW = (jnp.bfloat16, jnp.float16)
 
@@ -163,6 +164,6 @@ def test_products_keep_narrow_factors():
 def test_a_slow_teacher_moves(dtype):
     teacher = {'kernel': jnp.zeros(3, dtype) + 1}
     for _ in range(500):
-        teacher = moved(teacher, {'kernel': jnp.zeros(3, dtype)}, 0.996)
+        teacher = ema_update(teacher, {'kernel': jnp.zeros(3, dtype)}, 0.996)
     np.testing.assert_allclose(teacher['kernel'], 0.996**500, rtol=1e-4)
-    assert moved({'a': jnp.float32(0.1)}, {'a': jnp.float32(0.1)}, 0.996)['a'] == jnp.float32(0.1)
+    assert ema_update({'a': jnp.float32(0.1)}, {'a': jnp.float32(0.1)}, 0.996)['a'] == jnp.float32(0.1)

@@ -1,4 +1,4 @@
-"""Rotary positions (RoFormer, arXiv:2104.09864): queries and keys are turned by angles that grow with the place."""
+"""Rotary positions (RoFormer, arXiv:2104.09864): queries and keys are turned by angles that grow with the position."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -10,14 +10,14 @@ from jax import Array
 from vit_flax.blocks.precision import to_float32
 
 
-def axial_angles(places: Sequence[Array], frequencies: Array) -> Array:
+def axial_angles(positions: Sequence[Array], frequencies: Array) -> Array:
     """Angles of a grid, each axis with channels of its own, `[n, axes * f]`.
 
     Args:
-      places: for each axis of the grid the coordinates along it; n is the product of their lengths.
+      positions: for each axis of the grid the coordinates along it; n is the product of their lengths.
       frequencies: `[f]`, angle for each unit of a coordinate.
     """
-    grid = jnp.meshgrid(*places, indexing='ij')
+    grid = jnp.meshgrid(*positions, indexing='ij')
     return jnp.concatenate([axis.reshape(-1, 1) * frequencies for axis in grid], axis=-1)
 
 
@@ -63,7 +63,7 @@ def golden_gate_frequencies(
       count: frequencies of a head.
       axes: of the grid.
       min_freq, max_freq: the lowest and the highest, the others in equal ratios between.
-      p_zero_freqs: share of the frequencies that are zero instead: they see content alone.
+      p_zero_freqs: fraction of the frequencies that are zero.
     """
     zeros = round(p_zero_freqs * count)
     rates = min_freq * (max_freq / min_freq) ** np.linspace(0, 1, count - zeros)
@@ -72,9 +72,9 @@ def golden_gate_frequencies(
 
 
 def grid_angles(grid: Sequence[int], frequencies: Array) -> Array:
-    """Angles of all places of a grid, the first axis outermost, `[e f axes] -> [e n f]`."""
-    places = np.indices(grid).reshape(len(grid), -1, 1)
+    """Angles of all positions of a grid, the first axis outermost, `[e f axes] -> [e n f]`."""
+    positions = np.indices(grid).reshape(len(grid), -1, 1)
     wide = to_float32(frequencies)
     # not a matrix product: an accelerator would round its factors to 16 bits
-    turns = [place * wide[:, None, :, axis] for axis, place in enumerate(places)]
+    turns = [position * wide[:, None, :, axis] for axis, position in enumerate(positions)]
     return jnp.stack(turns).sum(axis=0)

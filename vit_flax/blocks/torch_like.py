@@ -19,6 +19,7 @@ from vit_flax.blocks.kernels.depthwise import depthwise_conv
 from vit_flax.blocks.kernels.volumes import conv_3d
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import add, einsum_float32, in_float32, repeat, to_float32
+from vit_flax.blocks.weight_ops import POINTWISE
 
 
 def gelu(x: Array) -> Array:
@@ -128,6 +129,12 @@ def affine(x: Array, kernel: Array, bias: Array) -> Array:
         return add(matmul(x, kernel), bias)
     product = matmul(x, kernel, partial(einsum_float32, '... c, c d -> ... d'))
     return (product + to_float32(bias)).astype(x.dtype)
+
+
+class PointwiseConv(Dense):
+    """1x1 convolution: a matrix product on the channels."""
+
+    torch_names = {'kernel': ('weight', POINTWISE)}
 
 
 class Conv(Module):

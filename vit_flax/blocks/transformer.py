@@ -36,16 +36,24 @@ class FeedForward(Module):
     torch_names = {'norm': 'net.0', 'expand': 'net.1', 'contract': 'net.4'}
 
 
-class SimpleFeedForward(FeedForward):
-    """The same in the SimpleViT family, whose PyTorch twin has no dropout layers to count."""
+class SimpleFeedForward(Module):
+    """The same in the SimpleViT family: no dropout."""
 
-    torch_names = {**FeedForward.torch_names, 'contract': 'net.3'}
+    hidden_dim: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        dim = x.shape[-1]
+        x = LayerNorm(**self.precision, name='norm')(x)
+        x = gelu(Dense(self.hidden_dim, **self.precision, name='expand')(x))
+        return Dense(dim, **self.precision, name='contract')(x)
+
+    torch_names = {'norm': 'net.0', 'expand': 'net.1', 'contract': 'net.3'}
 
 
-class BareFeedForward(FeedForward):
-    """The same where PyTorch's twin is the sequence itself, without a module around it."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '3'}
+# Rows for parents whose torch twin holds the feed-forward network's layers as a plain sequence.
+BARE_FEEDFORWARD = {'norm': '0', 'expand': '1', 'contract': '4'}
+BARE_SIMPLE_FEEDFORWARD = {'norm': '0', 'expand': '1', 'contract': '3'}
 
 
 class Block(Module):
@@ -135,4 +143,4 @@ class Transformer(Module):
         x = x if self.norm is None else self.norm(name='norm')(x)
         return (x, hiddens) if return_hiddens else x
 
-    torch_names = {'block_{i}': 'layers.{i}', 'block': 'layers.{i}'}
+    torch_names = {'block_{i}': 'layers.{i}'}

@@ -10,10 +10,10 @@ MaskFn = Callable[[Any, Any, Any, Any], Any]
 
 
 def nd_causal_mask_fn(num_patches_per_dim: Sequence[int], causal_dims: Sequence[int], has_cls: bool = False) -> MaskFn:
-    """A rule of who may attend to whom: `(batch, head, query, key) -> bool`, on numbers or integer arrays.
+    """An attention mask as a function `(batch, head, query, key) -> bool` of integers or integer arrays.
 
-    Tokens are counted with the first axis outermost. A query sees no key that is ahead of it along
-    one of `causal_dims`. With `has_cls` the token 0 has no place: it sees all and is seen by all.
+    Tokens are counted with the first axis outermost. A query attends to no key after it along
+    one of `causal_dims`. With `has_cls` the token 0 has no position: it attends to all tokens and all attend to it.
     """
     lengths = tuple(num_patches_per_dim)
 
@@ -50,5 +50,5 @@ def get_nd_causal_mask_fn(
 
 def dense_mask(mask_fn: MaskFn, seq_len: int) -> np.ndarray:
     """The rule as an array for `attend`, bool `[n n]`, queries first."""
-    places = np.arange(seq_len)
-    return np.broadcast_to(mask_fn(0, 0, places[:, None], places), (seq_len, seq_len))
+    positions = np.arange(seq_len)
+    return np.broadcast_to(mask_fn(0, 0, positions[:, None], positions), (seq_len, seq_len))

@@ -1,4 +1,4 @@
-"""Attention inside windows: a feature map cut into them and put together again, and the bias of places in one."""
+"""Attention inside windows: a feature map cut into them and put together again, and their relative position bias."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ def from_windows(x: Array, size: int | Sequence[int], grid: tuple[int, int]) -> 
 
 
 def to_grids(x: Array, size: int | Sequence[int], name: str = 'window_size') -> Array:
-    """Windows of places as far apart as they can be, `[b (p h) (q w) d] -> [(b h w) (p q) d]`."""
+    """Grid partition of MaxViT: strided windows, `[b (p h) (q w) d] -> [(b h w) (p q) d]`."""
     check_windows(x, size, name)
     p, q = pair(size)
     return rearrange(x, 'b (p h) (q w) d -> (b h w) (p q) d', p=p, q=q)
@@ -55,14 +55,14 @@ def from_grids(x: Array, size: int | Sequence[int], grid: tuple[int, int]) -> Ar
 
 
 def relative_positions(size: int | Sequence[int]) -> np.ndarray:
-    """From each place of a window to each other, rows and columns, `[2 n m]`: query minus key."""
+    """Relative offsets between the positions of a window, `[2 n m]`: query minus key."""
     p, q = pair(size)
-    places = np.mgrid[:p, :q].reshape(2, -1)
-    return places[:, :, None] - places[:, None]
+    positions = np.mgrid[:p, :q].reshape(2, -1)
+    return positions[:, :, None] - positions[:, None]
 
 
 class RelativePositionBias(Module):
-    """A learned bias for each head and each way from one place of a window to another, `[e n n]`."""
+    """A learned bias for each head and relative offset in a window, `[e n n]`."""
 
     size: int | Sequence[int]
     heads: int

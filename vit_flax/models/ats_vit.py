@@ -2,8 +2,8 @@
 
 vit-pytorch's `ats_vit`: layers keep only some of the patches, sampled by how much the class token
 attends to them and how long their values are. Tokens sampled twice are kept once, so that each image
-keeps its own number. Here a layer always has `1 + max_tokens_per_depth[i]` places and a mask of those
-in use: used places stand first, in order, and what stands in the others never reaches an output.
+keeps its own number. Here a layer always has `1 + max_tokens_per_depth[i]` positions and a mask of those
+in use: used positions stand first, in order, and what stands in the others never reaches an output.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,21 +46,21 @@ def drawn_tokens(significance: Array, mask: Array | None, noise: Array) -> Array
 def fixed_tokens(significance: Array, samples: int) -> Array:
     """Samples at 1/2k, 3/2k, ... of the cumulated significance, `[b n] -> [b k]`."""
     cumulated = jnp.cumsum(significance, axis=-1)[:, None]
-    places = (jnp.arange(samples) + 0.5) / samples
-    return (cumulated < places[:, None] * cumulated[..., -1:]).sum(axis=-1)
+    positions = (jnp.arange(samples) + 0.5) / samples
+    return (cumulated < positions[:, None] * cumulated[..., -1:]).sum(axis=-1)
 
 
 def keep_tokens(significance: Array, mask: Array | None, samples: int, noise: Array | None) -> tuple[Array, Array]:
     """Which patches stay.
 
     Args:
-      significance: `[b n]`, zero for places out of use.
-      mask: bool `[b n]`, the places in use; None for all.
-      samples: at most so many stay.
+      significance: `[b n]`, zero for positions out of use.
+      mask: bool `[b n]`, the positions in use; None for all.
+      samples: most samples that stay.
       noise: `[b k n]` to draw them; None takes the fixed samples.
 
     Returns:
-      int `[b k]`, the patches that stay in their order, and bool `[b k]`, the places in use.
+      int `[b k]`, the patches that stay in their order, and bool `[b k]`, the positions in use.
     """
     picks = fixed_tokens(significance, samples) if noise is None else drawn_tokens(significance, mask, noise)
     chosen = (picks[..., None] == jnp.arange(significance.shape[-1])).any(axis=1)
@@ -89,7 +89,7 @@ class Attention(Module):
 
         Args:
           x: class token first.
-          mask: bool `[b 1+n]`, places in use.
+          mask: bool `[b 1+n]`, positions in use.
           noise: see `keep_tokens`.
           train: dropout.
 
@@ -203,8 +203,8 @@ class ViT(ViTBase, kw_only=True):
         # an argument or, in training, drawn from the rng `tokens`; without either the paper's fixed samples of
         # the inverse transform are taken.
         if token_noise is None and train and self.has_rng('tokens'):
-            batch, places, _ = tokens.shape
-            token_noise = draw_token_noise(self.make_rng('tokens'), batch, places - 1, self.max_tokens_per_depth)
+            batch, positions, _ = tokens.shape
+            token_noise = draw_token_noise(self.make_rng('tokens'), batch, positions - 1, self.max_tokens_per_depth)
         if token_noise is not None and len(token_noise) != self.depth:
             raise ValueError(
                 f'token_noise holds {len(token_noise)} entries and must hold depth={self.depth}: '

@@ -24,7 +24,7 @@ from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.positions import sincos_2d
 from vit_flax.blocks.precision import add, einsum_float32, multiply, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm, MeanSquareNorm, gelu, uniform_by_fan_in
-from vit_flax.blocks.transformer import BareFeedForward
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -116,7 +116,7 @@ class FeedForward(Module):
         x = gelu(GroupedDense(self.hidden_dim, **self.precision, name='expand')(x))
         return Dense(dim, **self.precision, name='contract')(x)
 
-    torch_names = BareFeedForward.torch_names
+    torch_names = BARE_SIMPLE_FEEDFORWARD
 
 
 class DepthBlock(Module):
@@ -195,7 +195,7 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     def setup(self) -> None:
         check_divisible('mlp_dim', self.mlp_dim, 'ffn_heads', self.ffn_heads)
         super().setup()
-        self.initial_ff = BareFeedForward(self.mlp_dim, **self.precision)
+        self.initial_ff = SimpleFeedForward(self.mlp_dim, **self.precision)
 
     def patch_embedding(self) -> nn.Module:
         norm = partial(LayerNorm, use_bias=False)
@@ -222,6 +222,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """The transformer on the tokens and a feed-forward network of them, `[b n d] -> [b n d]`."""
         return self.transformer(jnp.stack(self.promote(tokens, self.initial_ff(tokens))))
+
+    torch_names = {'initial_ff': ('initial_ff', BARE_SIMPLE_FEEDFORWARD)}
 
 
 CARD = ModelCard(

@@ -16,16 +16,15 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import attention_map, attention_scores, merge_heads, mix_heads, split_heads
-from vit_flax.blocks.dropping import surviving_layers
 from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock, paper_layer_scale
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer_scale, surviving_layers
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
-from vit_flax.weights.ops import UnitAxes
 
 
 class TalkingHeadsAttention(Module):
@@ -60,12 +59,6 @@ class TalkingHeadsAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class BatchedLayerScale(LayerScale):
-    """LayerScale whose PyTorch twin keeps axes for batch and tokens."""
-
-    torch_names = {'scale': ('scale', UnitAxes((0, 1)))}
-
-
 class CaiT(ViTBase, kw_only=True):
     """Class-attention in image Transformers (arXiv:2103.17239): images `[b h w c]` to logits `[b num_classes]`.
 
@@ -76,7 +69,7 @@ class CaiT(ViTBase, kw_only=True):
       cls_depth: blocks after them in which the class token attends to itself and the patches.
       layer_dropout: rate at which whole blocks are left out in training.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -104,8 +97,8 @@ class CaiT(ViTBase, kw_only=True):
         return partial(TalkingHeadsAttention, self.heads, self.dim_head, self.dropout, **self.precision)
 
     def block(self) -> Callable[..., nn.Module]:
-        layer_scale = partial(BatchedLayerScale, paper_layer_scale, **self.precision)
-        return partial(ScaledBlock, self.attention(), self.feedforward(), layer_scale)
+        layer_scale = partial(LayerScale, paper_layer_scale, **self.precision)
+        return partial(LayerScaleBlock, self.attention(), self.feedforward(), layer_scale)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to patches with positions, `[b h w c] -> [b n d]`; the class token comes later."""
@@ -154,7 +147,15 @@ class CaiT(ViTBase, kw_only=True):
         tokens = self.encode(self.embed(images, train), train, keep_layers)
         return self.classify(tokens, train, keep_cls_layers) if self.num_classes > 0 else tokens
 
-    torch_names = {**BATCH_AXES, 'transformer': 'patch_transformer'}
+    torch_names = {
+        **BATCH_AXES,
+        'transformer': 'patch_transformer',
+        **{
+            f'{ours}/block_{{i}}/{branch}_scale/scale': (f'{theirs}.layers.{{i}}.{number}.scale', UnitAxes((0, 1)))
+            for ours, theirs in (('transformer', 'patch_transformer'), ('cls_transformer', 'cls_transformer'))
+            for number, branch in enumerate(('attention', 'feedforward'))
+        },
+    }
 
 
 def cait_size(dim: int, depth: int, image_size: int = 224) -> dict[str, Any]:

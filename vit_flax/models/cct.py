@@ -29,14 +29,14 @@ from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu
 from vit_flax.blocks.torch_like import Dense as TorchDense
 from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import UnitAxes
 
 Dense = partial(TorchDense, kernel_init=normal(0.02), bias_init=zeros)
 
 
 def sincos_1d(length: int, dim: int) -> np.ndarray:
-    """Sine (even channels) and cosine (odd ones) of the place in the sequence, `[length dim]` in float64."""
+    """Sine (even channels) and cosine (odd ones) of the position in the sequence, `[length dim]` in float64."""
     angles = np.arange(length)[:, None] / 10000.0 ** (2 * (np.arange(dim) // 2) / dim)
     return np.where(np.arange(dim) % 2 == 0, np.sin(angles), np.cos(angles))
 
@@ -163,7 +163,7 @@ class TransformerClassifier(Module, kw_only=True):
       sequence_length: number of tokens; without positions also an upper bound, fewer are filled up with zeros,
         and None takes any number.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: an unknown kind of positions, positions without a length or of another length than the tokens,
@@ -271,14 +271,13 @@ class TransformerClassifier(Module, kw_only=True):
         return {'positional_emb': PositionTable((self.sequence_length,), int(not self.seq_pool))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, self.sequence_length or 1, self.embedding_dim), jnp.float32)
 
     torch_names = {
         'positional_emb': ('positional_emb', UnitAxes((0,))),
         'class_emb': ('class_emb', UnitAxes((0, 1))),
         'transformer/block_{i}': 'blocks.{i}',
-        'transformer/block': 'blocks.{i}',
         'transformer/norm': 'norm',
         'mlp_head': 'fc',
     }
@@ -406,7 +405,7 @@ class CCT(Backbone, kw_only=True):
         return {'classifier/positional_emb': PositionTable(tokens.shape, tokens.prefix)}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *self.lengths, self.n_input_channels), jnp.float32)
 
 

@@ -37,7 +37,7 @@ class Attention(Module):
     def __call__(self, x: Array, context: Array | None = None, train: bool = False) -> Array:
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = LayerNorm(**self.precision, name='norm')(x)
-        # upstream: the context of the cross attention is not normalised, unlike the token that asks.
+        # upstream: the context of the cross attention is not normalised, unlike the queries.
         seen = x if context is None else jnp.concatenate(self.promote(x, context), axis=1)
         q = Dense(inner, use_bias=False, **self.precision, name='to_q')(x)
         kv = Dense(2 * inner, use_bias=False, **self.precision, name='to_kv')(seen)
@@ -159,7 +159,7 @@ class CrossViT(Backbone, kw_only=True):
       emb_dropout: rate on the embedded tokens.
       channels: of the images.
       scan: compile one block for all layers of an encoder, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than a position table.
@@ -255,7 +255,7 @@ class CrossViT(Backbone, kw_only=True):
         return tuple(TokenGrid((lengths[0] // p, lengths[1] // q), prefix=1) for p, q in sizes)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {

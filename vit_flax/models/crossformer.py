@@ -1,7 +1,7 @@
 """CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention, arXiv:2108.00154.
 
 vit-pytorch's `crossformer`: each stage embeds patches of several sizes side by side, and its blocks
-look first at neighbours, then at places far apart. A small network turns the way from one place to
+attend first within local windows, then within dilated ones. A small network turns the offset from one position to
 another into a bias of their attention. It differs from ViT in all of that and in being averaged at
 the end.
 """
@@ -18,12 +18,12 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import ChannelLayerNorm, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import take_rows
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, from_windows, relative_positions, to_grids, to_windows
 from vit_flax.card import ModelCard
@@ -69,7 +69,7 @@ class CrossScaleEmbedding(Module):
 
 
 class DynamicPositionBias(Module):
-    """A bias for the way between two places of a window, `[n m]`, made by a network and the same for all heads."""
+    """Dynamic position bias: a network of the relative offsets in a window, `[n m]`, the same for all heads."""
 
     hidden_dim: int
     window_size: int
@@ -103,7 +103,7 @@ class DynamicPositionBias(Module):
 
 
 class Attention(Module):
-    """Self-attention among neighbours or among places far apart, `[b h w d] -> [b h w d]`."""
+    """Self-attention within local or dilated windows, `[b h w d] -> [b h w d]`."""
 
     window_size: int
     far: bool
@@ -146,7 +146,7 @@ class FeedForward(Module):
 
 
 class CrossFormerBlock(Module):
-    """Attention to neighbours and to places far apart, each with a feed-forward network."""
+    """Short-distance and long-distance attention, each with a feed-forward network."""
 
     local_window_size: int
     global_window_size: int
@@ -184,7 +184,7 @@ class CrossFormer(Backbone, kw_only=True):
     Attributes:
       dim: width of a token.
       depth: number of blocks, of two attentions each.
-      global_window_size: places a side that see each other across the map; must divide it.
+      global_window_size: side of the dilated windows of long-distance attention; must divide the map.
       local_window_size: height and width of a window; must divide the stage's map.
       cross_embed_kernel_sizes: of the convolutions that embed a stage's patches.
       cross_embed_strides: their step.
@@ -192,9 +192,9 @@ class CrossFormer(Backbone, kw_only=True):
       attn_dropout: rate on the attention maps.
       ff_dropout: rate inside the feed-forward networks.
       channels: of the images.
-      paper_bias_index: give each way between two places its own bias.
+      paper_bias_index: index the bias by the relative offset.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: windows do not tile a stage's map, kernels that give maps of different sizes, a width below 32, a

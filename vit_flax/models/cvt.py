@@ -3,7 +3,7 @@
 vit-pytorch's `cvt`: three stages, each a strided convolution that embeds overlapping patches and
 a transformer whose queries, keys and values come from depthwise convolutions (keys and values on
 a coarser grid). It differs from ViT in having no positions and no class token: convolutions tell
-the place, and the last feature map is averaged.
+the position, and the last feature map is averaged.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from jax import Array
 from vit_flax.blocks.attention import attend
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.card import ModelCard
 
@@ -140,7 +140,7 @@ class CvT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: an even kernel, or images of another layout.
@@ -224,7 +224,7 @@ class CvT(Backbone, kw_only=True):
         return stage_grids(lengths, (self.s1_emb_stride, self.s2_emb_stride, self.s3_emb_stride))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, 224, 224, self.channels), jnp.float32)
 
     torch_names = {'stage_{i}': 'layers.{i}', 'to_logits': 'to_logits.2'}

@@ -19,7 +19,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.card import ModelCard
-from vit_flax.models.vit import ViTBase, published_size
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 class HeadNorm(Module):
@@ -94,9 +94,11 @@ class DeepViT(ViTBase, kw_only=True):
     def attention(self) -> Callable[..., nn.Module]:
         return partial(ReAttention, self.heads, self.dim_head, self.dropout, **self.precision)
 
+    torch_names = BATCH_AXES
+
 
 def deepvit_size(depth: int) -> dict:
-    """Keyword arguments of the paper's models of so many blocks: three times as wide inside."""
+    """Keyword arguments of the paper's models by depth: three times as wide inside."""
     return {**published_size(16, 384, depth, 12), 'mlp_dim': 3 * 384}
 
 

@@ -26,12 +26,12 @@ from vit_flax.blocks.windows import RelativePositionBias, from_windows, to_windo
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase
 
-# Upstream's names of the three ways to attend, and ours of their modules.
+# Upstream's names of the three kinds of attention, and ours of their modules.
 KINDS = {'WA': 'window', 'LA': 'linear', 'FA': 'full'}
 
 
 def draw_attention_choices(rng: Array, attn_layers: Sequence[str | Sequence[str]]) -> Array:
-    """Which of its ways each block attends in, int `[depth]`: an index into its tuple, 0 for a single one."""
+    """The kind of attention of each block, int `[depth]`: an index into its tuple, 0 for a single one."""
     options = [1 if isinstance(kinds, str) else len(kinds) for kinds in attn_layers]
     return jax.random.randint(rng, (len(options),), 0, jnp.array(options))
 
@@ -224,7 +224,7 @@ class JetViT(ViTBase, kw_only=True):
 
     @property
     def options(self) -> list[tuple[str, ...]]:
-        """The ways among which each block chooses."""
+        """The kinds of attention that each block chooses from."""
         layers = ('FA',) * self.depth if self.attn_layers is None else self.attn_layers
         return [(kinds,) if isinstance(kinds, str) else tuple(kinds) for kinds in layers]
 

@@ -18,7 +18,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import LayerNorm
-from vit_flax.blocks.transformer import BareFeedForward
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 
@@ -39,13 +39,13 @@ class JumboTransformer(Module):
         # upstream: `mlp_dim` and the jumbo feed-forward's hidden width are factors that multiply a width which is
         # already one: hidden widths are dim * mlp_dim and (k * dim)**2 * jumbo_ff_mult.
         hidden = int(k * dim * int(k * dim * self.jumbo_ff_mult))
-        jumbo_ff = BareFeedForward(hidden, **self.precision, name='jumbo_ff')
+        jumbo_ff = SimpleFeedForward(hidden, **self.precision, name='jumbo_ff')
         for i in range(self.depth):
             both = jnp.concatenate([jumbo, x], axis=1)
             attention = SimpleAttention(self.heads, self.dim_head, **self.precision, name=f'block_{i}_attention')
             both = both + attention(both)
             jumbo, x = both[:, :pieces], both[:, pieces:]
-            feedforward = BareFeedForward(int(dim * self.mlp_dim), **self.precision, name=f'block_{i}_feedforward')
+            feedforward = SimpleFeedForward(int(dim * self.mlp_dim), **self.precision, name=f'block_{i}_feedforward')
             x = x + feedforward(x)
             whole = jumbo_ff(rearrange(jumbo, 'b (m k) d -> b m (k d)', k=k))
             jumbo = jumbo + rearrange(whole, 'b m (k d) -> b (m k) d', k=k)
@@ -53,9 +53,9 @@ class JumboTransformer(Module):
         return LayerNorm(**self.precision, name='norm')(jumbo.mean(axis=1))
 
     torch_names = {
-        'jumbo_ff': 'jumbo_ff.1',
+        'jumbo_ff': ('jumbo_ff.1', BARE_SIMPLE_FEEDFORWARD),
         'block_{i}_attention': 'layers.{i}.0',
-        'block_{i}_feedforward': 'layers.{i}.1',
+        'block_{i}_feedforward': ('layers.{i}.1', BARE_SIMPLE_FEEDFORWARD),
     }
 
 

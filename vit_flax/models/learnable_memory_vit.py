@@ -2,7 +2,7 @@
 
 vit-pytorch's `learnable_memory_vit`: a ViT that is trained once and then frozen, and adapters that
 add to each layer a few learned tokens to attend to, a class token and a head. The backbone's own
-tokens see nothing of them, so its output stays as it was and many adapters can share it.
+tokens do not attend to them, so its output stays as it was and many adapters can share it.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.card import ModelCard
-from vit_flax.models.vit import NormedHead, ViTBase, published_size
+from vit_flax.models.vit import BATCH_AXES, NormedHead, ViTBase, published_size
 
 
 class MemoryAttention(Module):
@@ -96,12 +96,14 @@ class ViT(ViTBase, kw_only=True):
         # upstream: pool='mean' is accepted and has no effect.
         return tokens[:, 0]
 
+    torch_names = BATCH_AXES
+
 
 def memory_mask(tokens: int, memories: int) -> np.ndarray:
-    """Who may attend to whom, bool `[1+tokens 1+tokens+memories]`.
+    """Attention mask, bool `[1+tokens 1+tokens+memories]`.
 
-    First the adapter's class token, which sees everything; then the backbone's tokens, which see
-    only themselves; the memories come last and are only seen.
+    First the adapter's class token, which attends to everything; then the backbone's tokens, which attend
+    to one another; the memories come last and are only attended to.
     """
     mask = np.zeros((1 + tokens, 1 + tokens + memories), bool)
     mask[0] = True
@@ -156,7 +158,7 @@ class Adapter(Module, kw_only=True):
         return self.mlp_head(frozen(self.vit, images, cls, self.memories_per_layer)[:, 0])
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return self.vit.example_input()
 
     torch_only = {'attn_mask': lambda model: memory_mask(model.vit.num_positions, model.num_memories_per_layer)}

@@ -1,7 +1,7 @@
 """LeViT: a Vision Transformer in ConvNet's Clothing for Faster Inference, arXiv:2104.01136.
 
 vit-pytorch's `levit`: convolutions make the tokens, attention shrinks the grid between stages, and
-BatchNorm stands behind every projection of an attention where ViT has LayerNorm before it. Places
+BatchNorm stands behind every projection of an attention where ViT has LayerNorm before it. Positions
 enter each attention map as a learned bias of the distance. A second head can learn from a teacher.
 """
 
@@ -19,21 +19,20 @@ from jax.nn.initializers import normal, zeros
 from vit_flax.blocks.attention import attend
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, gelu, hard_swish
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv, gelu, hard_swish
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.card import ModelCard
 
 
 def distances(grid: tuple[int, int], stride: int) -> np.ndarray:
-    """Row of the bias table for each pair of query and key, `[n m]`: the distance between their places.
+    """Row of the bias table for each pair of query and key, `[n m]`: the distance between their positions.
 
-    Queries are every `stride`-th place of the grid, keys all of them.
+    Queries are every `stride`-th position of the grid, keys all of them.
     """
     rows, columns = grid
     queries = np.mgrid[:rows:stride, :columns:stride].reshape(2, -1).T
@@ -55,7 +54,7 @@ class Projection(Module):
 
 
 class Attention(Module):
-    """Self-attention over a grid of places, `[b h w d] -> [b h' w' dim_out]`; a stride thins the queries out."""
+    """Self-attention over a grid of positions, `[b h w d] -> [b h' w' dim_out]`; a stride thins the queries out."""
 
     grid: tuple[int, int]
     dim_out: int
@@ -163,7 +162,7 @@ class LeViT(Backbone, kw_only=True):
       channels: of the images.
       paper_bias: add the position bias to the scores as it is, not divided by their scale.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: an image size that 16 does not divide, more settings than stages, images of another size or layout.
@@ -263,7 +262,7 @@ class LeViT(Backbone, kw_only=True):
         return stage_grids(lengths, (16, *[2] * (self.stages - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     # Stages and the blocks between them are one list in the state dict.

@@ -1,8 +1,8 @@
 """LeVJEPA, arXiv:2608.27395: the encoder of videos; the objective is `vit_flax.objectives.levjepa`.
 
 vit-pytorch's `levjepa.VideoTransformer`: frames are cut into patches, a class token comes first, and
-queries and keys are turned by the place of their token in time, height and width. Frames see those
-before them, the class token sees all and is seen by none. In training most patches may be left out;
+queries and keys are turned by the position of their token in time, height and width. Frames attend to those
+before them, the class token attends to all tokens and none attend to it. In training most patches may be left out;
 positions follow the token, so that what stays needs no other change.
 """
 
@@ -42,7 +42,7 @@ class ChannelsFirstPatches(PatchEmbedding):
 
 
 class PlacedAttention(Module):
-    """Attention of tokens that each have a place of their own, `[b n d] -> [b n d]`; no bias anywhere."""
+    """Attention of tokens that each have a position of their own, `[b n d] -> [b n d]`; no bias anywhere."""
 
     heads: int = 8
     dim_head: int = 64
@@ -63,8 +63,8 @@ class PlacedAttention(Module):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class PlacedTransformerBase(Backbone, kw_only=True):
-    """An encoder of grids whose tokens carry their places; a subclass says which axes are causal.
+class PositionedTransformerBase(Backbone, kw_only=True):
+    """An encoder of grids whose tokens carry their positions; a subclass says which axes are causal.
 
     Attributes:
       dim: width of a token.
@@ -77,7 +77,7 @@ class PlacedTransformerBase(Backbone, kw_only=True):
       emb_dropout: rate on the embedded patches.
       rotary_max_freq: twice the highest frequency of the positions, in half turns over the whole axis.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the input, an input of another layout, heads too narrow to turn.
@@ -108,7 +108,7 @@ class PlacedTransformerBase(Backbone, kw_only=True):
 
     @property
     def causal_axes(self) -> tuple[int, ...]:
-        """Axes of the grid along which no token sees what is ahead of it."""
+        """Axes of the grid with causal attention."""
         raise NotImplementedError
 
     def setup(self) -> None:
@@ -135,29 +135,29 @@ class PlacedTransformerBase(Backbone, kw_only=True):
             )
         return jnp.asarray(np.linspace(1.0, self.rotary_max_freq / 2, count), jnp.float32)
 
-    def angles(self, places: Array, grid: Sequence[int]) -> Array:
-        """Places on a grid to angles, int `[b n axes] -> [b n axes*f]`; no place (-1) turns nothing."""
+    def angles(self, positions: Array, grid: Sequence[int]) -> Array:
+        """Positions on a grid to angles, int `[b n axes] -> [b n axes*f]`; no position (-1) turns nothing."""
         scales = self.scales.value
         wide = scales.astype(jnp.promote_types(scales.dtype, jnp.float32))
-        along = jnp.where(places < 0, 0.0, 2 * (places / np.asarray(grid, wide.dtype)) - 1)
-        # upstream: places are divided by the number of patches, not by one less: they run from -1 to short of 1, and
+        along = jnp.where(positions < 0, 0.0, 2 * (positions / np.asarray(grid, wide.dtype)) - 1)
+        # upstream: positions are divided by the number of patches, not by one less: they run from -1 to short of 1, and
         # the class token stands at 0, the middle of the grid.
         turns = along.astype(wide.dtype)[..., None] * wide * np.pi
-        return turns.reshape(*places.shape[:-1], places.shape[-1] * wide.shape[-1])
+        return turns.reshape(*positions.shape[:-1], positions.shape[-1] * wide.shape[-1])
 
-    def mask(self, places: Array) -> Array | None:
+    def mask(self, positions: Array) -> Array | None:
         """Attention mask, bool `[b 1 n n]`; None without causal axes."""
         if not self.causal_axes:
             return None
-        query, key = places[:, :, None], places[:, None]
+        query, key = positions[:, :, None], positions[:, None]
         allowed = (query == -1) | ((key >= 0) & (query >= key))
         return allowed[..., list(self.causal_axes)].all(axis=-1)[:, None]
 
-    def places(self, grid: Sequence[int], batch: int) -> Array:
+    def positions(self, grid: Sequence[int], batch: int) -> Array:
         """Of the class token and all patches, int `[b 1+n axes]`; the class token has none, -1."""
         patches = np.indices(grid).reshape(len(grid), -1).T
-        places = np.pad(patches, ((1, 0), (0, 0)), constant_values=-1)
-        return jnp.broadcast_to(jnp.asarray(places), (batch, *places.shape))
+        positions = np.pad(patches, ((1, 0), (0, 0)), constant_values=-1)
+        return jnp.broadcast_to(jnp.asarray(positions), (batch, *positions.shape))
 
     def embed(
         self,
@@ -166,7 +166,7 @@ class PlacedTransformerBase(Backbone, kw_only=True):
         drop_ratio: float | None = None,
         kept_patches: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Inputs to tokens, class token first, and their places, `[b *grid c] -> [b 1+n d], [b 1+n axes]`."""
+        """Inputs to tokens, class token first, and their positions, `[b *grid c] -> [b 1+n d], [b 1+n axes]`."""
         self.grid.check(x)
         if drop_ratio is not None and not 0 <= drop_ratio < 1:
             raise ValueError(f'drop_ratio={drop_ratio} must be at least 0 and below 1')
@@ -176,19 +176,19 @@ class PlacedTransformerBase(Backbone, kw_only=True):
         tokens = self.embedding_dropout(tokens, deterministic=not train)
         cls_token, tokens = self.promote(self.cls_token, tokens)
         tokens = jnp.concatenate([repeat(cls_token, 'd -> b 1 d', b=x.shape[0]), tokens], axis=1)
-        places = self.places(grid, x.shape[0])
+        positions = self.positions(grid, x.shape[0])
         if kept_patches is None and train and drop_ratio:
             kept_patches = draw_patches(self.make_rng('mask'), x.shape[0], tokens.shape[1] - 1, drop_ratio)
         if kept_patches is not None:
             kept = jnp.pad(kept_patches + 1, ((0, 0), (1, 0)))[..., None]
-            tokens, places = (jnp.take_along_axis(array, kept, axis=1) for array in (tokens, places))
-        return self.tap('embedding', tokens), places
+            tokens, positions = (jnp.take_along_axis(array, kept, axis=1) for array in (tokens, positions))
+        return self.tap('embedding', tokens), positions
 
     def encode(self, tokens: tuple[Array, Array], train: bool = False, grid: Sequence[int] | None = None) -> Array:
         """The transformer, `([b n d], [b n axes]) -> [b n d]`; `grid` of the patches, if not the model's."""
-        x, places = tokens
-        angles = self.angles(places, grid or self.grid.shape)[:, None]
-        return self.norm(self.transformer(x, angles, self.mask(places), train=train))
+        x, positions = tokens
+        angles = self.angles(positions, grid or self.grid.shape)[:, None]
+        return self.norm(self.transformer(x, angles, self.mask(positions), train=train))
 
     def __call__(
         self,
@@ -211,14 +211,14 @@ class PlacedTransformerBase(Backbone, kw_only=True):
     torch_names = {'rotary_scales': 'rotary_emb.scales'}
 
 
-class VideoTransformer(PlacedTransformerBase, kw_only=True):
+class VideoTransformer(PositionedTransformerBase, kw_only=True):
     """LeVJEPA's encoder (arXiv:2608.27395): videos `[b t h w c]` to tokens `[b 1+n dim]`, class token first.
 
     Attributes:
       image_size: height and width of a frame in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the frame's.
       frames: of a video; another number of them, or frames of another size, may come too.
-      block_causal: no frame sees those after it.
+      block_causal: frames attend to no later frame.
     """
 
     image_size: int | Sequence[int]

@@ -10,17 +10,17 @@ from jax import Array
 
 from vit_flax.blocks.grids import Grid, nd_grid
 from vit_flax.card import ModelCard
-from vit_flax.models.levjepa import PlacedTransformerBase
+from vit_flax.models.levjepa import PositionedTransformerBase
 
 
-class NDTransformer(PlacedTransformerBase, kw_only=True):
+class NDTransformer(PositionedTransformerBase, kw_only=True):
     """LeVJEPA's encoder (arXiv:2608.27395) for grids: `[b *grid c]` to tokens `[b 1+n dim]`, class token first.
 
     Attributes:
       ndim: number of axes.
       input_shape: lengths of these axes, or one number for all.
       patch_size: of a patch, likewise; must divide the input's.
-      causal_dims: axes (or one axis) of the grid along which no token sees what is ahead of it.
+      causal_dims: axes (or one axis) of the grid with causal attention.
     """
 
     ndim: int

@@ -1,7 +1,7 @@
 """LocalViT: Bringing Locality to Vision Transformers, arXiv:2104.05707.
 
 vit-pytorch's `local_vit`: a ViT whose feed-forward networks hold a depthwise convolution, so that
-neighbouring patches speak. The class token passes them by.
+neighbouring patches speak. The class token bypasses them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +13,9 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.attention import ProjectedAttention
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Conv, LayerNorm, hard_swish
+from vit_flax.blocks.torch_like import Conv, LayerNorm, PointwiseConv, hard_swish
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -77,7 +76,7 @@ class LocalViT(ViTBase, kw_only=True):
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -109,7 +108,7 @@ class LocalViT(ViTBase, kw_only=True):
         tokens = self.embed(images, train)
         tokens = self.encode(tokens, train, self.grid.shape_of(images)[0])
         # upstream: only the class token is classified, so the last block's feed-forward network, which it
-        # passes by, is never trained.
+        # bypasses, is never trained.
         return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = BATCH_AXES

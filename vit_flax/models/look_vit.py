@@ -159,7 +159,7 @@ class LookViT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: either patch size does not tile the image, the fine one is not the smaller, an even kernel,
@@ -261,7 +261,7 @@ class LookViT(Backbone, kw_only=True):
         return {'pos_embedding': PositionTable(patch_grid(self.image_size, self.highres_patch_size))}
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'patch_conv': 'to_patches.1', 'patch_norm': 'to_patches.3', 'transformer': ''}

@@ -187,7 +187,7 @@ class LoopedViT(Backbone, kw_only=True):
       adaptive_loop: have a gate that guesses the benefit of further loops.
       exit_threshold: the loop ends once the gate promises no image of the batch more than this.
       scan: compile one block for all layers of a stack, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: no shape given or of other than `ndim` axes, patches do not tile it, unknown pool or weighting,

@@ -1,9 +1,9 @@
 """MaxViT: Multi-Axis Vision Transformer, arXiv:2204.01697.
 
 vit-pytorch's `max_vit`: each block is an inverted bottleneck of convolutions, then attention inside
-windows, then attention inside grids of places far apart, so that two cheap attentions reach every
-place. It differs from ViT in all of that, in positions (a learned bias of the way between two
-places) and in being averaged at the end.
+windows, then attention inside grids of positions far apart, so that two cheap attentions reach every
+position. It differs from ViT in all of that, in positions (a learned bias of the way between two
+positions) and in being averaged at the end.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,17 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_divisible, check_images
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import multiply, to_float32
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu, silu
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, PointwiseConv, gelu, silu
 from vit_flax.blocks.transformer import FeedForward
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
 from vit_flax.card import ModelCard
 
 
 class SqueezeExcitation(Module):
-    """A factor of each channel, made from the average of all places, `[b h w d] -> [b h w d]`."""
+    """Squeeze-and-excitation, `[b h w d] -> [b h w d]`."""
 
     shrinkage_rate: float = 0.25
 
@@ -75,7 +74,7 @@ class MBConv(Module):
 
 
 class Attention(Module):
-    """Self-attention inside a window with a bias of relative places, `[b n d] -> [b n d]`."""
+    """Self-attention inside a window with a bias of relative positions, `[b n d] -> [b n d]`."""
 
     window_size: int
     dim_head: int = 32

@@ -1,7 +1,7 @@
 """Vision Transformers Need Registers, arXiv:2309.16588, in MaxViT, arXiv:2204.01697.
 
 vit-pytorch's `max_vit_with_registers`: MaxViT whose windows each begin with a few learned tokens
-that belong to no place. The average of what they became in all windows begins each grid, and after
+that belong to no position. The average of what they became in all windows begins each grid, and after
 it they are thrown away.
 """
 
@@ -18,7 +18,7 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat
-from vit_flax.blocks.transformer import FeedForward
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, FeedForward
 from vit_flax.blocks.windows import RelativePositionBias, check_windows, from_grids, from_windows, to_grids, to_windows
 from vit_flax.card import ModelCard
 from vit_flax.models import max_vit
@@ -50,12 +50,6 @@ class Attention(max_vit.Attention):
         return RegisterBias(self.window_size, heads, self.registers, **self.precision, name='rel_pos_bias')
 
 
-class BareFeedForward(FeedForward):
-    """The same where the PyTorch twin has no module around it."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
-
-
 class MaxViTBlock(max_vit.ConvBlock):
     """Convolutions, attention inside windows and inside grids, each with registers, `[b h w c] -> [b h' w' dim]`."""
 
@@ -64,7 +58,7 @@ class MaxViTBlock(max_vit.ConvBlock):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, keep: Array | None = None) -> Array:
         attention = partial(Attention, self.window_size, self.dim_head, self.dropout, self.registers, **self.precision)
-        feedforward = partial(BareFeedForward, 4 * self.dim, self.dropout, **self.precision)
+        feedforward = partial(FeedForward, 4 * self.dim, self.dropout, **self.precision)
         x = self.convolve(x, train, keep)
         batch = x.shape[0]
         windows = check_windows(x, self.window_size)
@@ -85,11 +79,10 @@ class MaxViTBlock(max_vit.ConvBlock):
         return self.tap('block', from_grids(x, self.window_size, windows))
 
     torch_names = {
-        **max_vit.ConvBlock.torch_names,
         'block_attention': '1.0',
-        'block_feedforward': '1.1',
+        'block_feedforward': ('1.1', BARE_FEEDFORWARD),
         'grid_attention': '2.0',
-        'grid_feedforward': '2.1',
+        'grid_feedforward': ('2.1', BARE_FEEDFORWARD),
     }
 
 
@@ -112,7 +105,7 @@ class MaxViT(max_vit.MaxViT, kw_only=True):
     def make_block(self, dim: int, first: bool) -> Module:
         return MaxViTBlock(registers=self.num_register_tokens, **self.block_settings(dim, first))
 
-    torch_names = {**max_vit.MaxViT.torch_names, 'block_{i}/register_tokens': 'register_tokens.{i}'}
+    torch_names = {'block_{i}/register_tokens': 'register_tokens.{i}'}
 
 
 CARD = ModelCard(

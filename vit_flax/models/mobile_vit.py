@@ -1,7 +1,7 @@
 """MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer, arXiv:2110.02178.
 
 vit-pytorch's `mobile_vit`: MobileNetV2 whose last three stages each hold a transformer between
-convolutions. A token attends to those at the same place of their patches; places near each other
+convolutions. A token attends to those at the same position of their patches; positions near each other
 speak through the convolutions, so that there are no positions and no class token.
 """
 
@@ -16,10 +16,9 @@ from jax import Array
 from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, silu
+from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, PointwiseConv, silu
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, to_grids
 from vit_flax.card import ModelCard
@@ -178,7 +177,7 @@ class MobileViT(Backbone, kw_only=True):
       depths: blocks of the three transformers.
       in_channels: of the images.
       scan: compile one block for all layers of a transformer, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: not three dims and depths or eleven channels, channels that do not follow each other, an even kernel,
@@ -268,7 +267,7 @@ class MobileViT(Backbone, kw_only=True):
         return tuple(TokenGrid((rows // p, columns // q)) for rows, columns in maps)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.in_channels), jnp.float32)
 
     torch_names = {

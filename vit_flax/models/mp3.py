@@ -1,6 +1,6 @@
 """Position Prediction as an Effective Pretraining Strategy, arXiv:2207.07611: its vision transformer.
 
-vit-pytorch's `mp3`: a SimpleViT whose attention may read other tokens than those that ask, so that the
+vit-pytorch's `mp3`: a SimpleViT whose attention may take keys and values from other tokens, so that the
 objective of the same name can hide some from it; with dropout, and the last norm in the head.
 """
 

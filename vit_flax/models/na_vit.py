@@ -2,7 +2,7 @@
 
 vit-pytorch's `na_vit`: images of any size without resizing, several in one sequence. A token attends
 to the tokens of its own image, rows and columns have positions of their own, queries and keys are
-normalised, and one learned query for each image reads the answer out of its tokens.
+normalised, and one learned query for each image pools its tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,6 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import Initializer, normal
 
-from vit_flax.blocks import transformer
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.dropping import draw_patches
@@ -27,7 +26,7 @@ from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, Block, FeedForward, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import published_size
 from vit_flax.packing import Lists, Rate, draw_kept_tokens, pack_images, tokens_kept
@@ -110,12 +109,6 @@ class Attention(PackedAttention):
     torch_names = {'to_out': 'to_out.0'}
 
 
-class FeedForward(transformer.FeedForward):
-    """The usual one where PyTorch's twin is the sequence itself, with its dropout layers counted."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
-
-
 class PackedPatchEmbedding(Module):
     """LayerNorm, Linear, LayerNorm on patches that are cut out already, `[b n (c p q)] -> [b n d]`.
 
@@ -169,7 +162,7 @@ class PackedViTBase(Backbone, kw_only=True):
         of its lengths in pixels that gives the share. `pack` leaves them out; of a plain batch the model
         itself does, with the rng `mask`.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile `image_size` or the input, an input of another layout, or one with
@@ -233,7 +226,7 @@ class PackedViTBase(Backbone, kw_only=True):
         raise NotImplementedError
 
     def pool_attention(self) -> Callable[..., nn.Module]:
-        """Constructor of the attention that reads the answers."""
+        """Constructor of the attention pooling."""
         return self.attention()
 
     def position_init(self) -> Initializer:
@@ -320,8 +313,8 @@ class PackedViTBase(Backbone, kw_only=True):
         """Tokens that are no patches in front of those that are, `[b n d] -> [b n d]`: here none."""
         return x
 
-    def cut_off(self, x: Array) -> Array:
-        """Where a variant ends its gradients."""
+    def stop_gradients(self, x: Array) -> Array:
+        """Stops gradients in some variants."""
         return x
 
     def embed(
@@ -343,7 +336,7 @@ class PackedViTBase(Backbone, kw_only=True):
         """
         if positions is None:
             patches, positions = self.cut(patches, train, kept_tokens)
-        x = self.cut_off(self.add_prefix(self.patch_tokens(patches, positions), slots))
+        x = self.stop_gradients(self.add_prefix(self.patch_tokens(patches, positions), slots))
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
     def token_ids(self, image_ids: Array, slots: int) -> Array:
@@ -351,14 +344,14 @@ class PackedViTBase(Backbone, kw_only=True):
         return image_ids
 
     def encode(self, tokens: Array, train: bool = False, ids: Array | None = None) -> Array:
-        """The transformer, `[b n d] -> [b n d]`; tokens see those with the same one of `ids`, `[b n]`."""
-        # padding sees padding: no row of a map is without a key
+        """The transformer, `[b n d] -> [b n d]`; tokens attend to those with the same id, `[b n]`."""
+        # padding attends to padding: no row of a map is without a key
         mask = None if ids is None else ids[:, None, :, None] == ids[:, None, None, :]
         return self.transformer(tokens, mask, train=train)
 
     def pool_tokens(self, tokens: Array, train: bool = False, ids: Array | None = None, slots: int = 1) -> Array:
         """One vector for each slot, `[b n d] -> [b i d]`."""
-        (queries,) = self.promote(self.cut_off(self.attn_pool_queries))
+        (queries,) = self.promote(self.stop_gradients(self.attn_pool_queries))
         queries = repeat(queries, 'd -> b i d', b=tokens.shape[0], i=slots)
         mask = None
         if ids is not None:
@@ -368,7 +361,7 @@ class PackedViTBase(Backbone, kw_only=True):
         return self.join_pooled(self.attn_pool(queries, mask, tokens), queries)
 
     def join_pooled(self, pooled: Array, queries: Array) -> Array:
-        """What was read and the queries it was read with, `2 x [b i d] -> [b i d]`."""
+        """The pooled vectors and the queries, `2 x [b i d] -> [b i d]`."""
         return pooled
 
     def classify(self, tokens: Array, train: bool = False, ids: Array | None = None, slots: int = 1) -> Array:
@@ -414,13 +407,15 @@ class PackedViTBase(Backbone, kw_only=True):
         logits = self.classify(tokens, train, ids, count)
         return jnp.where((slots >= 0)[..., None], logits, 0)
 
+    torch_names = {'transformer/block_{i}/feedforward': ('transformer.layers.{i}.1', BARE_FEEDFORWARD)}
+
 
 class NaViT(PackedViTBase, kw_only=True):
     """NaViT (arXiv:2307.06304): packed images of any size to logits `[b i num_classes]`.
 
     Attributes:
-      image_size: height and width of the largest images in pixels, or one number for both: so many rows and
-        columns of patches have positions.
+      image_size: height and width of the largest images in pixels, or one number for both: its patches have
+        positions.
       patch_size: height and width of a patch.
     """
 

@@ -2,7 +2,7 @@
 
 vit-pytorch's `na_vit_nested_tensor`: NaViT on PyTorch's nested tensors, which need no padding; here it
 takes the same packed rows as `na_vit`. Queries and keys have a LayerNorm each, the patch embedding's
-norms have biases, and what is read for an image has no residual.
+norms have biases, and the pooled vector has no residual.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,8 +37,8 @@ class Attention(PackedAttention):
             for name, of in (('to_queries', x), ('to_keys', context), ('to_values', context))
         )
         if self.qk_norm:
-            # upstream: what the argument calls an RMSNorm (`qk_rmsnorm`) is a LayerNorm, and the attention that reads
-            # the answers has it even where the argument says no.
+            # upstream: what the argument calls an RMSNorm (`qk_rmsnorm`) is a LayerNorm, and the pooling attention has
+            # it even where the argument says no.
             norm = partial(LayerNorm, use_bias=False, **self.precision)
             q, k = norm(name='query_norm')(q), norm(name='key_norm')(k)
         return q, k, v
@@ -49,8 +49,8 @@ class NestedViTBase(PackedViTBase, kw_only=True):
 
     Attributes:
       qk_rmsnorm: normalise queries and keys of the blocks.
-      train_embedding: let gradients reach the patch embedding, the positions and the queries that read the
-        answers, and the images; upstream's cut them off.
+      train_embedding: let gradients reach the patch embedding, the positions and the pooling
+        queries, and the images; upstream's cut them off.
     """
 
     qk_rmsnorm: bool = True
@@ -75,9 +75,9 @@ class NestedViTBase(PackedViTBase, kw_only=True):
         # patches stay, where `na_vit` keeps nine.
         return max(1, int(np.float32(tokens) * np.float32(1 - rate)))
 
-    def cut_off(self, x: Array) -> Array:
+    def stop_gradients(self, x: Array) -> Array:
         # upstream: torch.nested.nested_tensor makes tensors without a history, so that patch embedding, positions,
-        # registers and the queries that read the answers get no gradient and stay as they are drawn.
+        # registers and the pooling queries get no gradient and stay as they are drawn.
         # `train_embedding=True` trains them, as the paper does.
         return x if self.train_embedding else lax.stop_gradient(x)
 
@@ -86,8 +86,8 @@ class NaViT(NestedViTBase, kw_only=True):
     """NaViT (arXiv:2307.06304) of nested tensors: packed images of any size to logits `[b i num_classes]`.
 
     Attributes:
-      image_size: height and width of the largest images in pixels, or one number for both: so many rows and
-        columns of patches have positions.
+      image_size: height and width of the largest images in pixels, or one number for both: its patches have
+        positions.
       patch_size: height and width of a patch.
     """
 

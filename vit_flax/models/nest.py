@@ -19,7 +19,7 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid, warn_of_other_grid
-from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.kernels.pooling import max_pool
 from vit_flax.blocks.module import Module
@@ -27,7 +27,7 @@ from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense
+from vit_flax.blocks.torch_like import Conv, Dense, PointwiseConv
 from vit_flax.blocks.transformer import Block, Transformer
 from vit_flax.blocks.windows import from_windows, to_windows
 from vit_flax.card import ModelCard
@@ -93,7 +93,7 @@ class Hierarchy(Module):
         n, length = math.prod(size), math.prod(self.size)
         warn_of_other_grid(size, self.size, f'image_size, in each of {self.blocks} x {self.blocks} blocks,')
         if n > length:
-            raise ValueError(f'blocks of {n} places are larger than those of image_size, which have {length}')
+            raise ValueError(f'blocks of {n} positions are larger than those of image_size, which have {length}')
         x = to_windows(x, size)
         if self.paper_positions:
             shape = (self.blocks**2, length, dim)
@@ -104,7 +104,7 @@ class Hierarchy(Module):
         else:
             # upstream: a position is one number for all channels, which every LayerNorm takes away again: only the
             # convolution to the next hierarchy sees it, and in the last hierarchy nothing does.
-            # `paper_positions=True` has a vector for each place of each block.
+            # `paper_positions=True` has a vector for each position of each block.
             x, positions = self.promote(x, self.param('pos_emb', normal(1.0), (length,), self.param_dtype))
             x = add(x, positions[:n, None])
         x = Transformer(
@@ -120,7 +120,7 @@ class Hierarchy(Module):
         )(x, train=train)
         return from_windows(x, size, grid)
 
-    torch_names = {'transformer/block_{i}': 'layers.{i}', 'transformer/block': 'layers.{i}'}
+    torch_names = {'transformer/block_{i}': 'layers.{i}'}
 
 
 class Aggregate(Module):
@@ -154,9 +154,9 @@ class NesT(Backbone, kw_only=True):
       channels: of the images.
       dim_head: has no effect.
       dropout: rate after each projection and on the attention maps.
-      paper_positions: a vector for each place of each block instead of a number for each place of a block.
+      paper_positions: a vector for each position of each block instead of a number for each position of a block.
       scan: compile one block for all layers of a hierarchy, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, blocks do not tile the patches, images of another layout or larger.
@@ -235,7 +235,7 @@ class NesT(Backbone, kw_only=True):
         return stage_grids(patches, (1, *[2] * (self.num_hierarchies - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {

@@ -25,8 +25,8 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import matmul, silu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.weight_ops import Permute
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import Permute
 
 STORED = 'linear.parametrizations.weight.original'
 # Modules whose kernels have length one along the outputs; that of the others runs along the inputs.
@@ -106,7 +106,7 @@ class FeedForward(Module):
         return NormDense(dim, **self.precision, name='to_out')(x)
 
 
-class TurningBlock(Module):
+class LerpBlock(Module):
     """Turns each token towards what attention, then the feed-forward network make of it."""
 
     attention: Callable[..., nn.Module]
@@ -145,7 +145,7 @@ class nViT(Backbone, kw_only=True):
       dim_head: width of one head.
       residual_lerp_scale_init: initial rate at which a token turns; 1 / depth if None.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than the position table.
@@ -176,7 +176,7 @@ class nViT(Backbone, kw_only=True):
         self.abs_pos_emb = NormPositions(self.grid.num_patches, self.dim, **self.precision)
         rate = 1 / max(self.depth, 1) if self.residual_lerp_scale_init is None else self.residual_lerp_scale_init
         block = partial(
-            TurningBlock,
+            LerpBlock,
             attention=partial(Attention, self.heads, self.dim_head, self.dropout, **self.precision),
             feedforward=partial(FeedForward, self.mlp_dim, self.dropout, **self.precision),
             rate=rate,
@@ -233,8 +233,6 @@ class nViT(Backbone, kw_only=True):
         'transformer': '',
         'transformer/block_{i}/attention_rate': 'residual_lerp_scales.{i}.0',
         'transformer/block_{i}/feedforward_rate': 'residual_lerp_scales.{i}.1',
-        'transformer/block/attention_rate': 'residual_lerp_scales.{i}.0',
-        'transformer/block/feedforward_rate': 'residual_lerp_scales.{i}.1',
     }
 
 

@@ -16,7 +16,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.transformer import Block
 from vit_flax.card import ModelCard
-from vit_flax.models.vit import ViTBase, published_size
+from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 class Parallel(Module):
@@ -70,6 +70,8 @@ class ViT(ViTBase, kw_only=True):
             partial(Parallel, branch, self.num_parallel_branches) for branch in (self.attention(), self.feedforward())
         )
         return partial(Block, attention, feedforward)
+
+    torch_names = BATCH_AXES
 
 
 CARD = ModelCard(

@@ -19,12 +19,11 @@ from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.class_token import ClassTokenAndPositions
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.kernels.pooling import pooled_length
 from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv
 from vit_flax.blocks.transformer import Block, FeedForward, Transformer
 from vit_flax.card import ModelCard
 
@@ -71,7 +70,7 @@ class PiT(Backbone, kw_only=True):
       emb_dropout: rate on the embedded tokens.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image or are one pixel small, depth is no tuple, heads are not one
@@ -157,7 +156,7 @@ class PiT(Backbone, kw_only=True):
         return tuple(replace(tokens, prefix=1) for tokens in grids)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {

@@ -1,7 +1,7 @@
 """RegionViT: Regional-to-Local Attention for Vision Transformers, arXiv:2106.02689.
 
 vit-pytorch's `regionvit`: large patches (regions) and small ones (local tokens) side by side. In each
-block regions look at each other, then each local token at its region and the local tokens in it,
+block regions attend to each other, then each local token to its region and the local tokens in it,
 through the same weights. It differs from ViT in that, in four stages of coarser maps, and in the
 average of the regions at the end.
 """
@@ -21,13 +21,13 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, relative_positions, to_windows
 from vit_flax.card import ModelCard
@@ -140,7 +140,6 @@ class RegionTransformer(Module):
     torch_names = {
         'local_rel_pos_bias': 'local_rel_pos_bias.weight',
         'transformer/block_{i}': 'layers.{i}',
-        'transformer/block': 'layers.{i}',
     }
 
 
@@ -172,12 +171,12 @@ class RegionViT(Backbone, kw_only=True):
       num_classes: width of the logits.
       tokenize_local_3_conv: three convolutions make the local tokens, not one.
       local_patch_size: pixels on a side of a region over `window_size`; must divide the image's together with it.
-      use_peg: a depthwise convolution tells the local tokens their place from the second stage on.
+      use_peg: a position-encoding depthwise convolution of the local tokens from the second stage on.
       attn_dropout: rate on the attention maps and behind their projection.
       ff_dropout: rate inside the feed-forward networks.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: regions do not tile the image, local tokens cannot be shared out to them in a later stage or are more
@@ -260,7 +259,7 @@ class RegionViT(Backbone, kw_only=True):
         return stage_grids(lengths, (self.local_patch_size * self.window_size, *[2] * (STAGES - 1)))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         side = 8 * self.local_patch_size * self.window_size
         return jax.ShapeDtypeStruct((1, side, side, self.channels), jnp.float32)
 

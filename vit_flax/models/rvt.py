@@ -1,7 +1,7 @@
 """RoFormer: Enhanced Transformer with Rotary Position Embedding, arXiv:2104.09864.
 
 vit-pytorch's `rvt`, a rotary ViT without a paper of its own: queries and keys are turned by the
-place of their patch instead of adding positions, queries come from a depthwise convolution as in
+position of their patch instead of adding positions, queries come from a depthwise convolution as in
 CvT, and the feed-forward networks are gated.
 """
 
@@ -16,12 +16,11 @@ from jax import Array
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.checks import pair
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -112,11 +111,11 @@ class RvT(ViTBase, kw_only=True):
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
       emb_dropout: without effect, as upstream.
-      use_rotary: turn queries and keys; without it only convolutions tell the place.
+      use_rotary: turn queries and keys; without it only convolutions encode positions.
       use_ds_conv: depthwise convolution before the queries.
       use_glu: gated feed-forward networks.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -169,8 +168,8 @@ class RvT(ViTBase, kw_only=True):
     def angles(self, rows: int, columns: int) -> Array:
         """By how much the channels of each token turn, `[1 + rows * columns, a]`; not at all for the class token."""
         frequencies = self.scales.value
-        places = [jnp.linspace(-1, 1, steps, dtype=frequencies.dtype) * math.pi for steps in (rows, columns)]
-        return jnp.pad(axial_angles(places, frequencies), ((1, 0), (0, 0)))
+        positions = [jnp.linspace(-1, 1, steps, dtype=frequencies.dtype) * math.pi for steps in (rows, columns)]
+        return jnp.pad(axial_angles(positions, frequencies), ((1, 0), (0, 0)))
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         tokens = self.embed(images, train)

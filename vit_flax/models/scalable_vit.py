@@ -2,7 +2,7 @@
 
 vit-pytorch's `scalable_vit`: blocks of two attentions. In the first, keys and values come from a
 coarser map and may be narrower or wider than the token; the second looks into windows and adds a
-convolution of the values, so that windows speak to each other. It differs from ViT in all of that,
+convolution of the values, which mixes the windows. It differs from ViT in all of that,
 in having no positions but a depthwise convolution, and in being averaged at the end.
 """
 
@@ -17,11 +17,11 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
 from vit_flax.card import ModelCard
 
@@ -154,7 +154,7 @@ class ScalableViT(Backbone, kw_only=True):
       dim: width of a token in the first stage, doubled in each further one.
       depth: number of blocks of each stage.
       heads: attention heads, of each stage or of all.
-      reduction_factor: side of what one key of the first attention sees, of each stage or of all.
+      reduction_factor: stride of the convolution of keys and values in the first attention, of each stage or of all.
       window_size: height and width of a window of the second attention, of each stage or of all; must divide the
         stage's map; None is the whole map.
       iwsa_dim_key, iwsa_dim_value: widths of a head of the second attention, of each stage or of all.

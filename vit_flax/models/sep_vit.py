@@ -20,37 +20,37 @@ from jax.nn.initializers import normal
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.stages import per_stage
-from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
+from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
 from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.weight_ops import Chain, Permute, UnitAxes
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import Chain, Permute, UnitAxes
 
 
 class SequenceConv(Dense):
-    """Convolution of a sequence with a kernel of one place: a matrix product on the channels."""
+    """Convolution of a sequence with a kernel of one position: a matrix product on the channels."""
 
     torch_names = {'kernel': ('weight', Chain((Permute((1, 0)), UnitAxes((2,)))))}
 
 
 class WindowAttention(Module):
-    """Attention between windows, whose values are all their places: `[b e m k], [b e m n k] -> [b e m n k]`."""
+    """Attention between windows, whose values are all their positions: `[b e m k], [b e m n k] -> [b e m n k]`."""
 
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, tokens: Array, places: Array, train: bool = False) -> Array:
-        """Args: tokens, one for each window; places: of each window, m windows of n places."""
-        heads, width, n = tokens.shape[1], tokens.shape[-1], places.shape[3]
+    def __call__(self, tokens: Array, positions: Array, train: bool = False) -> Array:
+        """Args: tokens, one for each window; positions: of each window, m windows of n positions."""
+        heads, width, n = tokens.shape[1], tokens.shape[-1], positions.shape[3]
         x = gelu(LayerNorm(**self.precision, name='norm')(tokens))
         qk = SequenceConv(2 * heads * width, **self.precision, name='to_qk')(merge_heads(x))
         q, k = jnp.split(rearrange(qk, 'b m (e k) -> b e m k', e=heads), 2, axis=-1)
-        values = rearrange(places, 'b e m n k -> b e m (n k)')
+        values = rearrange(positions, 'b e m n k -> b e m (n k)')
         x = attend(self, q, k, values, scale=width**-0.5, dropout=self.dropout, train=train)
         return rearrange(x, 'b e m (n k) -> b e m n k', n=n)
 
@@ -145,7 +145,7 @@ class SepViT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       use_sizes: take `window_size` and `dim_head` as given, not 7 and 32.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: windows do not tile a stage's map, a setting for another number of stages, depth is no sequence,

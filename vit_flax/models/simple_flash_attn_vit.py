@@ -18,8 +18,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     Attributes:
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
-      use_flash: upstream's switch; both values give the same numbers, and what is computed is
-        chosen by device and dtype (`blocks.attention.attend`).
+      use_flash: upstream's switch; both values compute the same, and the
+        implementation is chosen by device and dtype (`blocks.attention.attend`).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
       remat: recompute activations in the backward pass instead of storing them.
     """

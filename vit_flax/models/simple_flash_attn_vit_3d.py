@@ -25,8 +25,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       frame_patch_size: frames of a patch; must divide the video's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
       remat: recompute activations in the backward pass instead of storing them.
-      use_flash_attn: upstream's switch; both values give the same numbers, and what is computed is
-        chosen by device and dtype (`blocks.attention.attend`).
+      use_flash_attn: upstream's switch; both values compute the same, and the
+        implementation is chosen by device and dtype (`blocks.attention.attend`).
     """
 
     image_size: int | Sequence[int]

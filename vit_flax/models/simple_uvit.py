@@ -11,7 +11,7 @@ from jax import Array
 from vit_flax.blocks.attention import SimpleAttention
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import BareFeedForward
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit_with_register_tokens import WithRegisters
 from vit_flax.models.vit import published_size
@@ -36,14 +36,14 @@ class UTransformer(Module):
                 x = Dense(x.shape[-1], **self.precision, name=f'block_{i}_skip')(both)
             attention = SimpleAttention(self.heads, self.dim_head, **self.precision, name=f'block_{i}_attention')
             x = x + attention(x)
-            x = x + BareFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
+            x = x + SimpleFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
             self.tap(f'block_{i}', x)
         return LayerNorm(**self.precision, name='norm')(x)
 
     torch_names = {
         'block_{i}_skip': 'layers.{i}.0',
         'block_{i}_attention': 'layers.{i}.1',
-        'block_{i}_feedforward': 'layers.{i}.2',
+        'block_{i}_feedforward': ('layers.{i}.2', BARE_SIMPLE_FEEDFORWARD),
     }
 
 

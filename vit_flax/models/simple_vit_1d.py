@@ -1,6 +1,6 @@
 """Better plain ViT baselines for ImageNet-1k, arXiv:2205.01580, for series instead of images.
 
-vit-pytorch's `simple_vit_1d`: SimpleViT of sequences `[b n c]`, with sines and cosines of the place
+vit-pytorch's `simple_vit_1d`: SimpleViT of sequences `[b n c]`, with sines and cosines of the position
 in the series.
 """
 

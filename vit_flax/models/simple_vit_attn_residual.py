@@ -70,7 +70,7 @@ class AttentionResidual(Module):
     Attributes:
       branch: constructor of the branch.
       mixture: constructor of the attention over depth; None gives the branch the last of the history.
-      learned_query: one learned query for all tokens, else each asks with its last state.
+      learned_query: one learned query for all tokens, else each token's last state is its query.
     """
 
     branch: Callable[..., nn.Module]
@@ -90,7 +90,7 @@ class AttentionResidual(Module):
 
 
 class DepthTransformer(Module):
-    """Blocks that read the history, `[b n l d] -> [b n l+2*depth d], [b n d]`: all states and the last mixture."""
+    """Blocks that attend over the history, `[b n l d] -> [b n l+2*depth d], [b n d]`: all states, last mixture."""
 
     depth: int
     heads: int
@@ -122,7 +122,7 @@ class SimpleViTAttnResidual(SimpleViTBase, kw_only=True):
     Attributes:
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
-      learned_query: each mixture asks with one learned query, else with the token's last state.
+      learned_query: mixtures have one learned query, else the token's last state is the query.
     """
 
     image_size: int | Sequence[int]

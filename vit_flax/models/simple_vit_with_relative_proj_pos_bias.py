@@ -52,17 +52,17 @@ class RelativeProjPositionalBias(Module):
         shape = (axes, curves, 2 * self.max_dist - 1)
         banks = self.param('distance_banks', normal(0.02), shape, self.param_dtype)
         weights, banks = self.promote(weights, banks)
-        # A bias along one axis is the same for all keys that share the place on it, so each axis is
-        # gathered for its own places only and then spread over the grid.
-        places = np.stack([place.ravel() for place in np.indices(grid)])
+        # A bias along one axis is the same for all keys that share the position on it, so each axis is
+        # gathered for its own positions only and then spread over the grid.
+        positions = np.stack([position.ravel() for position in np.indices(grid)])
         bias: Array | float = 0.0
         near: np.ndarray | bool = True
         for axis, size in enumerate(grid):
-            distance = places[axis][:, None] - np.arange(size)
+            distance = positions[axis][:, None] - np.arange(size)
             bank = take_rows(banks[axis].T, np.clip(distance + self.max_dist - 1, 0, 2 * self.max_dist - 2))
             along = einsum_float32('b e n r, n m r -> b e n m', weights[axis], bank)
-            bias = bias + along[..., places[axis]]
-            near = near & (np.abs(distance) < self.max_dist)[:, places[axis]]
+            bias = bias + along[..., positions[axis]]
+            near = near & (np.abs(distance) < self.max_dist)[:, positions[axis]]
         return jnp.where(near, bias, 0)
 
     torch_names = {'to_distance_weights': 'to_distance_weights.0'}

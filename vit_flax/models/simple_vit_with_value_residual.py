@@ -16,7 +16,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import BareFeedForward
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -60,11 +60,14 @@ class ValueResidualTransformer(Module):
             update, values = attention(x, first_values)
             first_values = values if first_values is None else first_values
             x = x + update
-            x = x + BareFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
+            x = x + SimpleFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
             self.tap(f'block_{i}', x)
         return LayerNorm(**self.precision, name='norm')(x)
 
-    torch_names = {'block_{i}_attention': 'layers.{i}.0', 'block_{i}_feedforward': 'layers.{i}.1'}
+    torch_names = {
+        'block_{i}_attention': 'layers.{i}.0',
+        'block_{i}_feedforward': ('layers.{i}.1', BARE_SIMPLE_FEEDFORWARD),
+    }
 
 
 class SimpleViT(SimpleViTBase, kw_only=True):

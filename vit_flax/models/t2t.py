@@ -77,7 +77,7 @@ class T2TViT(Backbone, kw_only=True):
         with tokens `[b n d]`; for example `vit_flax.transformers.nystromformer.Nystromformer`.
       t2t_layers: size and step of each soft split, whose zero padding is half a step.
       scan: compile one block for all layers of the trunk, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: neither a transformer nor its sizes, unknown pool, images of another layout, too small for
@@ -162,7 +162,7 @@ class T2TViT(Backbone, kw_only=True):
         return *map(TokenGrid, splits), TokenGrid(last, prefix=1)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, *pair(self.image_size, 'image_size'), self.channels), jnp.float32)
 
     torch_names = {'positions': '', 'trunk': 'transformer'}

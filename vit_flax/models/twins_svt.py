@@ -1,8 +1,8 @@
 """Twins: Revisiting the Design of Spatial Attention in Vision Transformers, arXiv:2104.13840.
 
 vit-pytorch's `twins_svt`: four stages, whose blocks look first into windows of neighbours, then from
-each place at a grid of summaries of all windows. A depthwise convolution in each stage tells the
-place. It differs from ViT in all of that and in being averaged at the end.
+each position at a grid of summaries of all windows. A depthwise convolution in each stage tells the
+position. It differs from ViT in all of that and in being averaged at the end.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from jax import Array
 from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_images, patch_grid
-from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv, PointwiseConv
+from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchConv
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
-from vit_flax.blocks.torch_like import Dense
+from vit_flax.blocks.torch_like import Dense, PointwiseConv
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
 from vit_flax.card import ModelCard
@@ -71,7 +71,7 @@ class LocalAttention(Module):
 
 
 class GlobalAttention(Module):
-    """Attention from every place to one summary of each window, `[b h w d] -> [b h w d]`."""
+    """Attention from every position to one summary of each window, `[b h w d] -> [b h w d]`."""
 
     window_size: int
     dropout: float = 0.0
@@ -157,13 +157,13 @@ class TwinsSVT(Backbone, kw_only=True):
       s1_emb_dim: width of the first stage (s2, s3, s4: the others').
       s1_patch_size: height and width of its patches; must divide the map before.
       s1_local_patch_size: height and width of a window; must divide the stage's map. The last stage has none.
-      s1_global_k: height and width of what one summary sees.
+      s1_global_k: side of the patch behind one summary.
       s1_depth: blocks, beside the one that each stage begins with.
-      peg_kernel_size: of the convolution that tells the place; odd.
+      peg_kernel_size: of the position-encoding convolution; odd.
       dropout: rate after each projection and on the attention maps to the summaries.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches or windows do not tile a map, a summary larger than the map, an even kernel, or images of
@@ -236,7 +236,7 @@ class TwinsSVT(Backbone, kw_only=True):
         return stage_grids(lengths, (self.s1_patch_size, self.s2_patch_size, self.s3_patch_size, self.s4_patch_size))
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return jax.ShapeDtypeStruct((1, 224, 224, self.channels), jnp.float32)
 
     torch_names = {'stage_{i}': 'layers.{i}', 'to_logits': 'layers.6'}

@@ -39,7 +39,7 @@ class AST(Module):
       depth: number of blocks.
       mlp_dim: hidden width of the feed-forward networks.
       num_classes: width of the logits; None returns the average patch `[b dim]` instead.
-      patch_size: frequencies and moments of a patch, or one number for both; what is left over of a spectrogram at
+      patch_size: frequencies and moments of a patch, or one number for both; the remainder of a spectrogram at
         its end is cut off.
       dim_head: width of one head.
       heads: attention heads in each block.
@@ -51,7 +51,7 @@ class AST(Module):
       spec_hop_length: samples from one window to the next; windows overlap by half if None.
       num_register_tokens: further learned tokens, before the patches (arXiv:2309.16588).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: input of another layout or too short for one patch, dim not a multiple of 4, spectrograms that
@@ -158,7 +158,7 @@ class AST(Module):
         return (tokens, hiddens) if return_hiddens else self.classify(tokens)
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         rows, columns = pair(self.patch_size, 'patch_size')
         if self.accept_spec:
             return jax.ShapeDtypeStruct((1, columns, rows), jnp.float32)
@@ -175,19 +175,19 @@ class AST(Module):
 class AudioActionBlock(ActionBlock):
     """VAT's block with attention to a layer of the AST between that to the ViT and that among the tokens."""
 
-    senses = ('image', 'audio')
+    modalities = ('image', 'audio')
 
-    torch_names = {**ActionBlock.torch_names, 'audio_attention': '3', 'feedforward': '4'}
+    torch_names = {'audio_attention': '3', 'feedforward': '4'}
 
 
 class VAAT(ActionTransformer):
-    """VAT that hears: images or videos, and audio, to actions `[b action_chunk_len dim_action]`.
+    """VAT with audio: images or videos, and audio, to actions `[b action_chunk_len dim_action]`.
 
     Attributes:
       vit: a `ViT`, or its keyword arguments.
       ast: an `AST`, or its keyword arguments.
-      num_image_views: cameras that are told apart; None or 1 for any number that are not.
-      num_audio_views: microphones that are told apart, likewise.
+      num_image_views: number of cameras with learned view embeddings; None or 1: any number without.
+      num_audio_views: number of microphones, likewise.
       ast_layer_indices: as `vit_layer_indices`, of the AST.
       audio_view_emb_axis: 'batch' as upstream, 'view' as meant: the axis along which the embeddings of audio views
         are added. For 'batch' there must be as many samples as audio views, or one.
@@ -217,21 +217,21 @@ class VAAT(ActionTransformer):
     def setup(self) -> None:
         check_choice('audio_view_emb_axis', self.audio_view_emb_axis, ('batch', 'view'))
         super().setup()
-        self.hearer = self.hear(**self.precision, name='ast')
-        self.layers_heard = self.layers_of('ast', self.hearer, self.ast_layer_indices)
+        self.audio = self.build_audio(**self.precision, name='ast')
+        self.audio_layers = self.layers_of('ast', self.audio, self.ast_layer_indices)
         if self.num_audio_views is not None and self.num_audio_views > 1:
-            self.audio_view_emb = self.learned('audio_view_emb', self.num_audio_views, self.hearer.dim)
+            self.audio_view_emb = self.learned('audio_view_emb', self.num_audio_views, self.audio.dim)
 
-    def see(self, **settings: Any) -> Any:
+    def build_vision(self, **settings: Any) -> Any:
         return given(self.vit, ViT, settings)
 
-    def hear(self, **settings: Any) -> Any:
-        """The AST; the settings are for one that is not given but made."""
+    def build_audio(self, **settings: Any) -> Any:
+        """The audio encoder; `settings` apply only if it is built from keyword arguments."""
         return given(self.ast, AST, settings)
 
-    def listen(self, audio: Array, train: bool = False, freeze: bool = False) -> Array:
-        """What each block hears: all views, `[b v t] -> [l b m c]`; spectrograms `[b v t f]` likewise."""
-        layout = 'b v t f' if self.hearer.accept_spec else 'b v t'
+    def encode_audio(self, audio: Array, train: bool = False, freeze: bool = False) -> Array:
+        """Audio context of each block, from all views, `[b v t] -> [l b m c]`; spectrograms `[b v t f]` likewise."""
+        layout = 'b v t f' if self.audio.accept_spec else 'b v t'
         rank = len(layout.split())
         if audio.ndim == rank - 1:
             audio = audio[:, None]
@@ -240,20 +240,20 @@ class VAAT(ActionTransformer):
             raise ValueError(f'expected audio of layout [{one}] or [{layout}], got shape {audio.shape}')
         batch, views = audio.shape[:2]
         together = audio.reshape(batch * views, *audio.shape[2:])
-        heard = self.trajectory(self.hearer, self.layers_heard, together, train, freeze)
-        heard = rearrange(heard, 'l (b v) n d -> l b v n d', v=views)
+        audio_tokens = self.trajectory(self.audio, self.audio_layers, together, train, freeze)
+        audio_tokens = rearrange(audio_tokens, 'l (b v) n d -> l b v n d', v=views)
         if self.num_audio_views is not None and self.num_audio_views > 1:
-            heard = self.add_audio_views(heard)
-        return rearrange(heard, 'l b v n d -> l b (v n) d')
+            audio_tokens = self.add_audio_views(audio_tokens)
+        return rearrange(audio_tokens, 'l b v n d -> l b (v n) d')
 
-    def add_audio_views(self, heard: Array) -> Array:
-        """Which microphone it is that hears, `[l b v n d] -> [l b v n d]`."""
-        batch, views = heard.shape[1:3]
+    def add_audio_views(self, audio_tokens: Array) -> Array:
+        """Adds the embeddings of the audio views, `[l b v n d] -> [l b v n d]`."""
+        batch, views = audio_tokens.shape[1:3]
         if views != self.num_audio_views:
             raise ValueError(f'audio of {views} views: they must be num_audio_views={self.num_audio_views}')
-        heard, places = self.promote(heard, self.audio_view_emb)
+        audio_tokens, positions = self.promote(audio_tokens, self.audio_view_emb)
         if self.audio_view_emb_axis == 'view':
-            return heard + rearrange(places, 'v d -> v 1 d')
+            return audio_tokens + rearrange(positions, 'v d -> v 1 d')
         # upstream: embeddings of audio views are added along the batch and not along the views: the first sample gets
         # that of the first view, and so on. Other batches than of as many samples as views end in an error, but for
         # one sample, of which come as many actions as there are views. `audio_view_emb_axis='view'` adds them where
@@ -263,7 +263,7 @@ class VAAT(ActionTransformer):
                 f'a batch of {batch} must be of num_audio_views={views} samples, along which upstream adds the '
                 "embeddings of audio views: audio_view_emb_axis='view' adds them along the views"
             )
-        return heard + rearrange(places, 'v d -> v 1 1 d')
+        return audio_tokens + rearrange(positions, 'v d -> v 1 1 d')
 
     def __call__(
         self,
@@ -292,11 +292,12 @@ class VAAT(ActionTransformer):
           Actions `[b action_chunk_len dim_action]`; with `return_hiddens` also `[depth+1 b n dim]`; with `actions`
           the mean absolute error alone.
         """
-        seen = self.look(video_or_image, train, freeze_vit)
-        heard = self.listen(audio_or_spec, train, freeze_ast)
+        image = self.encode_views(video_or_image, train, freeze_vit)
+        audio = self.encode_audio(audio_or_spec, train, freeze_ast)
+        image = jnp.broadcast_to(image, (image.shape[0], audio.shape[1], *image.shape[2:]))
         return self.act(
             video_or_image.shape[0],
-            {'image': jnp.broadcast_to(seen, (seen.shape[0], heard.shape[1], *seen.shape[2:])), 'audio': heard},
+            {'image': image, 'audio': audio},
             extra=extra,
             tasks=tasks,
             advantages=advantages,
@@ -306,12 +307,12 @@ class VAAT(ActionTransformer):
         )
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """Inputs that fit, for tracing."""
-        (audio,) = example_inputs(self.hear(parent=None))
+        """Shapes and dtypes of inputs, for tracing."""
+        (audio,) = example_inputs(self.build_audio(parent=None))
         shape = (1, self.num_audio_views or 1, *audio.shape[1:])
         return self.example_video(), jax.ShapeDtypeStruct(shape, audio.dtype)
 
-    torch_names = {**ActionTransformer.torch_names, 'view_emb': 'image_view_emb'}
+    torch_names = {'view_emb': 'image_view_emb'}
 
 
 CARD = ModelCard(

@@ -2,7 +2,7 @@
 
 vit-pytorch's `vat`: what a robot is to do next is read from every layer of a ViT and not from its last alone.
 Learned action tokens run through blocks of their own, each of which attends to the tokens of one layer of the
-ViT, of all views and frames; task, advantage and the state of the robot can be given beside the pictures.
+ViT, of all views and frames; task, advantage and the state of the robot can be given beside the images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +25,9 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import FeedForward, Transformer
+from vit_flax.blocks.weight_ops import Inverse, UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase
-from vit_flax.weights.ops import Inverse, UnitAxes
 
 SMALL_NORMAL = normal(1e-2)
 
@@ -86,7 +86,7 @@ class FiLM(Module):
     """A factor and an offset for each channel, read from a condition (arXiv:1709.07871).
 
     Attributes:
-      around_one: what is read is the factor's difference from one.
+      around_one: the predicted scale is added to one.
     """
 
     around_one: bool = False
@@ -105,7 +105,7 @@ class FiLM(Module):
 
 
 class ActionBlock(Module):
-    """The task, attention to what the senses give, among the tokens, feed-forward; all but the first residual.
+    """FiLM task conditioning, cross-attention to each modality, self-attention, feed-forward; all residual except FiLM.
 
     Attributes:
       cross_attention, feedforward: constructors; take a name.
@@ -118,15 +118,15 @@ class ActionBlock(Module):
     self_attention: Callable[..., nn.Module] | None = None
     film: Callable[..., nn.Module] | None = None
 
-    # names of the senses, in the order in which they are attended to
-    senses: ClassVar[tuple[str, ...]] = ('image',)
+    # the modalities, in the order of their cross-attentions
+    modalities: ClassVar[tuple[str, ...]] = ('image',)
 
     @nn.compact
     def __call__(self, x: Array, task: Array | None = None, train: bool = False, **context: Array) -> Array:
-        """Args: x `[b n d]`; task `[b d]`; context: for each sense `[b m c]`."""
+        """Args: x `[b n d]`; task `[b d]`; context: for each modality `[b m c]`."""
         if self.film is not None and task is not None:
             x = self.film(name='film')(x, task)
-        for sense in self.senses:
+        for sense in self.modalities:
             x = x + self.cross_attention(name=f'{sense}_attention')(x, context[sense], train=train)
         if self.self_attention is not None:
             x = x + self.self_attention(name='self_attention')(x, train=train)
@@ -145,7 +145,7 @@ class ViT(ViTBase, kw_only=True):
       pool: 'cls' classifies the class token, 'mean' the average of the patches.
       num_register_tokens: further learned tokens, before all others (arXiv:2309.16588).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -212,17 +212,17 @@ class ViT(ViTBase, kw_only=True):
 class ActionTransformer(Backbone, kw_only=True):
     """What the three models have in common: the action tokens, all that is given beside them, and their blocks.
 
-    A model says what its senses give for each block (`sense`).
+    A model builds its encoders and gives each block a context of each modality.
 
     Attributes:
       dim: width of an action token.
       depth: number of blocks.
-      heads: attention heads with which a block attends to a sense.
+      heads: heads of the cross-attention to a modality.
       dim_head: width of one of them.
       dim_action: width of an action.
       mlp_dim: hidden width of the feed-forward networks.
-      num_tasks: tasks to choose from; None for a model that is given none.
-      dim_extra_token: width of the further tokens that can be given, such as the state of the robot's joints.
+      num_tasks: number of tasks; None for a model without.
+      dim_extra_token: width of the further tokens that can be given, such as proprioception.
       num_register_tokens: further learned tokens (arXiv:2309.16588).
       action_chunk_len: actions that are predicted at once.
       time_seq_len: frames in a video; 1 for images.
@@ -232,10 +232,10 @@ class ActionTransformer(Backbone, kw_only=True):
       self_attn_dim_head: width of one of them.
       vit_layer_indices: for each block, which layer of the ViT it attends to: 0 are the embedded patches, the ViT's
         depth are its encoded and normalised tokens. One after the other from 0 on if None.
-      num_advantage_bins: kinds of advantage that an action can be conditioned on; 0 for none.
-      film_around_one: let a task scale the tokens by one and what is learned, instead of what is learned alone.
+      num_advantage_bins: number of advantage classes that actions are conditioned on; 0 for none.
+      film_around_one: scale by one plus the learned factor instead of the factor itself.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     dim: int
@@ -269,11 +269,11 @@ class ActionTransformer(Backbone, kw_only=True):
         return 'b v t h w c'
 
     def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
-        return self.see(parent=None).token_grids(lengths[-2:])
+        return self.build_vision(parent=None).token_grids(lengths[-2:])
 
     @property
     def image_views(self) -> int | None:
-        """Number of cameras, if they are told apart."""
+        """Number of views with learned view embeddings, or None."""
         raise NotImplementedError
 
     @property
@@ -282,12 +282,12 @@ class ActionTransformer(Backbone, kw_only=True):
         return ActionBlock
 
     def setup(self) -> None:
-        self.seer = self.see(**self.precision, name='vit')
-        self.layers_seen = self.layers_of('vit', self.seer, self.vit_layer_indices)
+        self.vision = self.build_vision(**self.precision, name='vit')
+        self.vision_layers = self.layers_of('vit', self.vision, self.vit_layer_indices)
         if self.time_seq_len > 1:
-            self.time_pos_emb = self.learned('time_pos_emb', self.time_seq_len, self.seer.dim)
+            self.time_pos_emb = self.learned('time_pos_emb', self.time_seq_len, self.vision.dim)
         if self.image_views is not None and self.image_views > 1:
-            self.view_emb = self.learned('view_emb', self.image_views, self.seer.dim)
+            self.view_emb = self.learned('view_emb', self.image_views, self.vision.dim)
         if self.num_tasks is not None:
             self.task_emb = self.learned('task_emb', self.num_tasks, self.dim)
         if self.num_register_tokens:
@@ -310,8 +310,8 @@ class ActionTransformer(Backbone, kw_only=True):
         """Learned vectors, `[rows dim]`."""
         return self.param(name, SMALL_NORMAL, (rows, dim), self.param_dtype)
 
-    def see(self, **settings: Any) -> Any:
-        """The ViT; the settings are for one that is not given but made."""
+    def build_vision(self, **settings: Any) -> Any:
+        """The image encoder; `settings` apply only if it is built from keyword arguments."""
         raise NotImplementedError
 
     def branches(self) -> tuple[Callable[..., nn.Module] | None, ...]:
@@ -322,11 +322,11 @@ class ActionTransformer(Backbone, kw_only=True):
         return partial(attention, self.heads, self.dim_head), feedforward, among, self.film()
 
     def film(self) -> Callable[..., nn.Module] | None:
-        """Constructor of what lets the task into a block."""
+        """Constructor of the task conditioning of a block."""
         return None if self.num_tasks is None else partial(FiLM, self.film_around_one, **self.precision)
 
     def layers_of(self, name: str, model: Any, indices: Sequence[int] | None) -> np.ndarray:
-        """Which layer of the model of a sense each block attends to, `[depth]`."""
+        """The encoder layer that each block attends to, `[depth]`."""
         argument = f'{name}_layer_indices'
         if indices is None and model.depth != self.depth:
             raise ValueError(
@@ -365,29 +365,29 @@ class ActionTransformer(Backbone, kw_only=True):
         if views != self.image_views:
             raise ValueError(f'images of {views} views: they must be {self.image_views}, as the model is built for')
 
-    def look(self, video: Array, train: bool = False, freeze: bool = False) -> Array:
-        """What each block sees: all views and frames, `[b v t h w c] -> [l b m c]`."""
+    def encode_views(self, video: Array, train: bool = False, freeze: bool = False) -> Array:
+        """The image context of each block, from all views and frames, `[b v t h w c] -> [l b m c]`."""
         video = self.with_all_axes(video)
         _, views, frames = video.shape[:3]
         images = rearrange(video, 'b v t h w c -> (b v t) h w c')
-        seen = self.trajectory(self.seer, self.layers_seen, images, train, freeze)
+        seen = self.trajectory(self.vision, self.vision_layers, images, train, freeze)
         seen = rearrange(seen, 'l (b v t) n d -> l b v t n d', v=views, t=frames)
         if self.time_seq_len > 1:
             seen, times = self.promote(seen, self.time_pos_emb)
             seen = seen + rearrange(times, 't d -> t 1 d')
         if self.image_views is not None and self.image_views > 1:
             self.check_views(views)
-            seen, places = self.promote(seen, self.view_emb)
-            seen = seen + rearrange(places, 'v d -> v 1 1 d')
+            seen, positions = self.promote(seen, self.view_emb)
+            seen = seen + rearrange(positions, 'v d -> v 1 1 d')
         return rearrange(seen, 'l b v t n d -> l b (v t n) d')
 
     def example_video(self) -> jax.ShapeDtypeStruct:
         """A video of all views and frames that fits, for tracing."""
-        (images,) = example_inputs(self.see(parent=None))
+        (images,) = example_inputs(self.build_vision(parent=None))
         return jax.ShapeDtypeStruct((1, self.image_views or 1, self.time_seq_len, *images.shape[1:]), images.dtype)
 
     def action_tokens(self, batch: int, advantages: Any = None, extra: Array | None = None) -> tuple[Array, int]:
-        """Registers, advantage, actions and what is given further, `[b n d]`; and where the actions begin."""
+        """Registers, advantage, action tokens and further tokens, `[b n d]`; and the index of the first action."""
         before = [repeat(self.register_tokens, 'n d -> b n d', b=batch)] if self.num_register_tokens else []
         if advantages is not None and self.num_advantage_bins > 0:
             kinds = jnp.broadcast_to(jnp.asarray(advantages), (batch,))
@@ -425,7 +425,7 @@ class ActionTransformer(Backbone, kw_only=True):
         return_hiddens: bool,
         train: bool,
     ) -> Any:
-        """What the call returns, from what the senses give: for each `[l b m c]`."""
+        """Predicts the actions from the context of each modality, `[l b m c]`."""
         tokens, first = self.action_tokens(batch, advantages, extra)
         task = self.embed_task(batch, tasks)
         if task is not None:
@@ -458,10 +458,10 @@ def look_up(table: Array, rows: Array, from_end: bool = True) -> Array:
 
 
 class ImageActionTransformer(ActionTransformer, kw_only=True):
-    """An ActionTransformer that sees and has no other sense.
+    """An ActionTransformer with images as its only modality.
 
     Attributes:
-      num_views: cameras that are told apart; None or 1 for any number that are not.
+      num_views: number of cameras with learned view embeddings; None or 1: any number without.
     """
 
     num_views: int | None = None
@@ -501,7 +501,7 @@ class ImageActionTransformer(ActionTransformer, kw_only=True):
         """
         return self.act(
             video_or_image.shape[0],
-            {'image': self.look(video_or_image, train, freeze_vit)},
+            {'image': self.encode_views(video_or_image, train, freeze_vit)},
             extra=extra,
             tasks=tasks,
             advantages=advantages,
@@ -511,14 +511,14 @@ class ImageActionTransformer(ActionTransformer, kw_only=True):
         )
 
     def example_input(self) -> jax.ShapeDtypeStruct:
-        """An input that fits, for tracing."""
+        """Shape and dtype of an input, for tracing."""
         return self.example_video()
 
 
 def given(
     value: nn.Module | Mapping[str, Any], build: Callable[..., nn.Module], settings: Mapping[str, Any]
 ) -> nn.Module:
-    """A module as it is; one made of its keyword arguments and these settings, if it is those."""
+    """The module itself, or one built from its keyword arguments and these settings."""
     return value if isinstance(value, nn.Module) else build(**{**settings, **value})
 
 
@@ -536,7 +536,7 @@ class VAT(ImageActionTransformer):
 
     vit: nn.Module | Mapping[str, Any]
 
-    def see(self, **settings: Any) -> Any:
+    def build_vision(self, **settings: Any) -> Any:
         return given(self.vit, ViT, settings)
 
 

@@ -5,8 +5,7 @@ which there are published weights: no class token, no norm of the patches, queri
 in its tanh form, a smaller epsilon. The blocks of the actions are of the same kind.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,7 +44,7 @@ class GatedAttention(vat.Attention):
     def projects(self, dim: int) -> bool:
         return True
 
-    torch_names = {**vat.Attention.torch_names, 'context_norm': 'norm_context'}
+    torch_names = {'context_norm': 'norm_context'}
 
 
 class Attention(GatedAttention):
@@ -84,7 +83,7 @@ class SigLIP(Backbone):
       mlp_dim: hidden width of the feed-forward networks.
       norm_eps: of all norms.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than the position table.
@@ -176,7 +175,7 @@ class SigLIPVAT(ImageActionTransformer, kw_only=True):
     siglip_mlp_dim: int = 4304
     siglip_norm_eps: float = 1e-6
 
-    def see(self, **settings: Any) -> SigLIP:
+    def build_vision(self, **settings: Any) -> SigLIP:
         sizes = {name.removeprefix('siglip_'): getattr(self, name) for name in SIGLIP_SIZES}
         return SigLIP(**sizes, scan=self.scan, remat=self.remat, **settings)
 
@@ -193,60 +192,12 @@ class SigLIPVAT(ImageActionTransformer, kw_only=True):
         return across, feedforward, among if self.add_self_attn else None, self.film()
 
     def check_views(self, views: int) -> None:
-        # upstream: one view where several are told apart is not refused, unlike in `vat`: it is seen from each.
+        # upstream: one view where there are several is not refused, unlike in `vat`: it gets the embedding of each.
         if views != 1:
             super().check_views(views)
 
 
 SIGLIP_SIZES = tuple(name for name in SigLIPVAT.__dataclass_fields__ if name.startswith('siglip_'))
-
-# Names of the published weights, and the model's in vit-pytorch.
-PUBLISHED_NAMES = {
-    r'embeddings\.patch_embedding\.': 'to_patch_embed.1.',
-    r'embeddings\.position_embedding\.weight': 'pos_embed',
-    r'encoder\.layers\.(\d+)\.layer_norm1\.': r'layers.\1.0.norm.',
-    r'encoder\.layers\.(\d+)\.self_attn\.q_proj\.': r'layers.\1.0.to_q.',
-    r'encoder\.layers\.(\d+)\.self_attn\.out_proj\.': r'layers.\1.0.to_out.0.',
-    r'encoder\.layers\.(\d+)\.layer_norm2\.': r'layers.\1.1.0.',
-    r'encoder\.layers\.(\d+)\.mlp\.fc1\.': r'layers.\1.1.1.',
-    r'encoder\.layers\.(\d+)\.mlp\.fc2\.': r'layers.\1.1.3.',
-    r'post_layernorm\.': 'norm.',
-}
-
-
-def from_published(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Published weights of SigLIP (`model.safetensors` of google/siglip-so400m-patch14-224) for `from_torch`.
-
-    Numpy arrays in and out, in the names of Hugging Face and of vit-pytorch; also takes the weights of a PaliGemma
-    or of a policy that has one. What is not of the image encoder, and its pooling head, are left out:
-
-        weights = from_published(vit_flax.weights.files.read_arrays('model.safetensors'))
-        variables = vit_flax.from_torch(SigLIP(), weights, source='vit_pytorch')
-
-    For a `SigLIPVAT` they are the parameters under `vit`. Upstream's `load_siglip` does the same in place, and
-    downloads the file.
-
-    Raises:
-      ValueError: no image encoder among the names.
-    """
-    marker = 'post_layernorm.weight'
-    found = [name.removesuffix(marker) for name in state_dict if name.endswith(marker)]
-    prefixes = [prefix for prefix in found if not prefix or prefix.endswith('vision_model.')]
-    if len(prefixes) != 1:
-        raise ValueError(f'the state dict must hold one image encoder of SigLIP, with {marker}: it has {len(prefixes)}')
-    theirs = {name.removeprefix(prefixes[0]): x for name, x in state_dict.items() if name.startswith(prefixes[0])}
-    ours = {}
-    for name, array in theirs.items():
-        for pattern, replacement in PUBLISHED_NAMES.items():
-            if re.match(pattern, name):
-                ours[re.sub(pattern, replacement, name)] = array
-        key = re.fullmatch(r'encoder\.layers\.(\d+)\.self_attn\.k_proj\.(weight|bias)', name)
-        if key:
-            value = theirs[name.replace('k_proj', 'v_proj')]
-            ours[f'layers.{key[1]}.0.to_kv.{key[2]}'] = np.concatenate([array, value])
-    ours['to_patch_embed.1.weight'] = rearrange(ours['to_patch_embed.1.weight'], 'd c h w -> d (h w c)')
-    return ours
-
 
 CARD = ModelCard(
     SigLIPVAT,

@@ -28,8 +28,8 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import UnitAxes
 
 
 class NormedHead(Module):

@@ -5,9 +5,9 @@ neighbours of the series with all their channels; the last norm is in the head, 
 """
 
 from vit_flax.blocks.grids import Grid, series_grid
+from vit_flax.blocks.weight_ops import Inverse, UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase
-from vit_flax.weights.ops import Inverse, UnitAxes
 
 
 class ViT(ViTBase, kw_only=True):

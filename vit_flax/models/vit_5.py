@@ -15,7 +15,7 @@ from jax import Array
 
 from vit_flax.blocks.attention import Attention, attend, merge_heads, split_qkv
 from vit_flax.blocks.grids import Grid, image_grid
-from vit_flax.blocks.layer_scale import LayerScale, ScaledBlock
+from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock
 from vit_flax.blocks.norms import RMSNorm
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
@@ -53,25 +53,6 @@ def small_scale(layer: Array) -> float:
     return 1e-4
 
 
-class Block(ScaledBlock):
-    """Attention and feed-forward, each scaled and residual."""
-
-    torch_names = {'attention': '0', 'feedforward': '1'}
-
-
-class Trunk(Transformer):
-    """The blocks, whose scales stand beside them in PyTorch."""
-
-    torch_names = {
-        **Transformer.torch_names,
-        **{
-            f'{block}/{branch}_scale/scale': name
-            for block in ('block_{i}', 'block')
-            for branch, name in (('attention', 'ls1.{i}'), ('feedforward', 'ls2.{i}'))
-        },
-    }
-
-
 class ViT(ViTBase, kw_only=True):
     """ViT-5 (arXiv:2602.08071): images `[b h w c]` to logits `[b num_classes]`.
 
@@ -81,7 +62,7 @@ class ViT(ViTBase, kw_only=True):
       dim_head: width of one head, a multiple of 4.
       num_registers: learned tokens that take part and are not classified.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     image_size: int | Sequence[int]
@@ -128,11 +109,13 @@ class ViT(ViTBase, kw_only=True):
         return partial(super().feedforward(), norm=RMSNorm)
 
     def block(self) -> Callable[..., nn.Module]:
-        return partial(Block, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision))
+        return partial(
+            LayerScaleBlock, self.attention(), self.feedforward(), partial(LayerScale, small_scale, **self.precision)
+        )
 
     def trunk(self) -> nn.Module:
         norm = partial(RMSNorm, **self.precision)
-        return Trunk(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
+        return Transformer(self.depth, self.block(), norm, scan=self.scan, remat=self.remat)
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, `[b h w c] -> [b n d]`: class token, registers, patches."""
@@ -149,10 +132,10 @@ class ViT(ViTBase, kw_only=True):
     def angles(self, rows: int, columns: int) -> Array:
         """By how much the channels of each token turn, `[1 + num_registers + rows * columns, dim_head / 2]`."""
         of_patches, of_registers = self.patch_inv_freq.value, self.reg_inv_freq.value
-        registers, *places = (
+        registers, *positions = (
             jnp.arange(steps, dtype=of_patches.dtype) for steps in (self.num_registers, rows, columns)
         )
-        angles = jnp.concatenate([axial_angles([registers], of_registers), axial_angles(places, of_patches)])
+        angles = jnp.concatenate([axial_angles([registers], of_registers), axial_angles(positions, of_patches)])
         return jnp.pad(angles, ((1, 0), (0, 0)))
 
     def encode(self, tokens: Array, train: bool = False, grid: Sequence[int] | None = None) -> Array:
@@ -166,13 +149,17 @@ class ViT(ViTBase, kw_only=True):
         return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
     torch_names = {
+        'transformer/block_{i}/attention': 'transformer.layers.{i}.0',
+        'transformer/block_{i}/attention_scale/scale': 'transformer.ls1.{i}',
+        'transformer/block_{i}/feedforward': 'transformer.layers.{i}.1',
+        'transformer/block_{i}/feedforward_scale/scale': 'transformer.ls2.{i}',
         'patch_inv_freq': 'rotary_emb.patch_inv_freq',
         'reg_inv_freq': 'rotary_emb.reg_inv_freq',
     }
 
 
 def frequencies(width: int, base: float) -> Array:
-    """Angle for each step of a place, of `width` channels in pairs, `[width / 2]`: from 1 down to about 1 / base."""
+    """Angle for each step of a position, of `width` channels in pairs, `[width / 2]`: from 1 down to about 1 / base."""
     return jnp.float32(base) ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
 
 

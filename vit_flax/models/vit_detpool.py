@@ -59,7 +59,7 @@ class ViTDetPool(ViTBase, kw_only=True):
       mask_generator: a module that gives an object mask for images `[b h w c]` where the caller
         gives none; no gradient flows into it.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: a mask of another shape than the images' or their patches'.
@@ -124,7 +124,7 @@ class ViTDetPool(ViTBase, kw_only=True):
           images: `[b h w c]`.
           train: dropout.
           object_mask: bool, of pixels `[b h w]` or of patches `[b h' w']`, `[b n]`; where there is
-            none the mask generator is asked, and without one everything is seen.
+            none the mask generator makes it, and without one all patches are used.
         """
         tokens = self.embed(images, train)
         if object_mask is None and self.mask_generator is not None:

@@ -2,7 +2,7 @@
 
 vit-pytorch's `vit_for_small_dataset`: a ViT that learns from little. Patches are cut from the image
 together with shifted copies of it, and attention has a learned temperature and leaves out the
-token's own place.
+token's own position.
 """
 
 import math
@@ -23,7 +23,7 @@ from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.card import ModelCard
-from vit_flax.models.vit import ViTBase
+from vit_flax.models.vit import BATCH_AXES, ViTBase
 
 
 class LSA(Module):
@@ -51,7 +51,7 @@ class LSA(Module):
 
 
 def shifted(images: Array, down: int, right: int) -> Array:
-    """The picture moved by so many pixels, zeros where it was, `[b h w c] -> [b h w c]`."""
+    """The image shifted by pixels, padded with zeros, `[b h w c] -> [b h w c]`."""
     _, height, width, _ = images.shape
     around = [(max(step, 0), max(-step, 0)) for step in (down, right)]
     images = jnp.pad(images, ((0, 0), *around, (0, 0)))
@@ -111,7 +111,7 @@ class ViT(ViTBase, kw_only=True):
     remat: bool = False
 
     norm_in_head = True
-    # a token sees more of the image than its patch
+    # a token covers more of the image than its patch
     can_embed_patches = can_drop_tokens = False
 
     @property
@@ -132,6 +132,8 @@ class ViT(ViTBase, kw_only=True):
 
     def attention(self) -> Callable[..., nn.Module]:
         return partial(LSA, self.heads, self.dim_head, self.dropout, **self.precision)
+
+    torch_names = BATCH_AXES
 
 
 CARD = ModelCard(

@@ -1,7 +1,7 @@
 """An Image is Worth 16x16 Words, arXiv:2010.11929, for grids of 1 to 7 axes.
 
 vit-pytorch's `vit_nd`: a ViT of series, images, videos, volumes over time and so on. Attention may be
-causal along some of the axes, so that the tokens of a moment do not see those after it. Patches are
+causal along some of the axes, so that tokens attend to none of later time steps. Patches are
 normalised behind their projection alone, and the average leaves the class token out.
 """
 
@@ -37,10 +37,10 @@ class CausalViTBase(ViTBase, kw_only=True):
       ndim: number of axes.
       input_shape: lengths of these axes, or one number for all.
       patch_size: of a patch, likewise; must divide the input's.
-      causal_dims: axes (or one axis) of the grid along which no token sees what is ahead of it; a
-        class token sees all and is seen by all.
+      causal_dims: axes (or one axis) of the grid with causal attention; a
+        class token attends to all tokens and all attend to it.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     ndim: int
@@ -68,7 +68,7 @@ class CausalViTBase(ViTBase, kw_only=True):
             raise ValueError(f'input of shape {x.shape} must be of input_shape={self.grid.lengths}: {why}')
 
     def on_grid(self, tokens: Array, grid: Sequence[int]) -> Array:
-        """Tokens without a class token at their places, `[b n d] -> [b *grid d]`."""
+        """Patch tokens on their grid, `[b n d] -> [b *grid d]`."""
         return tokens.reshape(tokens.shape[0], *grid, tokens.shape[-1])
 
 

@@ -17,15 +17,15 @@ from jax.nn.initializers import Initializer, zeros
 
 from vit_flax.blocks.rotary import golden_gate_frequencies, grid_angles
 from vit_flax.card import ModelCard
-from vit_flax.models.vit_nd_rotary import PlacedAttention, PlacedViTBase, published_size
+from vit_flax.models.vit_nd_rotary import PlacedAttention, PositionedViTBase, published_size
 
 
 class PolarAttention(PlacedAttention):
     """Queries and keys as polar coordinates, of length softplus(x)."""
 
     # upstream: queries and keys are twice as wide as `dim_head`, the scale is that of `dim_head`.
-    def place(self, q: Array, k: Array, places: tuple[Array, ...]) -> tuple[Array, Array]:
-        of_queries, of_keys = places[:2], places[2:]
+    def position(self, q: Array, k: Array, positions: tuple[Array, ...]) -> tuple[Array, Array]:
+        of_queries, of_keys = positions[:2], positions[2:]
         return to_points(q, *of_queries), to_points(k, *of_keys)
 
 
@@ -40,7 +40,7 @@ def uniform_angle(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:
     return jax.random.uniform(key, shape, dtype, -2 * math.pi, 0.0, out_sharding=out_sharding)
 
 
-class ViTND(PlacedViTBase, kw_only=True):
+class ViTND(PositionedViTBase, kw_only=True):
     """ViT of n axes with polar positions (arXiv:2509.10534): `[b *grid c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -69,7 +69,7 @@ class ViTND(PlacedViTBase, kw_only=True):
         rates = self.pope_min_freq, self.pope_max_freq, self.pope_p_zero_freqs
         return jnp.asarray(golden_gate_frequencies(self.heads, self.dim_head, self.ndim, *rates), jnp.float32)
 
-    def places(self, grid: Sequence[int]) -> tuple[Array, ...]:
+    def positions(self, grid: Sequence[int]) -> tuple[Array, ...]:
         angles = grid_angles(grid, self.freqs.value)
         # not clip: at its bounds, where the bias begins, that has half a gradient in JAX and a whole one in torch
         bias = self.learned_bias.astype(angles.dtype)

@@ -1,7 +1,7 @@
 """Rotary position embedding for grids of n axes, https://jerryxio.ng/posts/nd-rope.
 
 vit-pytorch's `vit_nd_rotary`: a ViT of 1 to 7 axes without a position table or a class token. Each
-pair of channels turns with the place of its token along a direction of its own in the grid ("golden
+pair of channels turns with the position of its token along a direction of its own in the grid ("golden
 gate" RoPE), not along one axis alone, so that any input whose patches fit may come.
 """
 
@@ -24,25 +24,25 @@ from vit_flax.models.vit_nd import CausalViTBase
 
 
 class PlacedAttention(Module):
-    """Attention whose queries and keys know their places, `[b n d] -> [b n d]`; `place` is what differs."""
+    """Attention with position-encoded queries and keys, `[b n d] -> [b n d]`; subclasses define `position`."""
 
     heads: int = 8
     dim_head: int = 64
     dropout: float = 0.0
 
-    def place(self, q: Array, k: Array, places: tuple[Array, ...]) -> tuple[Array, Array]:
-        """Queries and keys, `[b e n k]`, at their places, what `PlacedViTBase.places` gives."""
+    def position(self, q: Array, k: Array, positions: tuple[Array, ...]) -> tuple[Array, Array]:
+        """Position-encoded queries and keys, `[b e n k]`; `positions` as from `PositionedViTBase.positions`."""
         raise NotImplementedError
 
     @nn.compact
-    def __call__(self, x: Array, places: tuple[Array, ...], mask: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, positions: tuple[Array, ...], mask: Array | None = None, train: bool = False) -> Array:
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = LayerNorm(**self.precision, name='norm')(x)
         qk = Dense(2 * inner, use_bias=False, **self.precision, name='to_qk')(x)
         v = Dense(inner, use_bias=False, **self.precision, name='to_v')(x)
         q, k, v = (split_heads(t, self.heads) for t in (*jnp.split(qk, 2, axis=-1), v))
         # upstream: `dropout` never reaches the attention maps, only what the attention puts out.
-        x = merge_heads(attend(self, *self.place(q, k, places), v, scale=self.dim_head**-0.5, mask=mask))
+        x = merge_heads(attend(self, *self.position(q, k, positions), v, scale=self.dim_head**-0.5, mask=mask))
         if self.heads == 1 and self.dim_head == dim:
             return x
         x = Dense(dim, **self.precision, name='to_out')(x)
@@ -52,10 +52,10 @@ class PlacedAttention(Module):
 
 
 class RotaryAttention(PlacedAttention):
-    """Queries and keys turned by their place: channel i with channel i + k/2."""
+    """Rotary position embedding of queries and keys: channel i with channel i + k/2."""
 
-    def place(self, q: Array, k: Array, places: tuple[Array, ...]) -> tuple[Array, Array]:
-        cos, sin = places
+    def position(self, q: Array, k: Array, positions: tuple[Array, ...]) -> tuple[Array, Array]:
+        cos, sin = positions
         return rotate_halves(q, cos, sin), rotate_halves(k, cos, sin)
 
 
@@ -66,8 +66,8 @@ def rotate_halves(x: Array, cos: Array, sin: Array) -> Array:
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
-class PlacedViTBase(CausalViTBase, kw_only=True):
-    """A ViT of n axes whose attention knows the places: no position table, no class token, the average classified."""
+class PositionedViTBase(CausalViTBase, kw_only=True):
+    """A ViT of n axes whose attention encodes the positions: no position table, no class token, average pooling."""
 
     # the attention encodes the positions
     can_embed_patches = can_drop_tokens = False
@@ -80,8 +80,8 @@ class PlacedViTBase(CausalViTBase, kw_only=True):
     def num_positions(self) -> int:
         return 0
 
-    def places(self, grid: Sequence[int]) -> tuple[Array, ...]:
-        """What the attentions take of a grid of patches."""
+    def positions(self, grid: Sequence[int]) -> tuple[Array, ...]:
+        """Position encodings of a grid of patches, for the attention."""
         raise NotImplementedError
 
     def embed(self, x: Array, train: bool = False) -> Array:
@@ -94,7 +94,7 @@ class PlacedViTBase(CausalViTBase, kw_only=True):
 
     def encode(self, tokens: Array, train: bool = False, grid: Sequence[int] | None = None) -> Array:
         """The transformer, `[b n d] -> [b n d]`; `grid` of the patches, if not that of `input_shape`."""
-        return self.transformer(tokens, self.places(grid or self.grid.shape), self.mask(), train=train)
+        return self.transformer(tokens, self.positions(grid or self.grid.shape), self.mask(), train=train)
 
     def pool_tokens(self, tokens: Array, train: bool = False) -> Array:
         return tokens.mean(axis=1)
@@ -126,7 +126,7 @@ class PlacedViTBase(CausalViTBase, kw_only=True):
         return self.classify(tokens, train) if self.num_classes > 0 else tokens
 
 
-class ViTND(PlacedViTBase, kw_only=True):
+class ViTND(PositionedViTBase, kw_only=True):
     """ViT of n axes with golden-gate rotary positions: `[b *grid c]` to logits `[b num_classes]`.
 
     Attributes:
@@ -152,7 +152,7 @@ class ViTND(PlacedViTBase, kw_only=True):
         rates = self.rope_min_freq, self.rope_max_freq, self.rope_p_zero_freqs
         return jnp.asarray(golden_gate_frequencies(self.heads, self.dim_head // 2, self.ndim, *rates), jnp.float32)
 
-    def places(self, grid: Sequence[int]) -> tuple[Array, ...]:
+    def positions(self, grid: Sequence[int]) -> tuple[Array, ...]:
         angles = grid_angles(grid, self.freqs.value)
         return jnp.cos(angles), jnp.sin(angles)
 

@@ -37,12 +37,12 @@ class DecorrelationLoss(Module):
     Attributes:
       sample_frac: share of the tokens that is looked at.
       soft_validate_num_sampled: with fewer than two tokens the loss is 0 instead of an error.
-      use_subspace: look at random projections of the channels, fixed at initialisation.
+      use_subspace: decorrelate random projections of the channels, fixed at initialisation.
       dim: width of a token; needed for the projections.
       dim_subspace: width of a projection.
       num_subspaces: how many projections.
       mean_center: subtract the average token first: covariances instead of correlations.
-      across_depth: the tokens are the layers' outputs at one place; then all are looked at.
+      across_depth: the tokens are the layers' outputs at one position; then all are used.
 
     Raises:
       ValueError: a share outside of [0, 1] or of fewer than two tokens, projections of unknown or
@@ -110,14 +110,8 @@ class DecorrelationLoss(Module):
         return loss.sum(axis=tuple(range(loss.ndim - 1))).mean()
 
 
-class OpenFeedForward(FeedForward):
-    """A feed-forward network whose norm stands outside."""
-
-    torch_names = {'expand': 'net.0', 'contract': 'net.3'}
-
-
 class OpenBlock(Module):
-    """A block that also returns what its two branches see and what they give, `[2 b n d]` each."""
+    """A block that also returns the inputs and the outputs of its two branches, `[2 b n d]` each."""
 
     attention: Callable[..., nn.Module]
     feedforward: Callable[..., nn.Module]
@@ -135,12 +129,13 @@ class OpenBlock(Module):
         'attention_norm': '0.norm',
         'attention': '0',
         'feedforward_norm': '1.norm',
-        'feedforward': '1',
+        # there the norm is outside of the sequence
+        'feedforward': ('1', {'expand': 'net.0', 'contract': 'net.3'}),
     }
 
 
 class OpenTransformer(Module):
-    """`depth` blocks and a norm, `[b n d]` to the same, and what the 2 * depth branches see and give, `[l b n d]`."""
+    """`depth` blocks and a norm, `[b n d] -> [b n d]`, with inputs and outputs of all branches, `[l b n d]`."""
 
     depth: int
     block: Callable[..., nn.Module]
@@ -164,12 +159,12 @@ class ViT(ViTBase, kw_only=True):
     Attributes:
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
-      decorr_sample_frac: share of the tokens that the loss looks at; 0 turns it off.
-      decorr_use_subspace: look at random projections of the channels, fixed at initialisation.
+      decorr_sample_frac: fraction of the tokens in the loss; 0 turns it off.
+      decorr_use_subspace: decorrelate random projections of the channels, fixed at initialisation.
       decorr_dim_subspace: width of a projection.
       decorr_num_subspaces: how many projections.
       decorr_mean_center: subtract the average token first.
-      decorr_layer_outputs_across_depth: look, at each place, at the outputs of all layers, instead of
+      decorr_layer_outputs_across_depth: decorrelate, at each position, the outputs of all layers instead of
         at the normalised inputs of each layer.
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
     """
@@ -190,7 +185,7 @@ class ViT(ViTBase, kw_only=True):
 
     def setup(self) -> None:
         if self.depth == 0:
-            raise ValueError('depth=0 must be at least 1: the loss looks at what the blocks see')
+            raise ValueError('depth=0 must be at least 1: the loss is of the inputs of the blocks')
         super().setup()
         if self.decorr_sample_frac > 0:
             self.decorr_loss = DecorrelationLoss(
@@ -206,7 +201,7 @@ class ViT(ViTBase, kw_only=True):
 
     def block(self) -> Callable[..., nn.Module]:
         attention = partial(self.attention(), norm=no_norm)
-        feedforward = partial(OpenFeedForward, self.mlp_dim, self.dropout, norm=no_norm, **self.precision)
+        feedforward = partial(FeedForward, self.mlp_dim, self.dropout, norm=no_norm, **self.precision)
         return partial(OpenBlock, attention, feedforward, **self.precision)
 
     def trunk(self) -> nn.Module:
@@ -228,7 +223,7 @@ class ViT(ViTBase, kw_only=True):
           images: `[b h w c]`.
           train: dropout.
           return_decorr_aux_loss: compute the loss, otherwise it is 0; None: when training.
-          sampled_tokens: int `[2*depth b m]`, which tokens the loss looks at; drawn from the rng
+          sampled_tokens: int `[2*depth b m]`, the tokens in the loss; drawn from the rng
             `tokens` if `decorr_sample_frac` is below 1 and left out here (see `draw_sample`).
         """
         x, seen, given = self.transformer(self.embed(images, train), train=train)

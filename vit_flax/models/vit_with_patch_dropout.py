@@ -14,9 +14,9 @@ from jax import Array
 from vit_flax.blocks.dropping import draw_patches
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.patches import PatchProjection
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase, published_size
-from vit_flax.weights.ops import UnitAxes
 
 
 class ViT(ViTBase, kw_only=True):

@@ -24,8 +24,8 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
 from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
-from vit_flax.weights.ops import UnitAxes
 
 
 class FactorizedBlock(Module):
@@ -36,21 +36,21 @@ class FactorizedBlock(Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
-        """Args: x `[b t n d]`; mask bool `[b t]`, which steps of time are seen."""
-        _, steps, places, _ = x.shape
+        """Args: x `[b t n d]`; mask bool `[b t]`, which time steps may be attended to."""
+        _, steps, positions, _ = x.shape
         x = rearrange(x, 'b t n d -> (b t) n d')
         x = x + self.attention(name='spatial_attention')(x, train=train)
         x = rearrange(x, '(b t) n d -> (b n) t d', t=steps)
-        keys = None if mask is None else key_mask(jnp.repeat(mask, places, axis=0))
+        keys = None if mask is None else key_mask(jnp.repeat(mask, positions, axis=0))
         x = x + self.attention(name='temporal_attention')(x, keys, train=train)
         x = x + self.feedforward(name='feedforward')(x, train=train)
-        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', n=places))
+        return self.tap('block', rearrange(x, '(b n) t d -> b t n d', n=positions))
 
     torch_names = {'spatial_attention': '0', 'temporal_attention': '1', 'feedforward': '2'}
 
 
 def key_mask(mask: Array) -> Array:
-    """Which keys are seen, by all heads and queries, `[b m] -> [b 1 1 m]`."""
+    """A mask of keys, for all heads and queries, `[b m] -> [b 1 1 m]`."""
     return mask[:, None, None, :]
 
 
@@ -73,10 +73,10 @@ class ViViTBase(Backbone, kw_only=True):
       dim_head: width of one head.
       dropout: rate after each projection and on the attention maps.
       emb_dropout: rate on the embedded tokens.
-      use_flash_attn: upstream's switch; both values give the same numbers, and what is computed is
-        chosen by device and dtype (`blocks.attention.attend`).
+      use_flash_attn: upstream's switch; both values compute the same, and the
+        implementation is chosen by device and dtype (`blocks.attention.attend`).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the video, unknown pool, a video of another layout or larger than the
@@ -142,10 +142,10 @@ class ViViTBase(Backbone, kw_only=True):
         x = self.to_patch_embedding(video)
         warn_of_other_grid(x.shape[2:4], self.grid.shape[1:], self.grid.size)
         x = rearrange(x, 'b t h w d -> b t (h w) d')
-        batch, steps, places, _ = x.shape
+        batch, steps, patches, _ = x.shape
         self.grid.check_num_positions(steps, self.grid.shape[0])
-        self.grid.check_num_positions(places, self.grid.shape[1] * self.grid.shape[2])
-        x, positions = self.promote(x, self.pos_embedding[:steps, :places])
+        self.grid.check_num_positions(patches, self.grid.shape[1] * self.grid.shape[2])
+        x, positions = self.promote(x, self.pos_embedding[:steps, :patches])
         x = add(x, positions)
         if self.pool == 'cls':
             cls, x = self.promote(repeat(self.spatial_cls_token, 'd -> b t 1 d', b=batch, t=steps), x)
@@ -153,7 +153,7 @@ class ViViTBase(Backbone, kw_only=True):
         return self.tap('embedding', self.embedding_dropout(x, deterministic=not train))
 
     def seen_steps(self, tokens: Array, mask: Array | None) -> Array | None:
-        """Steps of time whose frames are all seen, `[b T] -> [b t]`."""
+        """Time steps whose frames may all be attended to, `[b T] -> [b t]`."""
         if mask is None:
             return None
         frames = tokens.shape[1] * self.frame_patch_size
@@ -181,8 +181,8 @@ class ViViTBase(Backbone, kw_only=True):
         Args:
           video: `[b t h w c]`, of as many frames as the model is built for or fewer.
           train: dropout.
-          mask: bool `[b t]`, False for frames that attention across time does not see, such as padding; a step of
-            several frames is seen if all of them are.
+          mask: bool `[b t]`, False for frames that temporal attention ignores, such as padding; a step of
+            several frames is attended to if all of them may be.
         """
         tokens = self.encode(self.embed(video, train), train, mask)
         return self.classify(tokens, train) if self.num_classes > 0 else tokens

@@ -23,10 +23,10 @@ from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Block, FeedForward, check_layout
+from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import NormedHead
 from vit_flax.models.vivit import ViViTBase, key_mask
-from vit_flax.weights.ops import UnitAxes
 
 
 class FrameNorm(LayerNorm):
@@ -37,7 +37,7 @@ class FrameNorm(LayerNorm):
 
 
 class STSSEncoder(Module):
-    """Self-similarities to features, `[b t h w l (m n)] -> [b t h w dim]`: l steps of time, m x n places around."""
+    """Self-similarities to features, `[b t h w l (m n)] -> [b t h w dim]`: l steps of time, m x n positions around."""
 
     dim: int
     hidden_dim: int
@@ -61,7 +61,7 @@ class MOSS(Module, kw_only=True):
 
     Attributes:
       dim: width of a token.
-      local_time, local_height, local_width: steps and places around a token that it is compared with; odd.
+      local_time, local_height, local_width: steps and positions around a token that it is compared with; odd.
       hidden_dim: width of the convolutions that read the similarities.
       orders: the features of one order are compared in the next.
       causal: compare with the steps before alone, not with those after.
@@ -90,13 +90,13 @@ class MOSS(Module, kw_only=True):
         series = jnp.concatenate([cache.astype(x.dtype), x], axis=1)
         padded = jnp.pad(series, ((0, 0), (0, future), (rows, rows), (columns, columns), (0, 0)))
 
-        def compare(*place: int) -> Array:
-            starts = 0, *place, 0
+        def compare(*position: int) -> Array:
+            starts = 0, *position, 0
             neighbour = lax.slice(padded, starts, [start + size for start, size in zip(starts, x.shape, strict=True)])
             return (to_float32(x) * to_float32(neighbour)).sum(axis=-1).astype(x.dtype)
 
         around = self.local_time, self.local_height, self.local_width
-        similarities = jnp.stack([compare(*map(int, place)) for place in np.ndindex(*around)], axis=-1)
+        similarities = jnp.stack([compare(*map(int, position)) for position in np.ndindex(*around)], axis=-1)
         return rearrange(similarities, 'b t h w (l m) -> b t h w l m', l=self.local_time), series[:, steps:]
 
     @nn.compact
@@ -139,7 +139,7 @@ class StreamingAttention(Module):
     """Self-attention across time that can go on where it stopped, `[b n d] -> [b n d]`.
 
     Attributes:
-      causal: no token sees a later one.
+      causal: tokens attend to no later token.
     """
 
     heads: int = 8
@@ -204,9 +204,9 @@ class Transformer(Module, kw_only=True):
       depth: number of blocks.
       heads, dim_head, mlp_dim, dropout: of each block.
       use_flash_attn: as of ViViT.
-      causal: no token sees a later one.
+      causal: tokens attend to no later token.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
     """
 
     dim: int
@@ -233,7 +233,7 @@ class Transformer(Module, kw_only=True):
 
         Args:
           x: `[b n d]`.
-          mask: bool `[b n]`, which tokens are seen; not if causal.
+          mask: bool `[b n]`, which tokens may be attended to; not if causal.
           cache: keys and values of each block for the tokens before; None at the start.
           return_cache: return `(x, cache)`.
           train: dropout.
@@ -265,7 +265,7 @@ class Transformer(Module, kw_only=True):
         x = LayerNorm(**self.precision, name='norm')(x)
         return (x, tuple(caches)) if return_cache else x
 
-    torch_names = {'block_{i}': 'layers.{i}', 'block': 'layers.{i}'}
+    torch_names = {'block_{i}': 'layers.{i}'}
 
 
 class ViViT(ViViTBase, kw_only=True):
@@ -325,7 +325,7 @@ class ViViT(ViViTBase, kw_only=True):
     def encode(self, tokens: Array, train: bool = False, mask: Array | None = None) -> Array:
         """All attention, `[b t n d] -> [b t d]`, the class token first or last."""
         if mask is not None and self.moss_causal:
-            raise ValueError('mask does not go with moss_causal=True, where no step sees a later one anyway')
+            raise ValueError('mask does not go with moss_causal=True, where no step attends to a later one anyway')
         seen = self.seen_steps(tokens, mask)
         x = self.across_space(self.spatial_transformer, tokens, train)
         first = int(self.pool == 'cls')

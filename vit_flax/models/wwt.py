@@ -18,19 +18,17 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import normal
 
-from vit_flax.blocks import transformer
 from vit_flax.blocks.attention import attention_map, merge_heads, split_heads
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import patch_grid
-from vit_flax.blocks.conv import PointwiseConv
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
 from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
-from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.torch_like import Dense, LayerNorm, PointwiseConv, gelu
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, FeedForward, Transformer
 from vit_flax.card import ModelCard
 
 UnbiasedNorm = partial(LayerNorm, use_bias=False)
@@ -117,12 +115,6 @@ class AutoencodingHead(Module, kw_only=True):
         return x if self.decoder is None else self.decoder(x)
 
 
-class FeedForward(transformer.FeedForward):
-    """LayerNorm, Linear, GELU, Dropout, Linear, Dropout, `[b n d] -> [b n d]`."""
-
-    torch_names = {'norm': '0', 'expand': '1', 'contract': '4'}
-
-
 class MutualAttention(Module):
     """Tokens and slots attend to each other, and the mask takes notice, `[b n d], [b m d], [b g e n m]`.
 
@@ -187,7 +179,7 @@ class MutualAttention(Module):
             joined = rearrange(mask, 'b g e n m -> b n m (g e)')
             joined = PointwiseConv(self.heads, **self.precision, name='mask_project')(joined)
             mask = rearrange(joined, 'b n m e -> b 1 e n m')
-        _, groups, _, _, places = mask.shape
+        _, groups, _, _, positions = mask.shape
         rows = rearrange(mask, 'b g e n m -> b n (g e m)')
         width = rows.shape[-1]
         x = jnp.concatenate(self.promote(rows, tokens), axis=-1)
@@ -196,7 +188,7 @@ class MutualAttention(Module):
         x = nn.Dropout(self.dropout, name='mask_hidden_dropout')(x, deterministic=not train)
         x = Dense(width, **self.precision, name='mask_contract')(x)
         x = nn.Dropout(self.dropout, name='mask_dropout')(x, deterministic=not train)
-        return rearrange(x, 'b n (g e m) -> b g e n m', g=groups, m=places)
+        return rearrange(x, 'b n (g e m) -> b g e n m', g=groups, m=positions)
 
     torch_names = {
         'to_out_tokens': 'to_out_tokens.0',
@@ -233,7 +225,11 @@ class WWTBlock(Module):
         out = [x + self.feedforward(name=f'feedforward_{i}')(x, train=train) for i, x in enumerate(sums)]
         return tuple(self.tap('block', x) for x in out), tuple(next_masks)
 
-    torch_names = {'norm_{i}': 'norms.{i}', 'attention_{i}': 'attns.{i}', 'feedforward_{i}': 'mlps.{i}'}
+    torch_names = {
+        'norm_{i}': 'norms.{i}',
+        'attention_{i}': 'attns.{i}',
+        'feedforward_{i}': ('mlps.{i}', BARE_FEEDFORWARD),
+    }
 
 
 class LearnedTokens(Module):
@@ -295,7 +291,7 @@ class WWT(Backbone, kw_only=True):
       sigreg_seed: of the directions of the SIGReg loss in evaluation, where there is no rng: those that
         `draw_projections` makes of `jax.random.key(sigreg_seed)`, split over the levels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: patches do not tile the image, slots do not fall, interactions are repeated, do not rise or

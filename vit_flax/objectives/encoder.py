@@ -1,26 +1,27 @@
-"""What an encoder offers to an objective that looks at its patches, and how it comes out again.
+"""What an encoder offers to an objective that masks its patches, and what such objectives share.
 
 The contract of models with `can_embed_patches`, most of those that derive from `ViTBase` and `SimpleViTBase`:
 
 - `grid`: a `vit_flax.blocks.grids.Grid`, which cuts images into patches and puts them together again;
-- `embed_tokens(patches)`: each patch to a token without a position, `[b n p] -> [b n d]`;
-- `patch_positions(grid)`: the positions of a grid of patches, `[n d]`; `num_positions`: rows of the whole table;
-- `prefix_tokens()`: what stands before the patches, with its positions, `[m d]`, a class token or nothing;
+- `embed_tokens(patches)`: each patch to a token without a position embedding, `[b n p] -> [b n d]`;
+- `patch_positions(grid)`: the position embeddings of a grid of patches, `[n d]`; `num_positions`: rows of the table;
+- `prefix_tokens()`: tokens before the patches, with their positions, `[m d]`, a class token or nothing;
 - `encode(tokens, train)`: the transformer, `[b n d] -> [b n d]`, for any subset of the tokens;
 - `dim`, `channels` and `example_input()`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import add, repeat, to_float32
+from vit_flax.objectives.objective import Objective
+from vit_flax.objectives.objective import encoder_variables as encoder_variables
 from vit_flax.weights.table import LEAVES
 
 
@@ -33,41 +34,14 @@ def check_encoder(encoder: nn.Module) -> None:
         )
 
 
-def encoder_variables(objective_variables: Mapping[str, Any], name: str = 'encoder') -> dict[str, Any]:
-    """The variables of the encoder alone, out of those of an objective that trained it.
-
-    They are what `encoder.apply` takes, and `vit_flax.to_torch(encoder, ...)`.
-
-    Args:
-      objective_variables: `{'params': ..., ...}` of the objective.
-      name: of the encoder within the objective.
-
-    Raises:
-      ValueError: there is no such module in the variables.
-    """
-    found = {collection: tree[name] for collection, tree in objective_variables.items() if name in tree}
-    if 'params' not in found:
-        modules = sorted(objective_variables.get('params', {}))
-        raise ValueError(f'the variables hold no {name!r}: their modules are {", ".join(modules) or "none"}')
-    return found
-
-
-class EncoderObjective(Module, kw_only=True):
+class EncoderObjective(Objective, kw_only=True):
     """An objective that trains one encoder on its patches.
 
-    The encoder is an argument: any model that offers the contract at the head of this file. Whatever upstream calls
-    it (`encoder_argument`), its variables stand under `encoder`.
+    The encoder is an argument: any model that offers the contract at the head of this file.
 
     Raises:
       ValueError: the encoder does not offer the contract.
     """
-
-    encoder_argument: ClassVar[str] = 'encoder'
-
-    @property
-    def given_encoder(self) -> Any:
-        """The encoder as it was given: it has sizes, and no variables."""
-        return getattr(self, self.encoder_argument)
 
     def setup(self) -> None:
         check_encoder(self.given_encoder)
@@ -75,12 +49,12 @@ class EncoderObjective(Module, kw_only=True):
             self.encoder = self.given_encoder.clone(_deep_clone=True)
 
     def initialise_encoder(self, images: Array) -> None:
-        """Makes all of the encoder's variables, also those that the objective does not read, such as its head."""
+        """Initialises all of the encoder's variables, also those that the objective does not use, such as its head."""
         if self.is_initializing():
             self.encoder(images)
 
     def prefix_length(self, class_token: bool) -> int:
-        """How many tokens stand before the patches if the class token is wanted; raises if there is none."""
+        """Number of tokens before the patches if the class token is wanted; raises if there is none."""
         count = len(self.encoder.prefix_tokens()) if class_token else 0
         if class_token and not count:
             raise ValueError(f'class_token=True: encoder={type(self.encoder).__name__} has no token before its patches')
@@ -88,6 +62,7 @@ class EncoderObjective(Module, kw_only=True):
 
     def grid_of(self, images: Array) -> tuple[int, ...]:
         """Patches along each axis of these images."""
+        check_encoder(self.given_encoder)
         return self.given_encoder.grid.shape_of(images)
 
     def place(self, tokens: Array, grid: Sequence[int]) -> Array:
@@ -99,7 +74,7 @@ class EncoderObjective(Module, kw_only=True):
 
         Args:
           tokens: of patches, any number of them.
-          class_token: they read the encoder's prefix tokens too, which then come first in the result.
+          class_token: they attend to the encoder's prefix tokens too, which then come first in the result.
           train: dropout.
         """
         if class_token:
@@ -122,20 +97,25 @@ class EncoderObjective(Module, kw_only=True):
         return self.given_encoder.example_input()
 
 
-def take(x: Array, indices: Array) -> Array:
+def has_class_token(encoder: nn.Module) -> bool:
+    """Whether an encoder has a class token before its patches."""
+    return getattr(encoder, 'num_cls_tokens', 0) > 0
+
+
+def gather_tokens(x: Array, indices: Array) -> Array:
     """Rows of each sequence, `[b n d], int [b m] -> [b m d]`."""
     return jnp.take_along_axis(x, indices[..., None], axis=1)
 
 
-def put(x: Array, indices: Array, values: Array) -> Array:
-    """Those rows replaced, `[b n d], int [b m], [b m d] -> [b n d]`; x of integers becomes float32 first."""
+def scatter_tokens(x: Array, indices: Array, values: Array) -> Array:
+    """Rows of each sequence replaced, `[b n d], int [b m], [b m d] -> [b n d]`; x of integers becomes float32 first."""
     x = jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.floating) else to_float32(x)
     return x.at[jnp.arange(x.shape[0])[:, None], indices].set(values.astype(x.dtype))
 
 
-def chosen(indices: Array, patches: int) -> Array:
-    """Which patches those are, int `[b m]` to bool `[b n]`."""
-    return jnp.zeros((len(indices), patches), bool).at[jnp.arange(len(indices))[:, None], indices].set(True)
+def mask_from_indices(indices: Array, patches: int) -> Array:
+    """The mask of these patches, int `[b m]` to bool `[b n]`."""
+    return jnp.zeros((indices.shape[0], patches), bool).at[jnp.arange(indices.shape[0])[:, None], indices].set(True)
 
 
 def patch_embedding_ties(encoder: str, sequence: str, first: int = 0) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Efficient Self-supervised Vision Transformers for Representation Learning (EsViT), arXiv:2106.09785.
 
-vit-pytorch's `es_vit`: DINO for networks that end in a feature map. Beside the whole view, each
-place of the student's map tells what the teacher sees at the place that is most like it.
+vit-pytorch's `es_vit`: DINO for networks that end in a feature map. Beside the whole view, each position of the
+student's map predicts the teacher's distribution at the position with the most similar features.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +14,22 @@ from jax import Array
 
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
-from vit_flax.objectives.dino import SelfDistillation, cross_entropy, mean_over_pairs
+from vit_flax.objectives.dino import PAPER_VIEWS, SelfDistillation, cross_entropy, mean_over_pairs
 from vit_flax.objectives.projection import Projector, layer_output, scaled
+from vit_flax.objectives.views import MultiCrop
 
 
 class ProjectedMap(Module):
-    """A network, its feature map and two projectors: images `[b h w c]` to projections of view, places, and places.
+    """A network, its feature map and two projectors: images `[b h w c]` to projections.
+
+    Those of the whole view `[b k]` and of each position `[b n k]`, and the map itself `[b n d]`.
 
     Attributes:
       net: the network.
-      layer: see `projection.layer_output`; it gives `[b h w d]`.
+      layer: see `projection.layer_output`; its output is `[b h w d]`.
       features, layers, hidden, bottleneck: of both projectors.
-      scale_places: scale the hidden features of each place to length one, as those of the view; else each hidden
-        feature is scaled over all places.
+      scale_places: scale the hidden features of each position to length one, as those of the view; else each hidden
+        feature is scaled over all positions.
     """
 
     net: Any
@@ -38,107 +42,94 @@ class ProjectedMap(Module):
 
     def setup(self) -> None:
         sizes = self.features, self.layers, self.hidden, self.bottleneck
-        # upstream: the region projector scales along axis 1, which is that of the places, not that of the features.
+        # upstream: the region projector scales along axis 1, which is that of the positions, not that of the features.
         region_axis = -1 if self.scale_places else 1
         self.view_projector = Projector(*sizes, **self.precision)
         self.region_projector = Projector(*sizes, region_axis, **self.precision)
 
     def embed(self, images: Array, train: bool = False) -> tuple[Array, Array]:
         """Images to the mean of the map `[b d]` and the map itself `[b h w d]`."""
-        places = layer_output(self.net, self.layer, images, train)
-        if places.ndim != 4:
+        features = layer_output(self.net, self.layer, images, train)
+        if features.ndim != 4:
             raise ValueError(
-                f'hidden_layer={self.layer!r} gives {places.shape}, and not a feature map [b h w c]: take dino for it, '
-                'or name a layer before the pooling'
+                f'hidden_layer={self.layer!r} gives {features.shape}, and not a feature map [b h w c]: take dino '
+                'for it, or name a layer before the pooling'
             )
-        return places.mean(axis=(1, 2)), places
+        return features.mean(axis=(1, 2)), features
 
     def __call__(self, images: Array, train: bool = False) -> tuple[Array, Array, Array]:
-        view, places = self.embed(images, train)
-        places = places.reshape(len(places), -1, places.shape[-1])
-        return self.view_projector(view), self.region_projector(places), places
+        view, features = self.embed(images, train)
+        b, h, w, d = features.shape
+        regions = features.reshape(b, h * w, d)
+        return self.view_projector(view), self.region_projector(regions), regions
 
 
-class EsViTTrainer(SelfDistillation, kw_only=True):
-    """EsViT (arXiv:2106.09785): views of images to the loss. For the other arguments see `SelfDistillation`.
+class EsViTLoss(SelfDistillation, kw_only=True):
+    """EsViT (arXiv:2106.09785): given views of images to the loss. For the other arguments see `SelfDistillation`.
 
     Attributes:
-      scale_places: see `ProjectedMap`.
-      cosine_matches: places are alike by the cosine of their features, as in the paper; else by their product.
+      scale_places: scale the hidden features of each position to length one; see `ProjectedMap`.
+      cosine_matches: match positions by the cosine of their features, as in the paper; else by their dot product.
     """
 
     scale_places: bool = False
     cosine_matches: bool = False
 
-    @classmethod
-    def paper(cls, net: nn.Module, image_size: Any, **changes: Any) -> 'EsViTTrainer':
-        """The paper's (section 4 and appendix): DINO's projector, temperatures and views, places matched by cosine."""
-        settings = dict(
-            num_classes_K=65536,
-            projection_hidden_size=2048,
-            projection_layers=3,
-            projection_bottleneck=256,
-            student_temp=0.1,
-            teacher_temp=0.04,
-            moving_average_decay=0.996,
-            global_lower_crop_scale=0.4,
-            num_local_views=8,
-            student_sees_global=True,
-            scale_places=True,
-            cosine_matches=True,
-        )
-        return cls(net=net, image_size=image_size, **{**settings, **changes})
+    centred: ClassVar[tuple[str, ...]] = ('view_centers', 'region_centers')
+    PAPER: ClassVar[Mapping[str, Any]] = {**SelfDistillation.PAPER, 'scale_places': True, 'cosine_matches': True}
 
-    @property
-    def network(self) -> Any:
-        return ProjectedMap
-
-    def wrapped(self, constructor: Any, net: nn.Module) -> Any:
-        return super().wrapped(constructor, net).clone(scale_places=self.scale_places)
-
-    @property
-    def centred(self) -> tuple[str, ...]:
-        return 'view_centers', 'region_centers'
+    def projected(self, net: nn.Module) -> ProjectedMap:
+        return ProjectedMap(net, scale_places=self.scale_places, **self.projection)
 
     def embed(self, images: Array, train: bool = False) -> tuple[Array, Array]:
-        """Images to the student's feature map, its mean `[b d]` and the map itself `[b h w d]`."""
+        """Images to the mean of the student's feature map `[b d]` and the map itself `[b h w d]`."""
         return self.student.embed(images, train)
 
-    def __call__(
+    def losses(
         self,
         global_views: Array,
         local_views: Array,
         train: bool = False,
         student_temp: float | Array | None = None,
         teacher_temp: float | Array | None = None,
+        weights: Array | None = None,
     ) -> Array:
-        """How badly the student tells what the teacher sees, as a whole and place by place, a scalar.
+        """Teacher-student cross-entropy averaged over view pairs, of views and of positions in equal parts, `[b]`.
 
-        Args:
-          global_views: large crops `[2 b h w c]`; the teacher sees these. See `draw`.
-          local_views: small crops `[v b h w c]`. View i of the teacher is not compared with view i of the student.
-          train: dropout and statistics.
-          student_temp, teacher_temp: in this call.
+        Arguments as for the call.
         """
-        student, (view, region, seen) = self.outputs(global_views, local_views, train)
+        student, (teacher_view, teacher_regions, features) = self.outputs(global_views, local_views, train, weights)
         temperature = self.student_temp if student_temp is None else student_temp
-        student_view = [log_probabilities(to_float32(view) / temperature) for view, _, _ in student]
-        student_region = [
-            (log_probabilities(to_float32(places) / temperature), latent) for _, places, latent in student
-        ]
-        views = self.answers('view_centers', view, teacher_temp)
-        regions = self.answers('region_centers', region, teacher_temp)
-        of_views = mean_over_pairs(cross_entropy, views, student_view)
-        of_regions = mean_over_pairs(self.region_loss, (regions, seen), student_region)
-        return (of_views + of_regions) / 2
+        of_views = [log_probabilities(to_float32(view) / temperature) for view, _, _ in student]
+        of_regions = [(log_probabilities(to_float32(regions) / temperature), own) for _, regions, own in student]
+        view = self.teacher_probabilities('view_centers', teacher_view, teacher_temp)
+        regions = self.teacher_probabilities('region_centers', teacher_regions, teacher_temp)
+        view_loss = mean_over_pairs(cross_entropy, view, of_views)
+        region_loss = mean_over_pairs(self.region_loss, (regions, features), of_regions)
+        return (view_loss + region_loss) / 2
 
     def region_loss(self, teacher: tuple[Array, Array], student: tuple[Array, Array]) -> Array:
-        """Each place of the student against the teacher's place most like it, `2 x ([b n k], [b n d]) -> []`."""
-        (answers, theirs), (guesses, ours) = teacher, student
+        """Each position of the student against the teacher's most similar one, `2 x ([b n k], [b n d]) -> [b]`."""
+        (probabilities, teacher_features), (predicted, student_features) = teacher, student
         if self.cosine_matches:
-            theirs, ours = scaled(theirs, -1), scaled(ours, -1)
-        alike = jnp.einsum('b n d, b m d -> b n m', ours, theirs).argmax(axis=-1)
-        return cross_entropy(jnp.take_along_axis(answers, alike[..., None], axis=1), guesses)
+            teacher_features, student_features = scaled(teacher_features, -1), scaled(student_features, -1)
+        nearest = jnp.einsum('b n d, b m d -> b n m', student_features, teacher_features).argmax(axis=-1)
+        return cross_entropy(jnp.take_along_axis(probabilities, nearest[..., None], axis=1), predicted)
+
+
+class EsViTTrainer(EsViTLoss, MultiCrop, kw_only=True):
+    """EsViT with vit-pytorch's constructor: the loss of `EsViTLoss`, views of `MultiCrop`, the arguments of both."""
+
+    @classmethod
+    def paper(cls, net: nn.Module, image_size: int | Sequence[int] | None = None, **changes: Any) -> Self:
+        """The paper's (section 4 and appendix): DINO's projector, temperatures and views, matches by cosine."""
+        return cls(net=net, **{**cls.PAPER, **vars(PAPER_VIEWS), 'image_size': image_size, **changes})
+
+    draw = MultiCrop.draw
+
+    def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Views that fit, for tracing."""
+        return self.shapes(self.net.example_input())
 
 
 def log_probabilities(logits: Array) -> Array:

@@ -1,12 +1,12 @@
 """LeVJEPA, arXiv:2608.27395: LeJEPA for videos, with most patches left out.
 
-vit-pytorch's `levjepa`: one large crop of a video and several small ones are encoded from a random
-twentieth of their patches. Their projections are to agree with that of the large crop and to be
-distributed normally (SIGReg). The encoder is `vit_flax.models.levjepa.VideoTransformer`.
+vit-pytorch's `levjepa`: one large crop of a video and several small ones are encoded from a random twentieth of their
+patches. Their projections are trained to that of the large crop and to a normal distribution (SIGReg). The encoder is
+`vit_flax.models.levjepa.VideoTransformer`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,14 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from vit_flax.blocks import sigreg
-from vit_flax.blocks.checks import pair
+from vit_flax.blocks.checks import patch_grid
 from vit_flax.blocks.dropping import draw_patches
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import BatchNorm, Dense, MeanSquareNorm, gelu
 from vit_flax.models.levjepa import VideoTransformer as VideoTransformer
-from vit_flax.objectives.views import Augmentation, crop, draw_boxes, photometric_augment
+from vit_flax.objectives.objective import Objective
+from vit_flax.objectives.views import VideoCrops
 
 SIGREG = {'num_proj': 1024, 'knots': 17}
 
@@ -74,22 +75,23 @@ class LeVJEPALosses(NamedTuple):
     sigreg_loss: Array
 
 
-class VideoPredictionBase(Module, kw_only=True):
-    """What LeVJEPA is for inputs of any kind: a projector, and the loss of one large view and several others.
+class LeVJEPALoss(Objective, kw_only=True):
+    """LeVJEPA (arXiv:2608.27395): given views of videos, or of any other grid, to the loss.
 
     Attributes:
-      encoder: `models.levjepa.VideoTransformer` or another that gives tokens, a class token first, and leaves
-        patches out (`drop_ratio`, `kept_patches`).
-      num_classes_K: width of the projections.
+      encoder: `models.levjepa.VideoTransformer` or another that returns tokens, a class token first, and drops patches
+        (`kept_patches`).
+      num_classes_K: width of the projections that are compared.
       projection_hidden: hidden width of the projector.
-      drop_ratio: share of the patches that is left out in training.
+      drop_ratio: fraction of the patches that is dropped in training.
       use_batch_norm: BatchNorm in the projector, else a norm of each vector.
       norm_fn: constructor of another norm; takes a name.
-      use_weight_standardization: see `StandardisedDense`.
-      invariance_loss_weight, sigreg_loss_weight: of the two parts.
-      sigreg_loss_kwargs: `num_proj` directions, compared at `knots` places.
-      views_in_order: each input's views are compared with its own large one, which is what the paper means. By
-        default they are mixed as upstream mixes them.
+      use_weight_standardization: standardise the projector's first weights; see `StandardisedDense`.
+      invariance_loss_weight: weight of the distance between views in the loss.
+      sigreg_loss_weight: weight of SIGReg in the loss.
+      sigreg_loss_kwargs: `num_proj` directions, compared at `knots` points.
+      views_in_order: each input's views are compared with its own large one, as the paper means it. By default they are
+        mixed as upstream mixes them.
     """
 
     encoder: Any
@@ -104,6 +106,9 @@ class VideoPredictionBase(Module, kw_only=True):
     sigreg_loss_kwargs: Mapping[str, int] | None = None
     views_in_order: bool = False
 
+    # Each video's views are compared with its own large one.
+    PAPER: ClassVar[Mapping[str, Any]] = {'views_in_order': True}
+
     @property
     def sigreg(self) -> dict[str, int]:
         """`sigreg_loss_kwargs`, complete."""
@@ -117,13 +122,15 @@ class VideoPredictionBase(Module, kw_only=True):
         sizes = self.num_classes_K, self.projection_hidden, norm, self.use_weight_standardization
         self.projector = Projector(*sizes, **self.precision)
 
-    def draw_rest(self, rng: Array, views: int, patches: int) -> dict[str, Array]:
-        """What is drawn beside the views: `kept_patches` int `[views kept]`, `projections` `[s k]`."""
-        keys = jax.random.split(rng)
-        return {
-            'kept_patches': draw_patches(keys[0], views, patches, self.drop_ratio),
-            'projections': sigreg.draw_projections(keys[1], self.num_classes_K, self.sigreg['num_proj']),
-        }
+    def draw(self, rng: Array, images: Array) -> dict[str, Array]:
+        """Directions for SIGReg, `projections` `[s k]`."""
+        del images
+        return {'projections': sigreg.draw_projections(rng, self.num_classes_K, self.sigreg['num_proj'])}
+
+    def draw_kept_patches(self, rng: Array, views: Mapping[str, Array], patches: int) -> dict[str, Array]:
+        """The patches to keep of such views, each of so many: `kept_patches` int `[b+b*v kept]`."""
+        batch, others = views['global_views'].shape[1], views['local_views'].shape[0]
+        return {'kept_patches': draw_patches(rng, batch * (1 + others), patches, self.drop_ratio)}
 
     def embed(self, x: Array, train: bool = False) -> Array:
         """The encoder's class token, `[b *grid c] -> [b d]`."""
@@ -138,14 +145,14 @@ class VideoPredictionBase(Module, kw_only=True):
         train: bool = False,
         return_loss_breakdown: bool = False,
     ) -> Array | tuple[Array, LeVJEPALosses]:
-        """How far the views are from the large one, and from a normal distribution, a scalar.
+        """Squared distance of the views' projections from the large one's, plus SIGReg of all, a scalar.
 
         Args:
-          global_views: one for each input, `[1 b *grid c]`. See `draw`.
+          global_views: one for each input, `[1 b *grid c]`.
           local_views: `[v b *grid c]`, of the same size.
-          projections: directions of SIGReg, `[s k]`.
-          kept_patches: int `[b+b*v kept]`, the patches that are read, of the large views first, then of all others
-            of the first input and so on; None reads all.
+          projections: directions of SIGReg, `[s k]`, see `draw`.
+          kept_patches: int `[b+b*v kept]`, the patches that the encoder gets, of the large views first, then of all
+            others of the first input and so on; None keeps all.
           train: dropout and statistics.
           return_loss_breakdown: return the loss and its two parts, weighted.
         """
@@ -166,82 +173,48 @@ class VideoPredictionBase(Module, kw_only=True):
             # upstream: the large views of all inputs come first in the batch, which is then taken apart as if each
             # input's views followed each other: with more than one input, views of different inputs are compared.
             projected = projected.reshape(batch, views, -1)
-        apart = ((projected - projected[:, :1]) ** 2).mean() * self.invariance_loss_weight
+        invariance = ((projected - projected[:, :1]) ** 2).mean() * self.invariance_loss_weight
         sets = jnp.swapaxes(projected, 0, 1)
-        odd = sigreg.sigreg_statistic(sets, projections, self.sigreg['knots']) * self.sigreg_loss_weight
-        return (apart + odd, LeVJEPALosses(apart, odd)) if return_loss_breakdown else apart + odd
+        regularisation = sigreg.sigreg_statistic(sets, projections, self.sigreg['knots']) * self.sigreg_loss_weight
+        loss = invariance + regularisation
+        return (loss, LeVJEPALosses(invariance, regularisation)) if return_loss_breakdown else loss
 
-    def example_views(self, views: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Views and directions that fit, for tracing."""
+    def example_of(self, views: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """So many views beside the large one, and directions, for tracing."""
         example = self.encoder.example_input()
         shapes = ((count, 2, *example.shape[1:]) for count in (1, views))
         directions = jax.ShapeDtypeStruct((self.sigreg['num_proj'], self.num_classes_K), jnp.float32)
         return *(jax.ShapeDtypeStruct(shape, example.dtype) for shape in shapes), directions
 
+    def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Views and directions that fit, for tracing."""
+        return self.example_of(1)
 
-class LeVJEPA(VideoPredictionBase, kw_only=True):
-    """LeVJEPA (arXiv:2608.27395): views of videos to the loss. For the other arguments see `VideoPredictionBase`.
 
-    Attributes:
-      image_size: height and width of the large views in pixels, or one number for both.
-      local_size: of the small ones; must be the same, since all are encoded together.
-      num_local_views: small crops of each video.
-      local_crop_scale, global_crop_scale: smallest and largest share of a frame's area in a crop.
-      local_augment_fn, global_augment_fn: `(rng, videos) -> videos`, values from 0 to 1; None is mirror, jitter and
-        grey for the small crops (`views.photometric_augment`) and nothing for the large ones.
-      crop_ratio_range: smallest and largest width over height of a crop.
-    """
-
-    image_size: int | Sequence[int]
-    local_size: int | Sequence[int] = 96
-    num_local_views: int = 4
-    local_crop_scale: tuple[float, float] = (0.02, 0.4)
-    global_crop_scale: tuple[float, float] = (0.8, 1.0)
-    local_augment_fn: Augmentation | None = None
-    global_augment_fn: Augmentation | None = None
-    crop_ratio_range: tuple[float, float] = (0.75, 1.3333)
+class LeVJEPA(LeVJEPALoss, VideoCrops, kw_only=True):
+    """LeVJEPA with vit-pytorch's constructor: the loss of `LeVJEPALoss`, views of `VideoCrops`, arguments of both."""
 
     @classmethod
-    def paper(cls, encoder: nn.Module, image_size: int | Sequence[int], **changes: Any) -> 'LeVJEPA':
+    def paper(cls, encoder: nn.Module, image_size: int | Sequence[int] | None = None, **changes: Any) -> Self:
         """The paper's: each video's views are compared with its own large one."""
-        return cls(
-            encoder=encoder, image_size=image_size, **{'local_size': image_size, 'views_in_order': True, **changes}
-        )
+        return cls(encoder=encoder, image_size=image_size, **{'local_size': image_size, **cls.PAPER, **changes})
 
     def setup(self) -> None:
         super().setup()
-        if pair(self.local_size, 'local_size') != pair(self.image_size, 'image_size'):
-            raise ValueError(
-                f'local_size={self.local_size} must equal image_size={self.image_size}: all views are encoded together'
-            )
+        self.size(self.encoder.example_input().shape)
 
     def draw(self, rng: Array, videos: Array) -> dict[str, Array]:
         """Random crops of videos `[b t h w c]` with values from 0 to 1, patches to keep and directions for SIGReg.
 
-        `global_views` `[1 b t h w c]`, `local_views` `[v b t h w c]`, `kept_patches`, `projections`. Upstream, which
-        crops the whole batch at the same place, also subtracts ImageNet's mean: here that is left to the caller.
+        `global_views` `[1 b t h w c]`, `local_views` `[v b t h w c]`, `kept_patches`, `projections`.
         """
-        keys = jax.random.split(rng, self.num_local_views + 2)
-
-        def view(key: Array, scale: tuple[float, float], augment: Augmentation | None) -> Array:
-            where, how = jax.random.split(key)
-            batch, frames, *size = videos.shape[:4]
-            boxes = draw_boxes(where, batch, tuple(size), scale, self.crop_ratio_range)
-            pictures = videos.reshape(-1, *videos.shape[2:])
-            cut = crop(pictures, jnp.repeat(boxes, frames, axis=0), pair(self.image_size, 'image_size'), 'cubic')
-            cut = cut.reshape(batch, frames, *cut.shape[1:])
-            return cut if augment is None else augment(how, cut)
-
-        local = self.local_augment_fn or photometric_augment
-        patch_rows, patch_columns = pair(self.encoder.patch_size)
-        height, width = pair(self.image_size, 'image_size')
-        patches = videos.shape[1] * (height // patch_rows) * (width // patch_columns)
-        return {
-            'global_views': view(keys[0], self.global_crop_scale, self.global_augment_fn)[None],
-            'local_views': jnp.stack([view(key, self.local_crop_scale, local) for key in keys[1:-1]]),
-            **self.draw_rest(keys[-1], len(videos) * (1 + self.num_local_views), patches),
-        }
+        for_views, for_patches, for_loss = jax.random.split(rng, 3)
+        views = VideoCrops.draw(self, for_views, videos)
+        _, _, frames, height, width, _ = views['global_views'].shape
+        rows, columns = patch_grid((height, width), self.encoder.patch_size)
+        kept = self.draw_kept_patches(for_patches, views, frames * rows * columns)
+        return {**views, **kept, **LeVJEPALoss.draw(self, for_loss, videos)}
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Views and directions that fit, for tracing."""
-        return self.example_views(self.num_local_views)
+        return self.example_of(self.num_local_views)

@@ -1,4 +1,4 @@
-"""Looped Diffusion Transformer, arXiv:2609.40305: classification after every loop, and what the exit gate learns.
+"""Looped Diffusion Transformer, arXiv:2609.40305: classification after every loop, and the loss of the exit gate.
 
 vit-pytorch's `looped_vit` holds the loss of the loops and the targets of the gate as functions and leaves the rest
 to the caller: here both are added up.
@@ -9,21 +9,21 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
 from vit_flax.models.looped_vit import Weighting, adaptive_exit_targets, deep_supervision_loss
+from vit_flax.objectives.objective import Objective
 
 
-class LoopedClassification(Module, kw_only=True):
+class LoopedClassification(Objective, kw_only=True):
     """Deep supervision (arXiv:2609.40305): images `[b h w c]` and labels `[b]` to a loss.
 
-    The exit gate, where the encoder has one, learns by the square of its error.
+    The exit gate, where the encoder has one, is trained by its squared error.
 
     Attributes:
       encoder: `vit_flax.models.looped_vit.LoopedViT`.
-      weighting: of the loops, see `models.looped_vit.deep_supervision_weights`; None takes the encoder's.
-      label_smoothing: share of the target that is spread over all classes.
-      gate_weight: of the gate's loss.
+      weighting: weights of the loops, see `models.looped_vit.deep_supervision_weights`; None takes the encoder's.
+      label_smoothing: probability that is spread over all classes.
+      gate_weight: weight of the gate's loss.
     """
 
     encoder: Any
@@ -47,5 +47,5 @@ class LoopedClassification(Module, kw_only=True):
         if not gated:
             return loss, jnp.zeros_like(loss)
         targets = adaptive_exit_targets(logits, labels, self.label_smoothing)
-        of_gate = jnp.square(to_float32(result[1]) - targets).mean()
-        return loss + self.gate_weight * of_gate, of_gate
+        gate_loss = jnp.square(to_float32(result[1]) - targets).mean()
+        return loss + self.gate_weight * gate_loss, gate_loss

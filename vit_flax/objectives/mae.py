@@ -1,13 +1,13 @@
 """Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377.
 
-vit-pytorch's `mae`: the encoder sees a quarter of the patches; a small transformer sees the result and
-a token for each hidden patch, and predicts the pixels of those.
+vit-pytorch's `mae`: the encoder gets a quarter of the patches; a small transformer, the decoder, gets its output
+and a mask token for each masked patch, and predicts the pixels of those.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,25 +15,32 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from vit_flax.blocks.attention import Attention
-from vit_flax.blocks.checks import check_choice
+from vit_flax.blocks.averages import mean_of_each
+from vit_flax.blocks.feedforward import FeedForward
 from vit_flax.blocks.positions import sincos_grid
 from vit_flax.blocks.precision import repeat, take_rows, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
-from vit_flax.objectives.encoder import EncoderObjective, patch_embedding_ties, put, take
-from vit_flax.objectives.masking import check_masking, masked_count, random_split, tube_split
+from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.objectives.encoder import (
+    EncoderObjective,
+    gather_tokens,
+    has_class_token,
+    patch_embedding_ties,
+    scatter_tokens,
+)
+from vit_flax.objectives.masking import Masking, check_masking, masked_count, random_split, tube_split
 
 
 def draw_mask(rng: Array, batch: int, num_patches: int, masking_ratio: float = 0.75) -> dict[str, Any]:
-    """Which patches of each image are hidden: `masked` int `[b m]`, and `visible` `[b n-m]`, all others."""
+    """Indices of the masked patches of each image, `masked` int `[b m]`, and of all others, `visible` `[b n-m]`."""
     masked, visible = random_split(rng, batch, num_patches, masking_ratio)
     return {'masked': masked, 'visible': visible}
 
 
 def draw_tube_mask(rng: Array, batch: int, grid: Sequence[int], masking_ratio: float = 0.75) -> dict[str, Any]:
-    """The same for videos: the same places of every step of `grid` = (steps, rows, columns).
+    """The same for videos: the same positions at every step of `grid` = (steps, rows, columns).
 
-    Neighbouring frames are alike, so that a patch hidden in one of them alone could be copied (arXiv:2203.12602).
+    Neighbouring frames are alike, so that a patch masked in one of them alone could be copied (arXiv:2203.12602).
     """
     masked, visible = tube_split(rng, batch, grid, masking_ratio)
     return {'masked': masked, 'visible': visible}
@@ -44,19 +51,21 @@ class MAE(EncoderObjective, kw_only=True):
 
     Attributes:
       encoder: the model to train; see `vit_flax.objectives.encoder`.
-      decoder_dim: width of a token of the decoder.
-      masking_ratio: share of the patches that is hidden.
+      decoder_dim: width of the decoder's tokens.
+      masking_ratio: fraction of the patches that is masked.
       decoder_depth: number of blocks of the decoder.
-      decoder_heads: attention heads in each of them.
-      decoder_dim_head: width of one head.
-      norm_pixels: predict each patch less its mean and over its deviation, as the paper does in its best models.
-      class_token: encoder and decoder read the encoder's class token too, as in the paper.
-      decoder_positions: 'learned', or 'sincos', fixed, as in the paper.
-      masking: how hidden patches are drawn, 'random' or, for videos, 'tube'.
+      decoder_heads: attention heads of each of its blocks.
+      decoder_dim_head: width of one of these heads.
+      norm_pixels: predict the pixels of each patch standardised by its mean and standard deviation, as the paper does
+        in its best models.
+      class_token: encoder and decoder get the encoder's class token too, as in the paper.
+      decoder_positions: position embeddings of the decoder, 'learned', or 'sincos', fixed, as in the paper.
+      masking: which patches are masked, 'random' ones or, for videos, the same positions at every step, 'tube'
+        (arXiv:2203.12602).
 
     Raises:
-      ValueError: an encoder that does not offer its patches, a share that hides none or all of them, a class token
-        that the encoder does not have.
+      ValueError: an encoder that does not offer its patches, a ratio that masks none or all of them, a class token
+        that the encoder does not have, tubes in what is no video.
     """
 
     encoder: Any
@@ -67,22 +76,23 @@ class MAE(EncoderObjective, kw_only=True):
     decoder_dim_head: int = 64
     norm_pixels: bool = False
     class_token: bool = False
-    decoder_positions: str = 'learned'
-    masking: str = 'random'
+    decoder_positions: Literal['learned', 'sincos'] = 'learned'
+    masking: Masking = 'random'
+
+    PAPER: ClassVar[Mapping[str, Any]] = dict(
+        decoder_dim=512,
+        decoder_depth=8,
+        decoder_heads=16,
+        decoder_dim_head=32,
+        norm_pixels=True,
+        decoder_positions='sincos',
+    )
 
     @classmethod
-    def paper(cls, encoder: nn.Module, **changes: Any) -> 'MAE':
-        """The paper's: decoder of 8 blocks and width 512 (table 1 a, b), 75 % hidden (figure 5), normalised pixels
+    def paper(cls, encoder: nn.Module, **changes: Any) -> Self:
+        """The paper's: decoder of 8 blocks and width 512 (table 1 a, b), 75 % masked (figure 5), normalised pixels
         (table 1 d); sine-cosine positions, and a class token if the encoder has one (appendix A.1)."""
-        settings = dict(
-            decoder_dim=512,
-            decoder_depth=8,
-            decoder_heads=16,
-            decoder_dim_head=32,
-            norm_pixels=True,
-            class_token=getattr(encoder, 'num_cls_tokens', 0) > 0,
-            decoder_positions='sincos',
-        )
+        settings = {**cls.PAPER, 'class_token': has_class_token(encoder)}
         return cls(encoder=encoder, **{**settings, **changes})
 
     def setup(self) -> None:
@@ -90,9 +100,8 @@ class MAE(EncoderObjective, kw_only=True):
         encoder, width, prefix = self.encoder, self.decoder_dim, self.prefix_length(self.class_token)
         masked_count(self.masking_ratio, encoder.grid.num_patches)
         if self.norm_pixels and encoder.grid.patch_dim == 1:
-            raise ValueError('norm_pixels=True: patches of a single value have no deviation to divide by')
-        check_masking(self.masking)
-        check_choice('decoder_positions', self.decoder_positions, ('learned', 'sincos'))
+            raise ValueError('norm_pixels=True: patches of a single element have no standard deviation')
+        check_masking(self.masking, encoder.grid.patch)
         if encoder.dim != width:
             self.enc_to_dec = Dense(width, **self.precision)
         self.mask_token = self.param('mask_token', normal(1.0), (width,), self.param_dtype)
@@ -120,25 +129,26 @@ class MAE(EncoderObjective, kw_only=True):
         return jnp.pad(jnp.asarray(sincos_grid(grid, self.decoder_dim)), ((prefix, 0), (0, 0)))
 
     def predict(self, images: Array, masked: Array, visible: Array, train: bool = False) -> Array:
-        """What is predicted of the hidden patches, in the units of the loss, `[b m p]`."""
+        """The predicted pixels of the masked patches, in the units of the loss, `[b m p]`."""
         grid = self.grid_of(images)
         # upstream: with its own ViT and a class token MAE raises an error, since the positions of that have no batch
         # axis any more; here it runs, on the positions of the patches.
         tokens = self.place(self.encoder.embed_tokens(self.encoder.grid.patchify(images)), grid)
-        encoded = self.encode(take(tokens, visible), self.class_token, train)
+        encoded = self.encode(gather_tokens(tokens, visible), self.class_token, train)
         if self.encoder.dim != self.decoder_dim:
             encoded = self.enc_to_dec(encoded)
 
         prefix = encoded.shape[1] - visible.shape[1]
         table = self.decoder_table(grid, prefix).astype(self.mask_token.dtype)
         encoded, mask_token, table = self.promote(encoded, self.mask_token, table)
-        places = jnp.concatenate([visible, masked], axis=1) + prefix
+        positions = jnp.concatenate([visible, masked], axis=1) + prefix
         if prefix:
-            first = jnp.broadcast_to(jnp.arange(prefix, dtype=places.dtype), (len(places), prefix))
-            places = jnp.concatenate([first, places], axis=1)
-        hidden = repeat(mask_token, 'd -> b m d', b=masked.shape[0], m=masked.shape[1])
-        # the decoder does not know the order of its tokens but by their positions: they may stay where they are
-        decoded = self.decoder(jnp.concatenate([encoded, hidden], axis=1) + take_rows(table, places), train=train)
+            first = jnp.broadcast_to(jnp.arange(prefix, dtype=positions.dtype), (positions.shape[0], prefix))
+            positions = jnp.concatenate([first, positions], axis=1)
+        mask_tokens = repeat(mask_token, 'd -> b m d', b=masked.shape[0], m=masked.shape[1])
+        # the decoder knows the order of its tokens by their positions alone: they need not be sorted
+        tokens = jnp.concatenate([encoded, mask_tokens], axis=1) + take_rows(table, positions)
+        decoded = self.decoder(tokens, train=train)
         return self.to_pixels(decoded[:, -masked.shape[1] :])
 
     def draws(self, images: Array, masked: Array | None, visible: Array | None) -> tuple[Array, Array]:
@@ -152,43 +162,49 @@ class MAE(EncoderObjective, kw_only=True):
     def __call__(
         self, images: Array, masked: Array | None = None, visible: Array | None = None, train: bool = False
     ) -> Array:
-        """Mean square error of the hidden pixels, a scalar.
+        """Mean squared error of the masked pixels, a scalar.
 
         Args:
           images: `[b h w c]`.
-          masked: int `[b m]`, the hidden patches of each image, and
+          masked: int `[b m]`, the masked patches of each image, and
           visible: int `[b n-m]`, all others: both of `draw_mask`, or drawn from the rng `mask` if left out.
           train: dropout.
         """
+        return self.losses(images, masked, visible, train).mean()
+
+    def losses(
+        self, images: Array, masked: Array | None = None, visible: Array | None = None, train: bool = False
+    ) -> Array:
+        """Mean squared error of the masked pixels of each image, `[b]`; arguments as for the call."""
         self.initialise_encoder(images)
         masked, visible = self.draws(images, masked, visible)
-        target = to_float32(take(self.encoder.grid.patchify(images), masked))
+        target = to_float32(gather_tokens(self.encoder.grid.patchify(images), masked))
         if self.norm_pixels:
             mean, deviation = patch_statistics(target)
             target = (target - mean) / deviation
-        return jnp.square(to_float32(self.predict(images, masked, visible, train)) - target).mean()
+        return mean_of_each(jnp.square(to_float32(self.predict(images, masked, visible, train)) - target))
 
     def reconstruct(
         self, images: Array, masked: Array | None = None, visible: Array | None = None, train: bool = False
     ) -> Array:
-        """The images with their hidden patches as predicted, `[b h w c] -> [b h w c]`; arguments as for the loss.
+        """The images with their masked patches as predicted, `[b h w c] -> [b h w c]`; arguments as for the loss.
 
-        With `norm_pixels` a patch has the mean and the deviation of the original. Images of integers become float32,
-        in which what is predicted may be less than 0 or more than 255.
+        With `norm_pixels` a patch has the mean and the standard deviation of the original. Images of integers become
+        float32, in which predictions may be below 0 or above 255.
         """
         masked, visible = self.draws(images, masked, visible)
         patches = self.encoder.grid.patchify(images)
         predicted = self.predict(images, masked, visible, train)
         if self.norm_pixels:
-            mean, deviation = patch_statistics(to_float32(take(patches, masked)))
+            mean, deviation = patch_statistics(to_float32(gather_tokens(patches, masked)))
             predicted = to_float32(predicted) * deviation + mean
-        return self.encoder.grid.unpatchify(put(patches, masked, predicted), self.grid_of(images))
+        return self.encoder.grid.unpatchify(scatter_tokens(patches, masked, predicted), self.grid_of(images))
 
     torch_names = {'decoder_pos_emb': 'decoder_pos_emb.weight'}
     torch_ties = patch_embedding_ties('encoder', 'patch_to_emb')
 
 
 def patch_statistics(patches: Array) -> tuple[Array, Array]:
-    """Mean and deviation of each patch, `[b m p] -> [b m 1]` each, as the paper's code has them (unbiased)."""
+    """Mean and standard deviation of each patch, `[b m p] -> [b m 1]` each, as the paper's code has them (unbiased)."""
     deviation = jnp.sqrt(patches.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
     return patches.mean(axis=-1, keepdims=True), deviation

@@ -45,7 +45,7 @@ def test_draws_are_compiled_to_the_same():
 def test_mistakes():
     with pytest.raises(ValueError, match='masking_ratio=1 must be between 0 and 1'):
         masked_count(1, 10)
-    with pytest.raises(ValueError, match=r'masking_ratio=0\.05 hides none of 10 patches'):
+    with pytest.raises(ValueError, match=r'masking_ratio=0\.05 masks none of 10 patches'):
         random_split(KEY, 2, 10, 0.05)
     with pytest.raises(ValueError, match=r'blocks of \(4, 2\) patches do not tile a grid of \(6, 4\) patches'):
         block_split(KEY, 2, (6, 4), 0.6, (4, 2))

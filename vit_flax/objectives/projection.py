@@ -1,14 +1,11 @@
 """What objectives of several views put around an encoder: one of its layers, and a projector behind it."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.typing import DTypeLike
 
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
@@ -145,33 +142,10 @@ def of_views(module: nn.Module, views: Array, train: bool, keeps_statistics: boo
     if keeps_statistics:
         one_by_one = nn.scan(
             lambda network, carry, view: (carry, network(view, train=train)),
-            variable_broadcast=('params', 'teacher', 'constants'),
+            variable_broadcast=('params', 'constants'),
             variable_carry='batch_stats',
             split_rngs={'params': False, 'dropout': True, 'drop_path': True, 'mask': True, 'tokens': True},
         )
         return one_by_one(module, None, views)[1]
     outputs = module(views.reshape(-1, *views.shape[2:]), train=train)
     return jax.tree.map(lambda array: array.reshape(*views.shape[:2], *array.shape[1:]), outputs)
-
-
-def in_collection(name: str, network: Any, dtype: DTypeLike) -> Any:
-    """A class of modules that keeps its parameters in this collection, where no optimizer sees them.
-
-    They are stored in float32 at least, as running averages must be, and read in `dtype`.
-    """
-
-    def exchange(collections: Mapping[str, Any], cast: Callable[[Array], Array]) -> dict[str, Any]:
-        others = {key: value for key, value in collections.items() if key not in ('params', name)}
-        held = {'params': collections.get(name, {}), name: collections.get('params', {})}
-        return {**others, **jax.tree.map(cast, held)}
-
-    def read(stored: Array) -> Array:
-        return stored.astype(dtype) if jnp.finfo(dtype).bits < 32 else stored
-
-    inward, outward = partial(exchange, cast=read), partial(exchange, cast=to_float32)
-    return nn.map_variables(network, ('params', name), inward, outward, mutable=True)
-
-
-def moved(old: Any, new: Any, decay: float | Array) -> Any:
-    """Exponential moving average of two trees, in float32 at least: in 16 bits a decay of 0.996 would move nothing."""
-    return jax.tree.map(lambda a, b: to_float32(b) + (to_float32(a) - to_float32(b)) * decay, old, new)

@@ -1,21 +1,191 @@
-"""Random views of images: crops, colours, mirror, blur. All pure functions of a key, to be compiled.
+"""Views of images, videos and grids that objectives compare: random crops, each with its own change of colours.
 
-Each image of a batch draws for itself. Values run from 0 to 1. Colours need three channels; images
-of another number of channels keep their hue and saturation.
+Each kind of views is a value whose `draw(rng, images)` gives the views as keyword arguments of a loss.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# What happens to a crop: `(rng, images [b h w c]) -> images`.
+from vit_flax.blocks.arguments import check_arguments
+from vit_flax.blocks.checks import pair
+from vit_flax.objectives.augment import byol_augment, photometric_augment
+
+# What is done to a crop: `(rng, images [b h w c]) -> images`.
 Augmentation = Callable[[Array, Array], Array]
 
-# Weights of red, green and blue in brightness, ITU-R 601.
-GREY = np.array([0.299, 0.587, 0.114])
+
+@dataclass(kw_only=True, unsafe_hash=True)
+class MultiCrop:
+    """Two large random crops of each image and several small ones, as of DINO (arXiv:2104.14294).
+
+    Attributes:
+      image_size: height and width of the large crops in pixels, or one number for both; None is that of the images.
+      local_size: height and width of the small crops, for networks that take several sizes; None is that of the large
+        ones.
+      num_local_views: number of small crops of each image.
+      global_lower_crop_scale: smallest area of a large crop, as a fraction of the image's; the largest is 1.
+      local_lower_crop_scale: smallest area of a small crop, as a fraction of the image's.
+      local_upper_crop_scale: largest area of a small crop, as a fraction of the image's.
+      augment_fn, augment_fn2: `(rng, images) -> images`, applied to crops of even and odd index, values from 0 to 1;
+        None is upstream's mixture of jitter, grey, mirror and blur (`augment.byol_augment`).
+      local_augment_fn: the same for all small crops; None is as for the large ones.
+
+    Raises:
+      ValueError: an argument that makes no sense, or a smallest area above the largest.
+    """
+
+    image_size: int | Sequence[int] | None = None
+    local_size: int | Sequence[int] | None = None
+    num_local_views: int = 2
+    global_lower_crop_scale: float = 0.5
+    local_lower_crop_scale: float = 0.05
+    local_upper_crop_scale: float = 0.4
+    augment_fn: Augmentation | None = None
+    augment_fn2: Augmentation | None = None
+    local_augment_fn: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        check_arguments(self)
+        self.scales()
+
+    def draw(self, rng: Array, images: Array) -> dict[str, Array]:
+        """Random crops of images with values from 0 to 1: `global_views` `[2 b h w c]`, `local_views` `[v b h w c]`.
+
+        Upstream, which crops the whole batch at the same position, also subtracts ImageNet's mean: here that is left to
+        the caller.
+        """
+        large, small = self.sizes(images.shape)
+        augment = self.augment_fn or byol_augment, self.augment_fn2 or byol_augment
+        local = (self.local_augment_fn,) * 2 if self.local_augment_fn else augment
+        scales = self.scales()
+        rngs = jax.random.split(rng)
+        return {
+            'global_views': draw_crops(rngs[0], images, 2, large, scales[0], augment),
+            'local_views': draw_crops(rngs[1], images, self.num_local_views, small, scales[1], local),
+        }
+
+    def scales(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Smallest and largest area of the large and of the small crops."""
+        smallest, largest = self.local_lower_crop_scale, self.local_upper_crop_scale
+        if smallest > largest:
+            raise ValueError(f'local_upper_crop_scale={largest} must be at least local_lower_crop_scale={smallest}')
+        return (self.global_lower_crop_scale, 1.0), (smallest, largest)
+
+    def sizes(self, shape: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of the large and of the small crops of images `[b h w c]`."""
+        if len(shape) != 4:
+            raise ValueError(f'images of shape {tuple(shape)} must be [b h w c]: views are crops of images')
+        large = shape[1:3] if self.image_size is None else self.image_size
+        return pair(large, 'image_size'), pair(large if self.local_size is None else self.local_size, 'local_size')
+
+    def shapes(self, images: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """Of the large and the small crops of two such images, for tracing."""
+        large, small = (
+            jax.ShapeDtypeStruct((count, 2, *size, images.shape[-1]), images.dtype)
+            for count, size in zip((2, self.num_local_views), self.sizes(images.shape), strict=True)
+        )
+        return large, small
+
+
+@dataclass(kw_only=True, unsafe_hash=True)
+class VideoCrops:
+    """One large random crop of each video and several small ones of the same size, as of LeVJEPA (arXiv:2608.27395).
+
+    Attributes:
+      image_size: height and width of all crops in pixels, or one number for both; None is that of the videos.
+      local_size: of the small crops; must be the same, since all are encoded together. None is the same.
+      num_local_views: number of small crops of each video.
+      local_crop_scale: smallest and largest area of a small crop, as fractions of a frame's.
+      global_crop_scale: smallest and largest area of a large crop, as fractions of a frame's.
+      local_augment_fn, global_augment_fn: `(rng, videos) -> videos`, values from 0 to 1; None is mirror, jitter and
+        grey for the small crops (`augment.photometric_augment`) and nothing for the large ones.
+      crop_ratio_range: smallest and largest width over height of a crop.
+
+    Raises:
+      ValueError: an argument that makes no sense.
+    """
+
+    image_size: int | Sequence[int] | None = None
+    local_size: int | Sequence[int] | None = 96
+    num_local_views: int = 4
+    local_crop_scale: tuple[float, float] = (0.02, 0.4)
+    global_crop_scale: tuple[float, float] = (0.8, 1.0)
+    local_augment_fn: Augmentation | None = None
+    global_augment_fn: Augmentation | None = None
+    crop_ratio_range: tuple[float, float] = (0.75, 1.3333)
+
+    def __post_init__(self) -> None:
+        check_arguments(self)
+
+    def draw(self, rng: Array, videos: Array) -> dict[str, Array]:
+        """Random crops of videos `[b t h w c]` with values from 0 to 1.
+
+        `global_views` `[1 b t h w c]`, `local_views` `[v b t h w c]`. Upstream, which crops the whole batch at the same
+        position, also subtracts ImageNet's mean: here that is left to the caller.
+        """
+        size = self.size(videos.shape)
+        keys = jax.random.split(rng, self.num_local_views + 1)
+
+        def view(key: Array, scale: tuple[float, float], augment: Augmentation | None) -> Array:
+            where, how = jax.random.split(key)
+            batch, frames, *frame = videos.shape[:4]
+            boxes = draw_boxes(where, batch, tuple(frame), scale, self.crop_ratio_range)
+            images = videos.reshape(-1, *videos.shape[2:])
+            cut = crop(images, jnp.repeat(boxes, frames, axis=0), size, 'cubic')
+            cut = cut.reshape(batch, frames, *cut.shape[1:])
+            return cut if augment is None else augment(how, cut)
+
+        local = self.local_augment_fn or photometric_augment
+        return {
+            'global_views': view(keys[0], self.global_crop_scale, self.global_augment_fn)[None],
+            'local_views': jnp.stack([view(key, self.local_crop_scale, local) for key in keys[1:]]),
+        }
+
+    def size(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the crops of videos `[b t h w c]`."""
+        if len(shape) != 5:
+            raise ValueError(f'videos of shape {tuple(shape)} must be [b t h w c]')
+        size = pair(shape[2:4] if self.image_size is None else self.image_size, 'image_size')
+        if self.local_size is not None and pair(self.local_size, 'local_size') != size:
+            raise ValueError(
+                f'local_size={self.local_size} must equal image_size={self.image_size or size}: all views are '
+                'encoded together'
+            )
+        return size
+
+
+@dataclass(kw_only=True, unsafe_hash=True)
+class GridViews:
+    """Views of grids of any number of axes, changed as the caller says; as of LeVJEPA's `levjepa_nd`.
+
+    Attributes:
+      augment_src, augment_tgt: `(rng, x) -> x`, what makes the source view and the others; None leaves them alone.
+      num_target_aug_views: number of views beside the source.
+    """
+
+    augment_src: Augmentation | None = None
+    augment_tgt: Augmentation | None = None
+    num_target_aug_views: int = 1
+
+    def __post_init__(self) -> None:
+        check_arguments(self)
+
+    def draw(self, rng: Array, x: Array) -> dict[str, Array]:
+        """Views of `[b *grid c]`: `global_views` `[1 b *grid c]`, `local_views` `[v b *grid c]`."""
+        keys = jax.random.split(rng, self.num_target_aug_views + 1)
+
+        def view(key: Array, augment: Augmentation | None) -> Array:
+            return x if augment is None else augment(key, x)
+
+        return {
+            'global_views': view(keys[0], self.augment_src)[None],
+            'local_views': jnp.stack([view(key, self.augment_tgt) for key in keys[1:]]),
+        }
 
 
 def draw_boxes(
@@ -25,14 +195,14 @@ def draw_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Array:
-    """Random boxes inside of an image: top, left, height and width in pixels, `[b 4]`.
+    """Random boxes inside an image: top, left, height and width in pixels, `[b 4]`.
 
     Args:
       rng: a key.
-      batch: how many.
+      batch: number of boxes.
       size: height and width of the image.
-      scale: smallest and largest share of its area.
-      ratio: smallest and largest width over height; a box that does not fit becomes as large as does.
+      scale: smallest and largest area, as fractions of the image's.
+      ratio: smallest and largest width over height; a box that does not fit is cut to the image's height or width.
     """
     keys = jax.random.split(rng, 4)
     height, width = size
@@ -63,7 +233,7 @@ def draw_crops(
     scale: tuple[float, float],
     augment: Sequence[Augmentation],
 ) -> Array:
-    """Several random crops of each image, `[b h w c] -> [v b size c]`; `augment` is gone through in turns."""
+    """Several random crops of each image, `[b h w c] -> [v b size c]`, changed by the elements of `augment` in turn."""
 
     def view(index: int) -> Array:
         where, how = jax.random.split(jax.random.fold_in(rng, index))
@@ -71,112 +241,3 @@ def draw_crops(
         return augment[index % len(augment)](how, crop(images, boxes, size))
 
     return jnp.stack([view(index) for index in range(views)])
-
-
-def sometimes(rng: Array, share: float, changed: Array, images: Array) -> Array:
-    """`changed` for this share of the images, the others as they are."""
-    chosen = jax.random.uniform(rng, (len(images),)) < share
-    return jnp.where(chosen[:, None, None, None], changed, images)
-
-
-def mirror(images: Array) -> Array:
-    """Left and right exchanged."""
-    return images[:, :, ::-1]
-
-
-def grey(images: Array) -> Array:
-    """Brightness in all three channels."""
-    if images.shape[-1] != 3:
-        return images
-    return jnp.broadcast_to((images * GREY.astype(images.dtype)).sum(axis=-1, keepdims=True), images.shape)
-
-
-def blend(images: Array, other: Array, factor: Array) -> Array:
-    """`factor` of the image and the rest of another, within 0 and 1; factor `[b]`."""
-    factor = factor[:, None, None, None].astype(images.dtype)
-    return jnp.clip(images * factor + other * (1 - factor), 0, 1)
-
-
-def turn_hue(images: Array, turns: Array) -> Array:
-    """Hue moved by so many turns of the colour circle, `[b h w 3], [b]`."""
-    if images.shape[-1] != 3:
-        return images
-    red, green, blue = (images[..., i] for i in range(3))
-    value, least = images.max(axis=-1), images.min(axis=-1)
-    chroma = value - least
-    safe = jnp.where(chroma > 0, chroma, 1)
-    from_green_on = jnp.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
-    hue = jnp.where(value == red, (green - blue) / safe % 6, from_green_on)
-    hue = (hue + 6 * turns[:, None, None].astype(images.dtype)) % 6
-    place = (jnp.asarray([5.0, 3.0, 1.0], images.dtype) + hue[..., None]) % 6
-    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
-
-
-def jitter(rng: Array, images: Array, brightness: float, contrast: float, saturation: float, hue: float) -> Array:
-    """Brightness, contrast and saturation times 1 plus or minus so much, hue moved by up to so many turns.
-
-    In this order; torchvision's takes a random one.
-    """
-    keys = jax.random.split(rng, 4)
-
-    def factor(index: int, spread: float) -> Array:
-        return jax.random.uniform(keys[index], (len(images),), minval=max(0.0, 1 - spread), maxval=1 + spread)
-
-    images = blend(images, jnp.zeros_like(images), factor(0, brightness))
-    mean = grey(images).mean(axis=(1, 2, 3), keepdims=True)
-    images = blend(images, mean, factor(1, contrast))
-    images = blend(images, grey(images), factor(2, saturation))
-    return turn_hue(images, jax.random.uniform(keys[3], (len(images),), minval=-hue, maxval=hue))
-
-
-def blur(images: Array, sigma: Array, size: int) -> Array:
-    """Gaussian blur with a window of `size` pixels, edges reflected; sigma `[b]` in pixels."""
-    reach = size // 2
-    offsets = jnp.arange(-reach, reach + 1)
-    weights = jnp.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
-    weights = (weights / weights.sum(axis=-1, keepdims=True)).astype(images.dtype)
-    for axis in (1, 2):
-        padding = [(reach, reach) if i == axis else (0, 0) for i in range(4)]
-        wide = jnp.pad(images, padding, mode='reflect')
-        shifted = (jax.lax.slice_in_dim(wide, i, i + images.shape[axis], axis=axis) for i in range(size))
-        images = jnp.stack([part * weights[:, i, None, None, None] for i, part in enumerate(shifted)]).sum(axis=0)
-    return images
-
-
-def solarise(images: Array, threshold: float = 0.5) -> Array:
-    """What is brighter than the threshold is inverted."""
-    return jnp.where(images >= threshold, 1 - images, images)
-
-
-def byol_augment(rng: Array, images: Array) -> Array:
-    """Upstream's mixture: jitter, grey, mirror, blur with a window of 3 pixels."""
-    keys = jax.random.split(rng, 6)
-    images = sometimes(keys[0], 0.3, jitter(keys[1], images, 0.8, 0.8, 0.8, 0.2), images)
-    images = sometimes(keys[2], 0.2, grey(images), images)
-    images = sometimes(keys[3], 0.5, mirror(images), images)
-    sigma = jax.random.uniform(keys[5], (len(images),), minval=1.0, maxval=2.0)
-    return sometimes(keys[4], 0.2, blur(images, sigma, 3), images)
-
-
-def dino_augment(rng: Array, images: Array, blurred: float = 0.5, solarised: float = 0.0) -> Array:
-    """DINO's (arXiv:2104.14294, after BYOL's): mirror, jitter, grey, and shares of blur and solarisation."""
-    keys = jax.random.split(rng, 7)
-    images = sometimes(keys[0], 0.5, mirror(images), images)
-    images = sometimes(keys[1], 0.8, jitter(keys[2], images, 0.4, 0.4, 0.2, 0.1), images)
-    images = sometimes(keys[3], 0.2, grey(images), images)
-    if blurred:
-        # a tenth of the image, as SimCLR's (arXiv:2002.05709)
-        size = max(3, round(0.1 * min(images.shape[1:3])) // 2 * 2 + 1)
-        sigma = jax.random.uniform(keys[5], (len(images),), minval=0.1, maxval=2.0)
-        images = sometimes(keys[4], blurred, blur(images, sigma, size), images)
-    return sometimes(keys[6], solarised, solarise(images), images)
-
-
-def photometric_augment(rng: Array, videos: Array) -> Array:
-    """LeVJEPA's for small crops: mirror, jitter and grey, the same for all frames of a video, `[b t h w c]`."""
-    keys = jax.random.split(rng, 4)
-    # frames one below the other: what follows knows no height
-    images = videos.reshape(len(videos), -1, *videos.shape[3:])
-    images = sometimes(keys[0], 0.5, mirror(images), images)
-    images = sometimes(keys[1], 0.8, jitter(keys[2], images, 0.4, 0.4, 0.2, 0.1), images)
-    return sometimes(keys[3], 0.2, grey(images), images).reshape(videos.shape)

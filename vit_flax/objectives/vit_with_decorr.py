@@ -8,16 +8,16 @@ from typing import Any
 
 from jax import Array
 
-from vit_flax.blocks.module import Module
 from vit_flax.objectives.classify import cross_entropy
+from vit_flax.objectives.objective import Objective
 
 
-class DecorrelatedClassification(Module, kw_only=True):
-    """Cross entropy and decorrelation (arXiv:2510.14657): images `[b h w c]` and labels to a loss.
+class DecorrelatedClassification(Objective, kw_only=True):
+    """Cross-entropy and decorrelation (arXiv:2510.14657): images `[b h w c]` and labels to a loss.
 
     Attributes:
       encoder: `vit_flax.models.vit_with_decorr.ViT`.
-      weight: of the decorrelation loss.
+      weight: weight of the decorrelation loss.
     """
 
     encoder: Any
@@ -30,11 +30,11 @@ class DecorrelatedClassification(Module, kw_only=True):
 
         Args:
           images: `[b h w c]`.
-          labels: int `[b]`, or shares of the classes `[b num_classes]`.
+          labels: int `[b]`, or probabilities of the classes `[b num_classes]`.
           train: dropout.
-          sampled_tokens: which tokens the decorrelation loss looks at, see `models.vit_with_decorr`; drawn from the
-            rng `tokens` if the encoder looks at a sample and they are left out.
+          sampled_tokens: the tokens of the decorrelation loss, see `models.vit_with_decorr`; drawn from the rng
+            `tokens` if the encoder samples them and they are left out.
         """
-        wishes = dict(return_decorr_aux_loss=True, sampled_tokens=sampled_tokens)
-        logits, decorrelation = self.encoder(images, train=train, **wishes)
+        options = dict(return_decorr_aux_loss=True, sampled_tokens=sampled_tokens)
+        logits, decorrelation = self.encoder(images, train=train, **options)
         return cross_entropy(logits, labels) + self.weight * decorrelation, decorrelation

@@ -18,7 +18,7 @@ from vit_flax.blocks.kernels.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu, uniform_by_fan_in
 from vit_flax.blocks.transformer import Transformer
-from vit_flax.weights.ops import Chain, Permute, UnitAxes
+from vit_flax.blocks.weight_ops import Chain, Permute, UnitAxes
 
 
 def iterative_inverse(x: Array, iterations: int = 6, scale_each: bool = False) -> Array:
@@ -166,7 +166,7 @@ class Nystromformer(Module, kw_only=True):
       scale_each_map: start the inverse of each map at its own norms, as the paper does, not at those of
         the whole batch, as nystrom-attention does.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: tokens of another width, or an even kernel.

@@ -145,7 +145,7 @@ class Encoder(Module, kw_only=True):
       use_rmsnorm: RMSNorm instead of LayerNorm; `use_simple_rmsnorm`: without factors; `use_scalenorm`: with
         one factor for all channels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
       ValueError: tokens of another width, two kinds of norm or of activation, or a single head that is not as
@@ -229,6 +229,4 @@ class Encoder(Module, kw_only=True):
         'blocks': '',
         'blocks/block_{i}/attention': 'layers.{2*i}',
         'blocks/block_{i}/feedforward': 'layers.{2*i+1}',
-        'blocks/block/attention': 'layers.{2*i}',
-        'blocks/block/feedforward': 'layers.{2*i+1}',
     }

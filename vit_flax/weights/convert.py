@@ -12,10 +12,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.module import example_inputs as of_model
 from vit_flax.printing import shown
+from vit_flax.weights import huggingface, vit_pytorch
 from vit_flax.weights.formats.pytorch import from_tensor
 from vit_flax.weights.table import Table, build_table
 
-SOURCES = ('vit_pytorch',)
+# Each translates a state dict to the newest vit-pytorch's names and back.
+SOURCES = {'vit_pytorch': vit_pytorch, 'huggingface': huggingface}
 
 # Of names whose likeness is looked at, to say which is the nearest.
 MAX_PAIRS = 10**6
@@ -34,7 +36,7 @@ def from_torch(
       state_dict: names to torch tensors or numpy arrays.
       *example_inputs: inputs, or `jax.ShapeDtypeStruct`s, that the model can be traced with;
         the model's own `example_input()` if left out.
-      source: where the names come from; `vit_pytorch`.
+      source: where the names come from: `vit_pytorch`, or `huggingface` for SigLIP.
       **kwargs: further arguments of the model's call.
 
     Returns:
@@ -44,14 +46,10 @@ def from_torch(
     Raises:
       ValueError: one report of all names that are missing, unexpected or of another shape.
     """
-    check_choice('source', source, SOURCES)
+    check_choice('source', source, tuple(SOURCES))
     table = build_table(model, *_inputs(model, example_inputs), **kwargs)
     arrays = {name: _to_numpy(value) for name, value in state_dict.items()}
-    modernise = getattr(model, 'from_older_torch', None)
-    if modernise is not None:
-        count, arrays = len(arrays), modernise(arrays)
-        if len(arrays) < count:
-            raise ValueError('the state dict holds names of several releases: two of them are the same in the newest')
+    arrays = SOURCES[source].read(model, arrays)
     _check(table, arrays)
     # A copy: on a CPU JAX may otherwise share the memory of the caller's tensors. Made by numpy, since jnp.array would
     # compile a program for each shape.
@@ -67,7 +65,7 @@ def to_torch(
       model: the Flax model.
       variables: its variables; collections that torch does not know (taps) are left out.
       *example_inputs: as for `from_torch`.
-      source: whose names to write; `vit_pytorch`, in its newest release's layout.
+      source: whose names to write: `vit_pytorch`, in its newest release's layout, or `huggingface` for SigLIP.
       **kwargs: further arguments of the model's call.
 
     Returns:
@@ -76,7 +74,7 @@ def to_torch(
     Raises:
       ValueError: variables are missing or of another shape.
     """
-    check_choice('source', source, SOURCES)
+    check_choice('source', source, tuple(SOURCES))
     table = build_table(model, *_inputs(model, example_inputs), **kwargs)
     leaves = flatten_dict(dict(variables))
     wrong = [
@@ -94,7 +92,7 @@ def to_torch(
         # torch counts batches in 64 bits
         array = array.astype(np.int64) if entry.path[-1] == 'count' else array
         state_dict |= entry.to_torch(array)
-    return state_dict
+    return SOURCES[source].write(model, state_dict)
 
 
 def _inputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,11 +1,13 @@
 """The correspondence between a model's variables and a PyTorch state dict.
 
 Tracing the model shapes-only tells which module owns each variable. A path is then translated from
-the root down: each module's `torch_names` rows name its children on the other side (`{i}` stands
-for any number, in torch's name also as `{2*i+1}`; a row may reach several levels down and wins over
-the child's own), a child without a row keeps its name, and the leaf follows from what Flax calls
-it. A number that only torch's name has is a layer of a scanned stack: its leaves are joined along
-a leading axis. Where torch has one array under several names, or a whole module, a module's `torch_ties` gives the
+the root down: each module's `torch_names` rows, its own and those of its base classes, name its
+children on the other side (`{i}` stands for any number, in torch's name also as `{2*i+1}`; a row may
+reach several levels down and wins over the child's own; a pair of a name and rows gives the child
+other rows than its class has), a child without a row keeps its name, and the leaf follows from what
+Flax calls it. A row for `block_{i}` also names `block`, the scanned stack of these blocks, whose
+leaves are joined along a leading axis: a number that only torch's name has is a layer of a stack.
+Where torch has one array under several names, or a whole module, a module's `torch_ties` gives the
 others.
 """
 
@@ -20,8 +22,8 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from vit_flax.blocks.weight_ops import KEEP, Op, kernel_op
 from vit_flax.taps import Call, watch
-from vit_flax.weights.ops import KEEP, Op, kernel_op
 
 Path = tuple[str, ...]
 Rows = Mapping[Path, Mapping[str, Any]]
@@ -100,7 +102,7 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
 
     with watch(before=remember):
         shapes = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, **kwargs), *example_inputs)
-    rows = {path: getattr(type(module), 'torch_names', {}) for path, module in modules.items()}
+    rows = {path: torch_names(type(module)) for path, module in modules.items()}
 
     ties: dict[Path, tuple[str, ...]] = {}
     for path, module in modules.items():
@@ -133,6 +135,11 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
     return Table(tuple(entries), constants, {path: _translate(rows, path)[0] for path in modules})
 
 
+def torch_names(cls: type) -> dict[str, Any]:
+    """The rows of a class and of those that it derives from; its own come before theirs."""
+    return {key: target for base in reversed(cls.__mro__) for key, target in vars(base).get('torch_names', {}).items()}
+
+
 def _tied(path: Path, names: tuple[str, ...], ties: Mapping[Path, tuple[str, ...]], rows: Rows) -> tuple[str, ...]:
     """Further names of a variable: its own ties, and those of the modules that it stands in."""
     found = list(ties.get(path, ()))
@@ -146,20 +153,24 @@ def _tied(path: Path, names: tuple[str, ...], ties: Mapping[Path, tuple[str, ...
 def _translate(rows: Rows, path: Path) -> tuple[str, Op | None]:
     """Torch's dotted name of a module or variable, numbers that only torch has left as `{i}`."""
     done, name, op = 0, [], None
+    given: Mapping[str, Any] | None = None
     while done < len(path):
         here, rest = path[:done], path[done:]
-        candidates = sorted(rows.get(here, {}).items(), key=lambda row: -row[0].count('/'))
+        candidates = sorted((given or rows.get(here, {})).items(), key=lambda row: -row[0].count('/'))
         for key, target in candidates:
             length = key.count('/') + 1
             match = re.fullmatch(_pattern(key), '/'.join(rest[:length]))
             if match:
-                target, op = (target, None) if isinstance(target, str) else target
-                name.append(_fill(target, match.groupdict()))
+                target, detail = (target, None) if isinstance(target, str) else target
+                given, op = (detail, None) if isinstance(detail, Mapping) else (None, detail)
+                numbers = {letter: number for letter, number in match.groupdict().items() if number}
+                name.append(_fill(target, numbers))
                 done += length
                 break
         else:
             is_leaf = done == len(path) - 1 and path not in rows
             name.append(LEAVES.get(rest[0], rest[0]) if is_leaf else rest[0])
+            given = None
             done += 1
     return '.'.join(filter(None, name)), op
 
@@ -175,7 +186,8 @@ def _number(match: re.Match, value: str) -> str:
 
 
 def _pattern(key: str) -> str:
-    return re.sub(r'\\\{(\w+)\\\}', r'(?P<\1>[0-9]+)', re.escape(key))
+    pattern = re.sub(r'\\\{(\w+)\\\}', r'(?P<\1>[0-9]+)', re.escape(key))
+    return re.sub(r'\bblock_(\(\?P<\w+>\[0-9\]\+\))(?=/|$)', r'block(?:_\1)?', pattern)
 
 
 def _expand(pattern: str, stack: tuple[int, ...]) -> tuple[str, ...]:
