@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from parity_tests.bridge import Pair, make_pair, relative_error
 from parity_tests.case import Case, all_cases
 from parity_tests.specimen import specimen
 from parity_tests.upstream import upstream_module
+from vit_flax.taps import watch
 from vit_flax.wrappers.extractor import Extractor
 from vit_flax.wrappers.recorder import Recorder
 
@@ -112,12 +112,11 @@ def calls(pair):
     """The modules of a model, one for each call, and what it shows."""
     found = []
 
-    def remember(next_fun, args, kwargs, context):
-        if context.method_name == '__call__':
-            found.append(context.module)
-        return next_fun(*args, **kwargs)
+    def remember(call):
+        if call.method == '__call__':
+            found.append(call.module)
 
-    with nn.intercept_methods(remember):
+    with watch(before=remember):
         _, state = jax.eval_shape(partial(pair.flax.apply, mutable=['intermediates']), pair.variables, *pair.inputs)
     return found, state.get('intermediates', {})
 
