@@ -102,6 +102,7 @@ PER_MODEL = {
     'refused': lambda: (all_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
     'objective_case': lambda: (all_objective_cases(), lambda case: case.id),
     'first_objective_case': lambda: (first_objective_cases(), lambda case: case.stem),
+    'representative_objective': lambda: (others_exhaustive(first_objective_cases()), lambda case: case.stem),
     'encoder_case': lambda: (encoder_cases(), lambda case: case.id),
     'refused_objective': lambda: (all_objective_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
 }
