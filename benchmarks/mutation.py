@@ -381,7 +381,7 @@ def copied() -> Path:
     return folder
 
 
-def forked(folder: Path, runs: list[list[str]], limit: float) -> tuple[int | None, str]:
+def forked(folder: Path, arguments: list[str], limit: float) -> tuple[int | None, str]:
     """Exit code of pytest, None if it took longer than the limit, and the end of what it printed."""
     said = folder / 'said.txt'
     child = os.fork()
@@ -397,10 +397,7 @@ def forked(folder: Path, runs: list[list[str]], limit: float) -> tuple[int | Non
 
         code = 3
         try:
-            for arguments in runs:
-                code = int(pytest.main(['-x', '-q', '-n', '0', '--durations=0', '--tb=line', *arguments]))
-                if code:
-                    break
+            code = int(pytest.main(['-x', '-q', '-n', '0', '--durations=0', '--tb=line', *arguments]))
         finally:
             os._exit(code)
     end = time.monotonic() + limit
@@ -430,11 +427,14 @@ def attempt(folder: Path, mistake: Mistake, limit: float) -> dict[str, object]:
     try:
         ast.parse(wrong)
         target.write_text(wrong)
-        code, said = forked(folder, runs, limit)
+        for arguments in runs:
+            code, said = forked(folder, arguments, limit - (time.monotonic() - began))
+            if code != SURVIVED:
+                break
     finally:
         target.write_text(text)
     if code is not None and code > max(CAUGHT):
-        raise RuntimeError(f'pytest {runs} ended with {code}:\n{said}')
+        raise RuntimeError(f'pytest {" ".join(arguments)} ended with {code}:\n{said}')
     result = 'time' if code is None else 'survived' if code == SURVIVED else 'caught'
     by = re.search(r'^(?:FAILED|ERROR) (\S+)', said, re.MULTILINE)
     return {
