@@ -28,13 +28,13 @@ class LeVJEPAND(LeVJEPALoss, GridViews, kw_only=True):
         super().setup()
         encoder = self.encoder
         given = (self.input_shape,) * encoder.ndim if isinstance(self.input_shape, int) else tuple(self.input_shape)
-        if given != tuple(encoder.lengths):
-            raise ValueError(f'input_shape={given} must be that of the encoder, {tuple(encoder.lengths)}')
+        if given != tuple(encoder.grid.lengths):
+            raise ValueError(f'input_shape={given} must be that of the encoder, {tuple(encoder.grid.lengths)}')
 
     @classmethod
     def paper(cls, encoder: Any, input_shape: int | Sequence[int] | None = None, **changes: Any) -> Self:
         """The paper's: each input's views are compared with its own source."""
-        shape = encoder.lengths if input_shape is None else input_shape
+        shape = encoder.grid.lengths if input_shape is None else input_shape
         return cls(encoder=encoder, input_shape=shape, **{**cls.PAPER, **changes})
 
     def draw(self, rng: Array, x: Array) -> dict[str, Array]:
