@@ -39,7 +39,8 @@ class Frozen:
     def call(self, function: Callable, args: tuple, kwargs: Mapping[str, Any], context: Any) -> Any:
         """For `nn.intercept_methods`: a module of which nothing is trained is evaluated. It uses its statistics and
         does not update them, and its dropout is off."""
-        if not self._modules.get(self._followed(context.module.path), False):
+        # what is not bound, such as a method that draws, has no parameters
+        if context.module.scope is None or not self._modules.get(self._followed(context.module.path), False):
             return function(*args, **kwargs)
         places = list(inspect.signature(context.orig_method).parameters)
         if 'train' in places:

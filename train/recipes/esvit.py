@@ -1,8 +1,9 @@
 """EsViT on CIFAR-10: DINO for networks that end in a feature map, whose positions are compared too.
 
 What: beside the whole view, each position of the student's feature map predicts the teacher's output at the most
-similar position (EsViT, arXiv:2106.09785); two large crops and four small ones of half the size, 512 prototypes; a small CvT
-(arXiv:2103.15808) with a map of 4x4 positions. k-NN and a linear probe on the teacher's features at each evaluation.
+similar position (EsViT, arXiv:2106.09785); two large crops and four small ones of half the size, 512 prototypes; a
+small CvT (arXiv:2103.15808) with a map of 4x4 positions. k-NN and a linear probe on the teacher's features at each
+evaluation.
 Command: python -m train esvit --data.path DIR, on others --data.name NAME --data.path DIR
 Hardware: any CPU.
 Time: 7 minutes on two CPU cores, at 105 to 115 images a second

@@ -28,13 +28,13 @@ class LeVJEPAND(LeVJEPALoss, GridViews, kw_only=True):
         super().setup()
         encoder = self.encoder
         given = (self.input_shape,) * encoder.ndim if isinstance(self.input_shape, int) else tuple(self.input_shape)
-        if given != tuple(encoder.lengths):
-            raise ValueError(f'input_shape={given} must be that of the encoder, {tuple(encoder.lengths)}')
+        if given != encoder.grid.lengths:
+            raise ValueError(f'input_shape={given} must be that of the encoder, {encoder.grid.lengths}')
 
     @classmethod
     def paper(cls, encoder: Any, input_shape: int | Sequence[int] | None = None, **changes: Any) -> Self:
         """The paper's: each input's views are compared with its own source."""
-        shape = encoder.lengths if input_shape is None else input_shape
+        shape = encoder.grid.lengths if input_shape is None else input_shape
         return cls(encoder=encoder, input_shape=shape, **{**cls.PAPER, **changes})
 
     def draw(self, rng: Array, x: Array) -> dict[str, Array]:
@@ -44,7 +44,7 @@ class LeVJEPAND(LeVJEPALoss, GridViews, kw_only=True):
         """
         for_views, for_patches, for_loss = jax.random.split(rng, 3)
         views = GridViews.draw(self, for_views, x)
-        kept = self.draw_kept_patches(for_patches, views, self.encoder.grid.num_patches)
+        kept = self.draw_kept_patches(for_patches, **views)
         return {**views, **kept, **LeVJEPALoss.draw(self, for_loss, x)}
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:
