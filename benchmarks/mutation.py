@@ -336,20 +336,22 @@ def users(file: str, folder: str) -> list[str]:
     return sorted(name for name in reached if name.startswith(folder))
 
 
-def tests(mistake: Mistake) -> list[str]:
-    """Arguments of pytest: what is quick and likely to fail comes first."""
+def tests(mistake: Mistake) -> list[list[str]]:
+    """Arguments of pytest, of one run after the other: what is quick and likely to fail comes first."""
     file, path = mistake.file, Path(mistake.file)
     own = [str(path.with_name(f'{path.stem}_test.py')), f'parity_tests/test_{path.stem}.py']
     own = [name for name in own if (ROOT / name).exists()]
     if mistake.part == 'weights':
-        return [*own, 'vit_flax/weights', 'parity_tests/test_weights.py', 'parity_tests/test_wrappers.py']
+        return [[*own, 'vit_flax/weights', 'parity_tests/test_weights.py', 'parity_tests/test_wrappers.py']]
     if mistake.part == 'trainer':
         reached = [name for name in users(file, 'train/') if name.endswith('_test.py')]
         near = [name for name in reached if file in imports(name)]
-        return list(dict.fromkeys([*own, *near, *reached[:FEW], 'train/loop_test.py']))
+        return [list(dict.fromkeys([*own, *near, *reached[:FEW], 'train/loop_test.py']))]
     stems = [path.stem] if path.stem in all_stems() else some_users(file)
     every = sorted(str(name.relative_to(ROOT)) for name in (ROOT / 'parity_tests').glob('test_*.py'))
-    return list(dict.fromkeys([*own, 'parity_tests/test_parity.py', *every, f'--stem={",".join(stems)}']))
+    of_models = list(dict.fromkeys(['parity_tests/test_parity.py', *every, f'--stem={",".join(stems)}']))
+    # with --stem the tests that are of no model are left out
+    return [own, of_models] if own else [of_models]
 
 
 @cache
@@ -421,11 +423,14 @@ def attempt(folder: Path, mistake: Mistake, limit: float) -> dict[str, object]:
     end = mistake.start + len(mistake.before)
     wrong = text[: mistake.start] + mistake.after + text[end:]
     began = time.monotonic()
-    arguments = tests(mistake)
+    runs = tests(mistake)
     try:
         ast.parse(wrong)
         target.write_text(wrong)
-        code, said = forked(folder, arguments, limit)
+        for arguments in runs:
+            code, said = forked(folder, arguments, limit - (time.monotonic() - began))
+            if code != SURVIVED:
+                break
     finally:
         target.write_text(text)
     if code is not None and code > max(CAUGHT):

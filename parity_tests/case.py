@@ -236,9 +236,10 @@ def batch_norm_cases() -> tuple[Case, ...]:
 
 
 # One model of each kind of part: plain blocks; convolutions with statistics; windows; packed images; tokens that are
-# left out; one block many times; time; Fourier transforms.
+# left out; one block many times; time; Fourier transforms. And objectives: pixels; a teacher with centres; statistics
+# of a batch.
 REPRESENTATIVES = (
-    'vit', 'cvt', 'max_vit', 'na_vit', 'ats_vit', 'looped_vit', 'vivit', 'simple_vit_with_fft',
+    'vit', 'cvt', 'max_vit', 'na_vit', 'ats_vit', 'looped_vit', 'vivit', 'simple_vit_with_fft', 'mae', 'dino', 'lejepa',
 )  # fmt: skip
 
 
@@ -246,7 +247,7 @@ REPRESENTATIVES = (
 def scannable_cases() -> tuple[Case, ...]:
     """A case of each model whose trunk can be scanned: in training mode, if it keeps statistics."""
     cases = {case.stem: case for case in (*first_cases(), *batch_norm_cases())}
-    return tuple(case for case in cases.values() if hasattr(case.flax_model(), 'scan'))
+    return tuple(case for case in cases.values() if case.flax_model().takes('scan'))
 
 
 @cache

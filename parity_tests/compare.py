@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from flax import linen as nn
 
 from parity_tests.bridge import Pair, Run, apply_flax, make_pair, relative_error, run_flax, run_torch
 from parity_tests.case import Case
+from vit_flax.taps import Call, watch
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,14 @@ def first_difference(pair: Pair) -> str:
 
     agreed = 'the input'
 
-    def remember(next_fun, args, kwargs, context):
-        output = next_fun(*args, **kwargs)
-        path = tuple(context.module.path)
-        name = pair.table.modules.get(path)
-        if context.method_name == '__call__' and name in theirs and path not in seen:
-            seen[path] = (_arrays(args), _arrays(output), name)
-        return output
+    def remember(call: Call, output: Any) -> None:
+        name = pair.table.modules.get(call.path)
+        if call.method == '__call__' and name in theirs and call.path not in seen:
+            seen[call.path] = (_arrays(call.args), _arrays(output), name)
 
     seen: dict[tuple[str, ...], tuple[list[np.ndarray], list[np.ndarray], str]] = {}
     state = sorted({'batch_stats', *pair.variables} - {'params'})
-    with nn.intercept_methods(remember):
+    with watch(after=remember):
         apply_flax(pair, pair.variables, pair.inputs, pair.case.call, state)
     for path, (inputs, outputs, name) in seen.items():
         wanted_inputs, wanted_outputs = theirs[name]

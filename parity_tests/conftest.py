@@ -1,39 +1,16 @@
-"""Eight simulated devices, float64, quick compilation."""
+"""Doubles, and the tests of each model: the flags and devices are those of the conftest.py above."""
 
-import gc
-import os
-from importlib.metadata import version
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
 
-# Must be set before JAX starts: here compiling takes the time, not running. Each of the first two halves it, the
-# third saves a little. The last is patience: eight devices on a busy machine of two cores may wait for minutes.
-FLAGS = (
-    '--xla_backend_optimization_level=0',
-    '--xla_llvm_disable_expensive_passes=true',
-    '--xla_cpu_parallel_codegen_split_count=1',
-    '--xla_cpu_collective_call_terminate_timeout_seconds=600',
-)
-# This one halves it too; later versions end the process at a flag that they do not know.
-if version('jaxlib').startswith('0.10.'):
-    FLAGS += ('--xla_cpu_use_fusion_emitters=false',)
-os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
+import jax
+import pytest
+import torch
+from _pytest.mark import ParameterSet
 
-# The workers of a parallel run are new processes: they get their memory in large pages, which saves them a fifth of
-# their time, and look less often for cycles among the millions of objects that tracing leaves, which saves a tenth.
-os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
-gc.set_threshold(20_000, 20, 20)
-
-from collections.abc import Iterable  # noqa: E402
-from functools import lru_cache  # noqa: E402
-from typing import Any  # noqa: E402
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from _pytest.mark import ParameterSet  # noqa: E402
-
-from benchmarks.arguments import constructors  # noqa: E402
-from conftest import stem_of, subject  # noqa: E402
-from vit_flax.weights import convert, table  # noqa: E402
+from conftest import stem_of, subject
+from vit_flax.weights import convert, table
 
 _build_table = table.build_table
 _kept_table = lru_cache(maxsize=32)(_build_table)
@@ -47,8 +24,10 @@ def build_table(model: Any, *example_inputs: Any, **kwargs: Any) -> table.Table:
         return _build_table(model, *example_inputs, **kwargs)
 
 
+# before others import it
 convert.build_table = table.build_table = build_table
 
+from benchmarks.arguments import constructors  # noqa: E402
 from parity_tests import specimen  # noqa: E402
 from parity_tests.case import (  # noqa: E402
     REPRESENTATIVES,
@@ -66,7 +45,6 @@ from parity_tests.objective_case import (  # noqa: E402
     first_objective_cases,
 )
 
-jax.config.update('jax_num_cpu_devices', 8)
 torch.set_num_threads(1)
 
 
@@ -102,6 +80,7 @@ PER_MODEL = {
     'refused': lambda: (all_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
     'objective_case': lambda: (all_objective_cases(), lambda case: case.id),
     'first_objective_case': lambda: (first_objective_cases(), lambda case: case.stem),
+    'representative_objective': lambda: (others_exhaustive(first_objective_cases()), lambda case: case.stem),
     'encoder_case': lambda: (encoder_cases(), lambda case: case.id),
     'refused_objective': lambda: (all_objective_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
 }

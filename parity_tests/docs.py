@@ -32,7 +32,7 @@ def paper_sizes(stem: str) -> tuple[int, int]:
     """Parameters at the paper's size, in Flax and in upstream; nothing is allocated where that can be helped."""
     build = model_info(stem).build
     # one layer of a stack is traced for all
-    scan = {'scan': True} if hasattr(build, 'scan') else {}
+    scan = {'scan': True} if build.takes('scan') else {}
     model = build(**model_info(stem).paper_size, **scan)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))['params']
     try:

@@ -26,7 +26,7 @@ def shapes(model, case: Case, **call):
     return variables, output, state.get('intermediates', {})
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def model(first_case: Case) -> Backbone:
     model = first_case.flax_model()
     assert isinstance(model, Backbone)

@@ -51,8 +51,8 @@ def test_witness_equals_upstream(objective_case: ObjectiveCase):
     assert not problems, f'{case.id} differs from upstream, first in {problems[0]}'
 
 
-def test_compiled_equals_eager_and_bfloat16_is_finite(first_objective_case: ObjectiveCase):
-    case = first_objective_case.at(0)
+def test_compiled_equals_eager_and_bfloat16_is_finite(representative_objective: ObjectiveCase):
+    case = representative_objective.at(0)
     pair = make_objective_pair(case)
 
     def run(model, variables, inputs):
@@ -79,9 +79,9 @@ def test_compiled_equals_eager_and_bfloat16_is_finite(first_objective_case: Obje
     assert abs(float(loss) - float(eager[0][0])) <= 0.2 * abs(float(eager[0][0]))
 
 
-def test_sharded_equals_one_device(first_objective_case: ObjectiveCase):
+def test_sharded_equals_one_device(representative_objective: ObjectiveCase):
     """Batch over two devices, every parameter and state that can be quartered over four others, along explicit axes."""
-    case = first_objective_case.at(0)
+    case = representative_objective.at(0)
     pair = make_objective_pair(case)
     mesh = jax.make_mesh((2, 4), ('data', 'fsdp'))
 

@@ -1,19 +1,19 @@
 """Recorder and Extractor: upstream's numbers for ViT, and every attention of every model."""
 
 import inspect
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from parity_tests.bridge import Pair, make_pair, relative_error
 from parity_tests.case import Case, all_cases
 from parity_tests.specimen import specimen
 from parity_tests.upstream import upstream_module
+from vit_flax.taps import watch
 from vit_flax.wrappers.extractor import Extractor
 from vit_flax.wrappers.recorder import Recorder
 
@@ -72,7 +72,7 @@ def test_every_attention_of_every_model(first_case: Case):
     """Rows of a softmax sum to one."""
     pair = specimen(first_case).pair
     maps = maps_of(pair)
-    heads = sum(bool(TAPPING & called_names(module)) for module in calls(pair)[0])
+    heads = sum(bool(TAPPING & called_names(module)) for module in calls(first_case.id)[0])
     assert len(maps) == heads > 0
     for attention in maps.values():
         # windows of an image count as a batch of their own
@@ -99,7 +99,7 @@ def called_names(module):
 def test_embeddings_of_every_model(first_case: Case):
     """What the first part of the model gives, and what its head takes, by shape alone."""
     pair = specimen(first_case).pair
-    modules, shown = calls(pair)
+    modules, shown = calls(first_case.id)
     part = next('/'.join(module.path) for module in modules if len(module.path) == 1)
     _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(embeddings)), part
@@ -108,16 +108,17 @@ def test_embeddings_of_every_model(first_case: Case):
     assert all(latent.shape[0] == 2 and latent.ndim in (2, 4) for latent in latents)
 
 
-def calls(pair):
-    """The modules of a model, one for each call, and what it shows."""
+@lru_cache(maxsize=1)
+def calls(case_id: str) -> tuple[list[nn.Module], dict[str, Any]]:
+    """The modules of a case's model, one for each call, and what it shows."""
+    pair = specimen(next(case for case in all_cases() if case.id == case_id)).pair
     found = []
 
-    def remember(next_fun, args, kwargs, context):
-        if context.method_name == '__call__':
-            found.append(context.module)
-        return next_fun(*args, **kwargs)
+    def remember(call):
+        if call.method == '__call__':
+            found.append(call.module)
 
-    with nn.intercept_methods(remember):
+    with watch(before=remember):
         _, state = jax.eval_shape(partial(pair.flax.apply, mutable=['intermediates']), pair.variables, *pair.inputs)
     return found, state.get('intermediates', {})
 

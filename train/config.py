@@ -62,7 +62,7 @@ class Optim:
     groups: tuple[tuple[str, Group], ...] = (('.*/kernel', 'decay'), ('.*', 'plain'))
     """Ordered pairs: a regular expression over whole parameter paths, and whether its parameters decay, are trained
     without decay, or are frozen. The first match wins, and every parameter must match. Modules whose parameters
-    are all frozen run in evaluation mode: their BatchNorm statistics are used, not updated, their dropout is off."""
+    are all frozen run in evaluation mode: BatchNorm statistics are used, not updated, and dropout is off."""
     layer_decay: float = 1.0
     """Layer-wise learning rate decay: the factor between a block and the one before it, as in BEiT (arXiv:2106.08254);
     for fine-tuning, such as 0.75."""

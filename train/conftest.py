@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from conftest import FLAGS
 from train.log import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,19 +23,6 @@ TINY = [
     '--model.mlp-dim=24', '--model.dropout=0.1', '--optim.ema=0.9', '--steps=24', '--eval-every=6',
     '--save-every=4', '--log-every=3', '--no-plots',
 ]  # fmt: skip
-
-# Compiles in less than half of the time, and lets eight devices on a busy machine wait for each other.
-FAST = (
-    '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true '
-    '--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_collective_call_terminate_timeout_seconds=600'
-)
-# later versions end the process at a flag that they do not know
-if version('jaxlib').startswith('0.10.'):
-    FAST += ' --xla_cpu_use_fusion_emitters=false'
-
-os.environ.setdefault('XLA_FLAGS', FAST)
-if jax.config.jax_num_cpu_devices != 8:  # type: ignore[attr-defined]
-    jax.config.update('jax_num_cpu_devices', 8)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +40,7 @@ def start(tmp_path_factory):
     (without_torch / 'torch.py').write_text('raise ImportError')
     own = {
         'JAX_NUM_CPU_DEVICES': '1',
-        'XLA_FLAGS': FAST,
+        'XLA_FLAGS': ' '.join(FLAGS),
         'PYTHONPATH': str(without_torch),
     }
 

@@ -1,7 +1,6 @@
 """What a network makes of images before it classifies them."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from train.errors import UserError
 from train.heads import head_modules, network_shapes
 from train.objectives.objective import Variables
 from vit_flax.blocks.backbone import Backbone
-from vit_flax.wrappers.extractor import Extractor
+from vit_flax.taps import capture
 
 
 def embedder(model: Backbone, shape: tuple[int, ...], layer: str = '') -> Callable[[Variables, Array], Array]:
@@ -26,17 +25,13 @@ def embedder(model: Backbone, shape: tuple[int, ...], layer: str = '') -> Callab
     Raises:
       UserError: the network has no such place, or what is there has no axis of images.
     """
-    if layer:
-        at: Any = [Extractor(model, layer, return_embeddings_only=True)]
-    else:
-        modules = head_modules(model, shape)
-        at = [Extractor(model, name, layer_save_input=True, return_embeddings_only=True) for name in modules]
-        if not at:
-            raise UserError(f'model {type(model).__name__!r} has no head: choose a --layer')
+    names = [layer] if layer else head_modules(model, shape)
+    if not names:
+        raise UserError(f'model {type(model).__name__!r} has no head: choose a --layer')
 
     def take(variables: Variables, images: Array) -> list[Array]:
-        found = [extractor.apply(variables, images) for extractor in at]
-        return found if layer else [inputs[0] for inputs in found]
+        _, found = capture(model, variables, images, names=names, inputs=not layer, argument='layer')
+        return [found[name] if layer else found[name][0] for name in names]
 
     def shapes(rows: int) -> list[jax.ShapeDtypeStruct]:
         images = jax.ShapeDtypeStruct((rows, *shape), jnp.float32)
@@ -45,7 +40,7 @@ def embedder(model: Backbone, shape: tuple[int, ...], layer: str = '') -> Callab
     try:
         axes = list(map(_image_axis, shapes(2), shapes(3)))
     except (ValueError, AttributeError, TypeError) as error:
-        reason = str(error).removeprefix('layer_name=')
+        reason = str(error).removeprefix('layer=')
         raise UserError(f'--layer {reason}' if layer else f'the head has no plain input: {reason}') from error
 
     def embed(variables: Variables, images: Array) -> Array:

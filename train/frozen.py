@@ -1,12 +1,15 @@
 """What is frozen does not move: neither its parameters, nor its statistics, nor its result from step to step."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import jax
 
 from train.optim import assign
+from vit_flax.taps import Call, watch
 
 Path = tuple[str, ...]
 
@@ -36,20 +39,22 @@ class Frozen:
     def __bool__(self) -> bool:
         return bool(self._leaves)
 
-    def call(self, function: Callable, args: tuple, kwargs: Mapping[str, Any], context: Any) -> Any:
-        """For `nn.intercept_methods`: a module of which nothing is trained is evaluated. It uses its statistics and
-        does not update them, and its dropout is off."""
-        # what is not bound, such as a method that draws, has no parameters
-        if context.module.scope is None or not self._modules.get(self._followed(context.module.path), False):
-            return function(*args, **kwargs)
-        places = list(inspect.signature(context.orig_method).parameters)
-        if 'train' in places:
+    def evaluated(self) -> AbstractContextManager[None]:
+        """A context in which a module of which nothing is trained is evaluated: it uses its statistics and does not
+        update them, and its dropout is off."""
+
+        def evaluate(call: Call) -> Call | None:
+            if not self._modules.get(self._followed(call.path), False):
+                return None
+            places = list(inspect.signature(call.function).parameters)
+            if 'train' not in places:
+                return None
             place = places.index('train')
-            if place < len(args):
-                args = (*args[:place], False, *args[place + 1 :])
-            else:
-                kwargs = {**kwargs, 'train': False}
-        return function(*args, **kwargs)
+            if place < len(call.args):
+                return replace(call, args=(*call.args[:place], False, *call.args[place + 1 :]))
+            return replace(call, kwargs={**call.kwargs, 'train': False})
+
+        return watch(before=evaluate) if self else nullcontext()
 
     def without_gradient(self, params: Any) -> Any:
         """The same parameters, of which no gradient reaches the frozen ones."""

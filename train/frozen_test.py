@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from flax.errors import InvalidRngError
 
 from parity_tests.case import batch_norm_cases
@@ -34,7 +33,7 @@ def moved(model, variables, inputs, groups, **call):
     """Paths of the statistics that a call in training changes, found in the program, which nothing has to compile."""
 
     def apply(variables, *inputs):
-        with nn.intercept_methods(Frozen(groups, variables['params'], itself).call):
+        with Frozen(groups, variables['params'], itself).evaluated():
             rngs = {'dropout': KEY, 'drop_path': KEY, 'mask': KEY, 'tokens': KEY}
             _, state = model.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'], **call)
         return state['batch_stats']
@@ -73,7 +72,7 @@ def test_dropout_of_frozen_modules_is_off(trunk):
 
     def asks_for_numbers(*groups):
         def apply(variables):
-            with nn.intercept_methods(Frozen(groups, variables['params'], itself).call):
+            with Frozen(groups, variables['params'], itself).evaluated():
                 return model.apply(variables, images, train=True)
 
         try:

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from vit_flax.taps import Call, watch
+
 # What every model shows at the end of its embedding and of each block.
 BOUNDARY = re.compile(r'embedding|block(_\d+)?')
 
@@ -48,18 +50,17 @@ def _first_called(model: nn.Module, *inputs: Any) -> Mapping[tuple[str, ...], in
     found: dict[tuple[str, ...], int] = {}
     passed, at_boundary = 0, False
 
-    def watch(call, args, kwargs, context):
+    def count(call: Call) -> None:
         nonlocal passed, at_boundary
-        if context.method_name == 'tap':
-            at_boundary = at_boundary or BOUNDARY.fullmatch(args[0]) is not None
-        elif context.module.path not in found:
+        if call.method == 'tap':
+            at_boundary = at_boundary or BOUNDARY.fullmatch(call.args[0]) is not None
+        elif call.path not in found:
             # Several taps in a row, as of two streams of tokens, are one boundary.
             passed += at_boundary
             at_boundary = False
-            found[context.module.path] = passed
-        return call(*args, **kwargs)
+            found[call.path] = passed
 
-    with nn.intercept_methods(watch):
+    with watch(before=count):
         jax.eval_shape(model.init, jax.random.key(0), *inputs)
     return found
 

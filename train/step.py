@@ -1,7 +1,6 @@
 """One training step and one evaluation step: pure functions, the same for every objective."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,7 @@ def make_train_step(
 
         def loss_of(params):
             params = frozen.without_gradient(params)
-            with nn.intercept_methods(frozen.call) if frozen else nullcontext():
+            with frozen.evaluated():
                 return objective.loss(module, {**collections, 'params': params}, batch, rng, True, progress)
 
         (loss, (metrics, collections)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)

@@ -26,6 +26,11 @@ class Backbone(Module, kw_only=True):
     can_drop_tokens: ClassVar[bool] = False
     taps_latent: ClassVar[bool] = True
 
+    @classmethod
+    def takes(cls, argument: str) -> bool:
+        """Whether the constructor has this argument, such as `scan`."""
+        return argument in cls.__dataclass_fields__
+
     @property
     def grid(self) -> Grid:
         """The patches of the input; models whose input is not cut into patches of one size have none."""

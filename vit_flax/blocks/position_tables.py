@@ -1,7 +1,6 @@
 """Learned tables of positions: which grid each row of one belongs to, and how a table is moved to another grid."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from jax import Array
 
 from vit_flax.blocks.module import Module, example_inputs
 from vit_flax.blocks.positions import resize_axes
+from vit_flax.taps import Call, watch
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,15 @@ def position_tables(model: nn.Module, *example_inputs_: Any) -> dict[str, Positi
     found: dict[str, PositionTable] = {}
     asked: set[tuple[str, ...]] = set()
 
-    def remember(function: Any, args: tuple, kwargs: Mapping[str, Any], context: Any) -> Any:
-        module = context.module
+    def ask(call: Call) -> None:
         # what a module is asked it may answer by methods of its own, which come here too
-        if isinstance(module, Module) and module.scope is not None and module.path not in asked:
-            asked.add(module.path)
-            for name, table in module.position_tables().items():
+        if isinstance(call.module, Module) and call.path not in asked:
+            asked.add(call.path)
+            for name, table in call.module.position_tables().items():
                 # a parent declares first, and may know more of a child's table than the child
-                found.setdefault('/'.join((*module.path, name)), table)
-        return function(*args, **kwargs)
+                found.setdefault('/'.join((*call.path, name)), table)
 
-    with nn.intercept_methods(remember):
+    with watch(before=ask):
         jax.eval_shape(
             lambda *inputs: model.init(jax.random.key(0), *inputs), *(example_inputs_ or example_inputs(model))
         )

@@ -10,6 +10,8 @@ from flax import linen as nn
 
 from vit_flax.cli.errors import told_as
 from vit_flax.cli.torch_side import Call
+from vit_flax.taps import Call as FlaxCall
+from vit_flax.taps import watch
 
 Path = tuple[str, ...]
 # Modules that do nothing in evaluation.
@@ -88,29 +90,27 @@ def run_beside(
     paths: dict[str, Path] = {}
     for path, name in sorted(modules.items(), key=lambda item: len(item[0])):
         paths.setdefault(name, path)
-    taps: list[Tap] = []
+    found: list[Tap] = []
 
-    def compare(next_fun, args, kwargs, context):
-        output = next_fun(*args, **kwargs)
-        path = tuple(context.module.path)
+    def compare(mine: FlaxCall, output: Any) -> None:
+        path = mine.path
         place = modules.get(path)
-        if context.method_name != '__call__' or place is None or paths[place] != path:
-            return output
-        mine_in, mine_out = _arrays((args, kwargs)), _arrays(output)
-        if mine_in is None or mine_out is None or not theirs.get(place) or isinstance(context.module, nn.Dropout):
-            return output
+        if mine.method != '__call__' or place is None or paths[place] != path:
+            return
+        mine_in, mine_out = _arrays((mine.args, mine.kwargs)), _arrays(output)
+        if mine_in is None or mine_out is None or not theirs.get(place) or isinstance(mine.module, nn.Dropout):
+            return
         call = theirs[place].pop(0)
         inputs = difference(mine_in, call.inputs, tolerance)
         # of the model's own output the order matters
         outputs = difference(mine_out, call.outputs, tolerance, strict=not path)
-        taps.append(Tap(path, call, mine_out[0].shape if mine_out else (), inputs, outputs))
+        found.append(Tap(path, call, mine_out[0].shape if mine_out else (), inputs, outputs))
         call.inputs.clear()
         call.outputs.clear()
-        return output
 
-    with told_as('the Flax model'), nn.intercept_methods(compare):
+    with told_as('the Flax model'), watch(after=compare):
         model.apply(variables, images)
-    return taps
+    return found
 
 
 def difference(

@@ -1,7 +1,5 @@
 """What objectives of several views put around an encoder: one of its layers, and a projector behind it."""
 
-import difflib
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +10,7 @@ from jax import Array
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, gelu, uniform_by_fan_in
+from vit_flax.taps import capturing
 
 # Upstream counts the children of a network from its end: the output, and what its head takes.
 OUTPUT, LATENT = -1, -2
@@ -29,38 +28,16 @@ def layer_output(net: nn.Module, layer: str | int, images: Array, train: bool = 
       train: dropout and statistics.
 
     Raises:
-      ValueError: there is no such layer, or it stands in a scanned trunk.
+      ValueError: there is no such layer, or it stands inside a scanned or rematerialised trunk.
     """
     if layer == OUTPUT:
         return net(images, train=train)
     if isinstance(layer, int) and layer != LATENT:
         raise ValueError(f'hidden_layer={layer} must be -1 (the output), -2 (what the head takes) or a name')
     wanted = LATENT_TAP if layer == LATENT else str(layer)
-    found: dict[str, Array] = {}
-    places: set[str] = set()
-
-    def watch(next_fun: Callable, args: tuple, kwargs: Mapping[str, Any], context: nn.module.InterceptorContext) -> Any:
-        output = next_fun(*args, **kwargs)
-        path = tuple(context.module.path)
-        if path[: len(net.path)] == tuple(net.path) and context.method_name in ('__call__', 'tap'):
-            inside = [*path[len(net.path) :], *(args[:1] if context.method_name == 'tap' else ())]
-            name = '/'.join(inside)
-            places.add(name)
-            if name == wanted:
-                if 'block' in inside[:-1]:
-                    raise ValueError(
-                        f'hidden_layer={layer!r} stands in a scanned trunk: build the network with scan=False'
-                    )
-                found[name] = output
-        return output
-
-    with nn.intercept_methods(watch):
+    with capturing(net, wanted, argument='hidden_layer') as captured:
         net(images, train=train)
-    if wanted not in found:
-        near = difflib.get_close_matches(wanted, sorted(places - {''}), n=1)
-        hint = f'did you mean {near[0]!r}?' if near else f'there are {", ".join(sorted(places - {""}))}'
-        raise ValueError(f'hidden_layer={layer!r} is no submodule or tap of {type(net).__name__}: {hint}')
-    return found[wanted]
+    return captured[wanted]
 
 
 class Projector(Module):

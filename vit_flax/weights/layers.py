@@ -47,7 +47,7 @@ def unstack_layers(
 def _laid_out(
     model: nn.Module, scan: bool, variables: Mapping[str, Any], inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    if not hasattr(model, 'scan'):
+    if 'scan' not in type(model).__dataclass_fields__:
         raise ValueError(f'model={type(model).__name__} has no argument scan: its layers are not stacked')
 
     def init(*inputs: Any) -> Any:

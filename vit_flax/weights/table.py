@@ -23,6 +23,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vit_flax.blocks.weight_ops import KEEP, Op, kernel_op
+from vit_flax.taps import Call, watch
 
 Path = tuple[str, ...]
 Rows = Mapping[Path, Mapping[str, Any]]
@@ -96,11 +97,10 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
     """Traces the model without computing anything and names its variables in torch's words."""
     modules: dict[Path, nn.Module] = {}
 
-    def remember(next_fun, args, call_kwargs, context):
-        modules.setdefault(tuple(context.module.path), context.module)
-        return next_fun(*args, **call_kwargs)
+    def remember(call: Call) -> None:
+        modules.setdefault(call.path, call.module)
 
-    with nn.intercept_methods(remember):
+    with watch(before=remember):
         shapes = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, **kwargs), *example_inputs)
     rows = {path: torch_names(type(module)) for path, module in modules.items()}
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
@@ -16,6 +15,7 @@ from vit_flax.blocks.checks import pair, patch_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense
 from vit_flax.models.vivit_with_moss import MOSS
+from vit_flax.taps import capturing
 from vit_flax.wrappers.extractor import Extractor
 
 
@@ -86,21 +86,11 @@ class AcceptVideoWrapper(Module):
         if extractor is None:
             return function(frames, **switch, **kwargs)
 
-        place = (*net.path, *extractor.layer_name.split('/'))
-        seen: list[Any] = []
-
-        def watch(next_fun, args, call_kwargs, context):
-            output = next_fun(*args, **call_kwargs)
-            if context.method_name == '__call__' and context.module.path == place:
-                inputs = tuple(value for value in args if isinstance(value, jax.Array | np.ndarray))
-                seen.append(inputs if extractor.layer_save_input else output)
-            return output
-
-        with nn.intercept_methods(watch):
+        layer = extractor.layer_name
+        with capturing(net, layer, inputs=extractor.layer_save_input, argument='layer_name') as captured:
             output = function(frames, **switch, **kwargs)
-        if not seen:
-            raise ValueError(f'layer_name={extractor.layer_name!r} is no submodule of the model')
-        embeddings = jax.lax.stop_gradient(seen[-1]) if extractor.detach else seen[-1]
+        embeddings = captured[layer]
+        embeddings = jax.lax.stop_gradient(embeddings) if extractor.detach else embeddings
         return embeddings if extractor.return_embeddings_only else (output, embeddings)
 
     @nn.compact

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from vit_flax.blocks.arguments import check_arguments
+from vit_flax.taps import apply_with_taps
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,6 @@ class Recorder:
         if len({attention.shape for attention in maps.values()}) == 1:
             return output, jnp.stack([*maps.values()], axis=1)
         return output, maps
-
-
-def apply_with_taps(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """`model.apply` with readable taps: its own result, and the `intermediates` collection apart."""
-    mutable = kwargs.pop('mutable', False)
-    collections = [mutable] if isinstance(mutable, str) else list(mutable or ())
-    output, state = model.apply(variables, *args, mutable=[*collections, 'intermediates'], **kwargs)
-    rest = {name: value for name, value in state.items() if name != 'intermediates'}
-    return ((output, rest) if mutable else output), state.get('intermediates', {})
 
 
 def attention_maps(intermediates: Mapping[str, Any]) -> dict[str, Array]:

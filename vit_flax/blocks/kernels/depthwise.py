@@ -124,5 +124,8 @@ def _row_by_row(padded: Array, kernel: Array, stride: int, shape: tuple[int, ...
         terms = (to_float32(window) * tap for window, tap in zip(windows, jnp.unstack(taps), strict=True))
         return reduce(jnp.add, terms)
 
-    _, out = lax.scan(lambda carry, row: (carry, one_row(padded, taps, row)), None, jnp.arange(rows))
-    return jnp.moveaxis(out, 0, 1)
+    # added in place: rows stacked by a scan would have to be transposed
+    def add_row(row: Array, out: Array) -> Array:
+        return out.at[:, row].add(one_row(padded, taps, row), mode='promise_in_bounds')
+
+    return lax.fori_loop(0, rows, add_row, jnp.zeros(shape, taps.dtype))
