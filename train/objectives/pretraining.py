@@ -16,7 +16,7 @@ from jax import Array
 
 from train.errors import UserError
 from train.objectives.objective import RNGS, Batch, Objective, Reconstruct, Scaled, Variables
-from train.objectives.options import check_options, given, in_options
+from train.objectives.options import check_options, in_options, values_of
 from vit_flax.objectives.encoder import mask_from_indices
 from vit_flax.objectives.monitors import MONITORS
 from vit_flax.objectives.objective import Objective as Loss
@@ -82,7 +82,7 @@ class Pretraining(Objective):
 
     def module(self, model: nn.Module, scale: Scaled | None) -> Any:
         loss: Any = self.loss_class
-        arguments = {**given(self, self.arguments), **self.derived(model, scale)}
+        arguments = {**values_of(self, self.arguments), **self.derived(model, scale)}
         return loss.paper(model, dtype=getattr(model, 'dtype', None), **arguments)
 
     def derived(self, model: nn.Module, scale: Scaled | None) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Pretraining(Objective):
     @property
     def views(self) -> MultiCrop | None:
         """The views of images that the loss takes; None if it takes images."""
-        return self.paper_views and dataclasses.replace(self.paper_views, **given(self, self.view_arguments))
+        return self.paper_views and dataclasses.replace(self.paper_views, **values_of(self, self.view_arguments))
 
     def draw(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
         """What the loss is called with for a batch of stored images, leaves `[b ...]`."""
