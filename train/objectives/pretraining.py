@@ -147,10 +147,10 @@ class Pretraining(Objective):
         collections = {name: tree for name, tree in variables.items() if name != 'params'}
         inputs = self.inputs(module, batch['draws'], jax.random.fold_in(rng, len(RNGS)), progress)
         if self.views is not None:
-            # what the loss and its monitors take over the batch must not see padding
+            # statistics over the batch, in the loss and in its monitors, exclude padding
             inputs['weights'] = batch.get('weight')
         rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
-        # Held-out data update no centre and no statistics.
+        # Validation updates no centre and no statistics.
         mutable = [*collections, MONITORS] if train else [MONITORS]
         losses, state = module.apply(variables, **inputs, train=train, rngs=rngs, mutable=mutable, method='losses')
         metrics = {'loss': losses, **state.pop(MONITORS, {})}

@@ -160,7 +160,7 @@ class SelfDistillation(Objective, kw_only=True):
         """The mean of `losses` over the batch, a scalar.
 
         Args:
-          global_views: large crops `[2 b h w c]`; the teacher sees these.
+          global_views: large crops `[2 b h w c]`, the teacher's input.
           local_views: small crops `[v b h w c]`. View i of the teacher is not compared with view i of the student.
           train: dropout and statistics.
           student_temp, teacher_temp: in this call.

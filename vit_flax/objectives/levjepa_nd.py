@@ -1,7 +1,7 @@
 """LeVJEPA, arXiv:2608.27395, for grids of 1 to 7 axes.
 
-vit-pytorch's `levjepa_nd`: as `levjepa` for series, images, videos and volumes over time. How views differ is the
-caller's to say: one is the source, the projections of the others are trained to that of the source.
+vit-pytorch's `levjepa_nd`: as `levjepa` for series, images, videos and volumes over time. The caller's functions
+make the views: one is the source, and the projections of the others are trained to that of the source.
 """
 
 from collections.abc import Sequence
