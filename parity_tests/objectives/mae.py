@@ -124,7 +124,7 @@ REFUSED = [
         inputs=image(2, 24, 36, 3),
     ),
     Refused(
-        says=r'encoder=XCiT cannot be trained on its patches, since it lacks patchify, .*patch_positions',
+        says=r'encoder=XCiT cannot be trained on its patches, since it does not embed them one by one',
         kwargs=dict(
             encoder=Submodule(
                 'models.xcit',
