@@ -15,7 +15,7 @@ from jax import Array
 from train.errors import UserError
 from train.objectives.classification import Classification
 from train.objectives.objective import RNGS, Batch, Scaled, Variables
-from train.objectives.options import check_options, given, trains
+from train.objectives.options import check_options, trains, values_of
 from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.distill import DistillWrapper
 from vit_flax.objectives.monitors import MONITORS
@@ -51,7 +51,7 @@ class Distill(Classification):
     def module(self, model: nn.Module, scale: Scaled | None = None) -> Any:
         """The objective around the student."""
         del scale
-        return DistillWrapper(student=model, dtype=getattr(model, 'dtype', None), **given(self, self.arguments))
+        return DistillWrapper(student=model, dtype=getattr(model, 'dtype', None), **values_of(self, self.arguments))
 
     def init(self, module: Any, rng: Array, batch: Batch) -> Variables:
         logits = jnp.zeros((len(batch['image']), module.student.num_classes))

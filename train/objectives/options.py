@@ -81,7 +81,7 @@ def normalise(objective: Any) -> None:
             object.__setattr__(objective, name, default)
 
 
-def given(objective: Any, arguments: Mapping[str, str]) -> dict[str, Any]:
+def values_of(objective: Any, arguments: Mapping[str, str]) -> dict[str, Any]:
     """The values of options, by the argument that each is."""
     return {argument: getattr(objective, option) for option, argument in arguments.items()}
 

@@ -16,7 +16,7 @@ from jax import Array
 
 from train.errors import UserError
 from train.objectives.objective import RNGS, Batch, Objective, Reconstruct, Scaled, Variables
-from train.objectives.options import check_options, given, in_options
+from train.objectives.options import check_options, in_options, values_of
 from vit_flax.objectives.encoder import mask_from_indices
 from vit_flax.objectives.monitors import MONITORS
 from vit_flax.objectives.objective import Objective as Loss
@@ -82,7 +82,7 @@ class Pretraining(Objective):
 
     def module(self, model: nn.Module, scale: Scaled | None) -> Any:
         loss: Any = self.loss_class
-        arguments = {**given(self, self.arguments), **self.derived(model, scale)}
+        arguments = {**values_of(self, self.arguments), **self.derived(model, scale)}
         return loss.paper(model, dtype=getattr(model, 'dtype', None), **arguments)
 
     def derived(self, model: nn.Module, scale: Scaled | None) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Pretraining(Objective):
     @property
     def views(self) -> MultiCrop | None:
         """The views of images that the loss takes; None if it takes images."""
-        return self.paper_views and dataclasses.replace(self.paper_views, **given(self, self.view_arguments))
+        return self.paper_views and dataclasses.replace(self.paper_views, **values_of(self, self.view_arguments))
 
     def draw(self, module: Any, images: Array, rng: Array, scale: Scaled) -> dict[str, Array]:
         """What the loss is called with for a batch of stored images, leaves `[b ...]`."""
@@ -147,10 +147,10 @@ class Pretraining(Objective):
         collections = {name: tree for name, tree in variables.items() if name != 'params'}
         inputs = self.inputs(module, batch['draws'], jax.random.fold_in(rng, len(RNGS)), progress)
         if self.views is not None:
-            # what the loss and its monitors take over the batch must not see padding
+            # statistics over the batch, in the loss and in its monitors, exclude padding
             inputs['weights'] = batch.get('weight')
         rngs = {name: jax.random.fold_in(rng, i) for i, name in enumerate(RNGS)}
-        # Held-out data update no centre and no statistics.
+        # Validation updates no centre and no statistics.
         mutable = [*collections, MONITORS] if train else [MONITORS]
         losses, state = module.apply(variables, **inputs, train=train, rngs=rngs, mutable=mutable, method='losses')
         metrics = {'loss': losses, **state.pop(MONITORS, {})}

@@ -385,6 +385,7 @@ def test_the_teacher_is_spread_over_the_mesh_and_no_constant_of_the_step(finishe
             ['--objective.local-scale', '0.01'],
             'local_scale=0.01 must be at least objective.local_scale_min=0.05',
         ),
+        ('lejepa', ['--objective.use-ema', 'True'], 'predict_mean=True has no target encoder'),
         ('lejepa', ['--objective.sigreg', '1'], 'objective.sigreg=1.0 must lie between 0 and 1'),
     ],
     ids=lambda value: value if isinstance(value, str) and ' ' not in value else '',

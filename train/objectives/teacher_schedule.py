@@ -9,7 +9,7 @@ from jax import Array
 
 @dataclass(frozen=True)
 class TeacherSchedule:
-    """The teacher's temperature and EMA decay over a run; stands before `Pretraining` among the bases of a class."""
+    """The teacher's temperature and EMA decay over a run; comes before `Pretraining` among the bases of a class."""
 
     teacher_temp_start: float = 0.04
     """Temperature of the teacher's softmax at the first step; it changes linearly to `teacher_temp`."""

@@ -18,7 +18,7 @@ from vit_flax.blocks.averages import mean_of_each
 from vit_flax.blocks.precision import to_float32
 from vit_flax.objectives.augment import dino_augment
 from vit_flax.objectives.monitors import entropy, spread, watch
-from vit_flax.objectives.objective import Objective, Variables, encoder_variables, with_encoder
+from vit_flax.objectives.objective import Objective, Variables, encoder_variables
 from vit_flax.objectives.projection import ProjectedNet, of_views
 from vit_flax.objectives.teacher import (
     PARAMS,
@@ -28,7 +28,6 @@ from vit_flax.objectives.teacher import (
     ema_update,
     follow_student,
     teacher_variables,
-    with_teacher,
 )
 from vit_flax.objectives.views import MultiCrop
 
@@ -161,7 +160,7 @@ class SelfDistillation(Objective, kw_only=True):
         """The mean of `losses` over the batch, a scalar.
 
         Args:
-          global_views: large crops `[2 b h w c]`; the teacher sees these.
+          global_views: large crops `[2 b h w c]`, the teacher's input.
           local_views: small crops `[v b h w c]`. View i of the teacher is not compared with view i of the student.
           train: dropout and statistics.
           student_temp, teacher_temp: in this call.
@@ -200,12 +199,6 @@ class SelfDistillation(Objective, kw_only=True):
     def network(cls, variables: Variables) -> dict[str, Any]:
         """The teacher's, which is what the paper evaluates."""
         return encoder_variables(teacher_variables(variables), 'net')
-
-    @classmethod
-    def with_network(cls, variables: Variables, network: Variables) -> dict[str, Any]:
-        """Student and teacher begin with the same network."""
-        teacher = with_encoder(teacher_variables(variables), network, 'net')
-        return with_teacher(with_encoder(variables, network), teacher)
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Views that fit, for tracing."""

@@ -5,6 +5,7 @@ patches. Their projections are trained to that of the large crop and to a normal
 `vit_flax.models.levjepa.VideoTransformer`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -15,7 +16,6 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from vit_flax.blocks import sigreg
-from vit_flax.blocks.checks import patch_grid
 from vit_flax.blocks.dropping import draw_patches
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
@@ -127,10 +127,11 @@ class LeVJEPALoss(Objective, kw_only=True):
         del images
         return {'projections': sigreg.draw_projections(rng, self.num_classes_K, self.sigreg['num_proj'])}
 
-    def draw_kept_patches(self, rng: Array, views: Mapping[str, Array], patches: int) -> dict[str, Array]:
-        """The patches to keep of such views, each of so many: `kept_patches` int `[b+b*v kept]`."""
-        batch, others = views['global_views'].shape[1], views['local_views'].shape[0]
-        return {'kept_patches': draw_patches(rng, batch * (1 + others), patches, self.drop_ratio)}
+    def draw_kept_patches(self, rng: Array, global_views: Array, local_views: Array) -> dict[str, Array]:
+        """The patches to keep of these views: `kept_patches` int `[b+b*v kept]`."""
+        views = global_views.shape[1] * (1 + local_views.shape[0])
+        patches = math.prod(self.encoder.grid.shape_of(global_views[0]))
+        return {'kept_patches': draw_patches(rng, views, patches, self.drop_ratio)}
 
     def embed(self, x: Array, train: bool = False) -> Array:
         """The encoder's class token, `[b *grid c] -> [b d]`."""
@@ -210,9 +211,7 @@ class LeVJEPA(LeVJEPALoss, VideoCrops, kw_only=True):
         """
         for_views, for_patches, for_loss = jax.random.split(rng, 3)
         views = VideoCrops.draw(self, for_views, videos)
-        _, _, frames, height, width, _ = views['global_views'].shape
-        rows, columns = patch_grid((height, width), self.encoder.patch_size)
-        kept = self.draw_kept_patches(for_patches, views, frames * rows * columns)
+        kept = self.draw_kept_patches(for_patches, **views)
         return {**views, **kept, **LeVJEPALoss.draw(self, for_loss, videos)}
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:

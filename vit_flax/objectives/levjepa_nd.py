@@ -1,7 +1,7 @@
 """LeVJEPA, arXiv:2608.27395, for grids of 1 to 7 axes.
 
-vit-pytorch's `levjepa_nd`: as `levjepa` for series, images, videos and volumes over time. How views differ is the
-caller's to say: one is the source, the projections of the others are trained to that of the source.
+vit-pytorch's `levjepa_nd`: as `levjepa` for series, images, videos and volumes over time. The caller's functions
+make the views: one is the source, and the projections of the others are trained to that of the source.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,13 @@ class LeVJEPAND(LeVJEPALoss, GridViews, kw_only=True):
         super().setup()
         encoder = self.encoder
         given = (self.input_shape,) * encoder.ndim if isinstance(self.input_shape, int) else tuple(self.input_shape)
+<<<<<<< HEAD
         if given != tuple(encoder.grid.lengths):
             raise ValueError(f'input_shape={given} must be that of the encoder, {tuple(encoder.grid.lengths)}')
+=======
+        if given != encoder.grid.lengths:
+            raise ValueError(f'input_shape={given} must be that of the encoder, {encoder.grid.lengths}')
+>>>>>>> objectives
 
     @classmethod
     def paper(cls, encoder: Any, input_shape: int | Sequence[int] | None = None, **changes: Any) -> Self:
@@ -44,7 +49,7 @@ class LeVJEPAND(LeVJEPALoss, GridViews, kw_only=True):
         """
         for_views, for_patches, for_loss = jax.random.split(rng, 3)
         views = GridViews.draw(self, for_views, x)
-        kept = self.draw_kept_patches(for_patches, views, self.encoder.grid.num_patches)
+        kept = self.draw_kept_patches(for_patches, **views)
         return {**views, **kept, **LeVJEPALoss.draw(self, for_loss, x)}
 
     def example_input(self) -> tuple[jax.ShapeDtypeStruct, ...]:

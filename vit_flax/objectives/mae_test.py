@@ -101,8 +101,3 @@ def test_training_lowers_the_loss_and_leaves_an_encoder(mae, variables):
         losses.append(float(loss))
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     assert mae.encoder.apply(encoder_variables(variables), IMAGES).shape == (2, 5)
-
-
-def test_variables_without_an_encoder():
-    with pytest.raises(ValueError, match="the variables hold no 'encoder': their modules are mlp_head"):
-        encoder_variables({'params': {'mlp_head': {}}})

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from jax import Array
 
 from vit_flax.blocks.module import Module
+from vit_flax.objectives.teacher import teacher_variables, with_teacher
 
 Variables = Mapping[str, Any]
 
@@ -69,8 +70,12 @@ class Objective(Module, kw_only=True):
 
     @classmethod
     def with_network(cls, variables: Variables, network: Variables) -> dict[str, Any]:
-        """The objective's variables, begun with a network's: the way back from `network`."""
-        return with_encoder(variables, network)
+        """The objective's variables, begun with a network's, and so are those of its moving averages."""
+        begun = with_encoder(variables, network)
+        for name in cls.students:
+            if teacher := teacher_variables(variables, name):
+                begun = with_teacher(begun, with_encoder(teacher, network, 'net'), name)
+        return begun
 
 
 def encoder_variables(objective_variables: Variables, name: str = 'encoder') -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Views of images, videos and grids that objectives compare: random crops, each with its own change of colours.
 
-Each kind of views is a value whose `draw(rng, images)` gives the views as keyword arguments of a loss.
+Each kind of views is a value whose `draw(rng, images)` returns the views as keyword arguments of a loss.
 """
 
 from collections.abc import Callable, Sequence
@@ -161,7 +161,7 @@ class VideoCrops:
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class GridViews:
-    """Views of grids of any number of axes, changed as the caller says; as of LeVJEPA's `levjepa_nd`.
+    """Views of grids of any number of axes, changed by the caller's functions, as of LeVJEPA's `levjepa_nd`.
 
     Attributes:
       augment_src, augment_tgt: `(rng, x) -> x`, what makes the source view and the others; None leaves them alone.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_flax.models.vit import ViT
-from vit_flax.objectives import dino, es_vit, lejepa, levjepa, views
+from vit_flax.objectives import dino, es_vit, lejepa, levjepa, levjepa_nd, views
 
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 12, 20, 3)), jnp.float32)
 
@@ -73,6 +73,26 @@ def test_views_are_values_and_draw_what_the_constructor_draws():
         jax.jit(drawn)(jax.random.key(1), IMAGES) for drawn in (crops.draw, dino.Dino(net=NET, **given).draw)
     )
     jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+
+
+def test_an_objective_draws_what_its_call_takes():
+    """Views, patches to keep and directions, of videos and of other grids."""
+    widths: dict[str, Any] = dict(patch_size=4, dim=8, depth=1, heads=1, dim_head=8, mlp_dim=8)
+    video = levjepa.VideoTransformer(image_size=8, frames=2, **widths)
+    series = levjepa_nd.NDTransformer(ndim=1, input_shape=12, **widths)
+    cases: list[tuple[Any, Any]] = [
+        (levjepa.LeVJEPA.paper(video, 8, num_classes_K=4, projection_hidden=8), jnp.zeros((3, 2, 12, 20, 3))),
+        (levjepa_nd.LeVJEPAND.paper(series, num_classes_K=4, projection_hidden=8), jnp.zeros((3, 12, 3))),
+        (lejepa.LeJEPA.paper(NET, (8, 12), num_local_views=1, num_classes_K=4, projection_hidden_size=8), IMAGES),
+    ]
+    for objective, images in cases:
+
+        def loss(objective=objective, images=images):
+            return objective.init_with_output(
+                jax.random.key(0), **objective.draw(jax.random.key(1), images), train=True
+            )
+
+        assert jax.eval_shape(loss)[0].shape == ()
 
 
 def test_views_of_videos_and_of_grids():
