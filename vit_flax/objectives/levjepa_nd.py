@@ -28,13 +28,8 @@ class LeVJEPAND(LeVJEPALoss, GridViews, kw_only=True):
         super().setup()
         encoder = self.encoder
         given = (self.input_shape,) * encoder.ndim if isinstance(self.input_shape, int) else tuple(self.input_shape)
-<<<<<<< HEAD
-        if given != tuple(encoder.grid.lengths):
-            raise ValueError(f'input_shape={given} must be that of the encoder, {tuple(encoder.grid.lengths)}')
-=======
         if given != encoder.grid.lengths:
             raise ValueError(f'input_shape={given} must be that of the encoder, {encoder.grid.lengths}')
->>>>>>> objectives
 
     @classmethod
     def paper(cls, encoder: Any, input_shape: int | Sequence[int] | None = None, **changes: Any) -> Self:
