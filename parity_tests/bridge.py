@@ -118,7 +118,7 @@ def draw_inputs(case: Case) -> list[np.ndarray]:
 
 
 def make_pair(case: Case, **flax_extra: Any) -> Pair:
-    """Builds both models in float64 and loads the witness's random weights into Flax."""
+    """Builds both models in float64 and loads the reference's random weights into Flax."""
     reference = case.torch_model().double()
     randomise(reference, rng_of(case, 'weights'))
     reference.train(case.train)
@@ -130,7 +130,7 @@ def make_pair(case: Case, **flax_extra: Any) -> Pair:
 
 @dataclass
 class TorchRun:
-    """What the witness computed, in its own names; of inputs and outputs in Flax's layout.
+    """What the reference computed, in its own names; of inputs and outputs in Flax's layout.
 
     Attributes:
       outputs: all arrays of the result.
@@ -150,7 +150,7 @@ class TorchRun:
 
 
 def call_torch(pair: Pair) -> TorchRun:
-    """Outputs, gradients and new statistics of the witness."""
+    """Outputs, gradients and new statistics of the reference."""
     inputs = [tensor.requires_grad_() for tensor in pair.torch_inputs()]
     result = pair.torch(*pair.case.arguments(inputs), **pair.case.torch_call())
     tensors = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, torch.Tensor)]
@@ -190,7 +190,7 @@ def call_torch(pair: Pair) -> TorchRun:
 
 
 def in_flax_names(pair: Pair, run: TorchRun) -> Run:
-    """The witness's results as the Flax model of a pair has them, whose layers may be scanned."""
+    """The PyTorch reference's results as the Flax model of a pair has them, whose layers may be scanned."""
     entries = [entry for entry in pair.table.entries if entry.path[0] == 'params']
     gradients = {'/'.join(entry.path[1:]): entry.to_flax(run.gradients) for entry in entries}
     gradients |= {f'input {index}': grad for index, grad in enumerate(run.input_gradients)}
@@ -209,7 +209,7 @@ def in_flax_names(pair: Pair, run: TorchRun) -> Run:
 
 
 def run_torch(pair: Pair) -> Run:
-    """Outputs, gradients and new statistics of the witness, in Flax's names."""
+    """Outputs, gradients and new statistics of the reference, in Flax's names."""
     return in_flax_names(pair, call_torch(pair))
 
 

@@ -109,8 +109,8 @@ class Case:
       tolerance: relative, in float64; a looser one than 1e-9 needs its `reason`.
       upstream_patch: for draws upstream makes itself: a function of its module and `call`, giving
         attributes to put in their place.
-      upstream_tolerance: of the witness against upstream, likewise with a `upstream_reason`.
-      upstream_fails: upstream's error in this case, when the witness goes further than upstream.
+      upstream_tolerance: of the reference against upstream, likewise with a `upstream_reason`.
+      upstream_fails: upstream's error in this case, when the reference goes further than upstream.
     """
 
     name: str
@@ -161,7 +161,7 @@ class Case:
         return [*inputs] if self.listed is None else [jax.tree.map(lambda index: inputs[index], self.listed)]
 
     def torch_call(self) -> dict[str, Any]:
-        """`call` and `options` for the witness."""
+        """`call` and `options` for the reference."""
         as_tensors = jax.tree.map(lambda array: torch.from_numpy(np.asarray(array)), dict(self.call))
         return as_tensors | dict(self.options)
 

@@ -115,7 +115,7 @@ def quirks() -> str:
         sides = (ROOT / side / folder for side in ('vit_flax', 'vit_torch_ref'))
         names = sorted({path.stem for side in sides for path in side.glob('[a-z]*.py')})
         for name in names:
-            # what the witness alone has to tell, such as where upstream crashes, where ours has nothing
+            # what the reference alone has to tell, such as where upstream crashes, where ours has nothing
             found = upstream_comments(f'vit_flax/{folder}/{name}.py') or upstream_comments(
                 f'vit_torch_ref/{folder}/{name}.py'
             )

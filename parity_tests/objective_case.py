@@ -63,7 +63,7 @@ class ObjectiveCase(Case):
         sides. What never changes stands in `call`, what is no array in `options`.
       values: of an input, from a generator and the shape.
       optimizer: 'adamw' or 'sgd'.
-      post_update: the witness's method to be called after each step of the optimizer, upstream's name of it; the
+      post_update: the reference's method to be called after each step of the optimizer, upstream's name of it; the
         objective's is `post_update(variables)`.
       encoder: the argument of the constructor that is the encoder; None if there is none.
       upstream_prepare: what must happen to upstream's model before it has all of its parameters.
@@ -175,7 +175,7 @@ class ObjectivePair(Pair):
 
 
 def make_objective_pair(case: ObjectiveCase, **flax_extra: Any) -> ObjectivePair:
-    """Builds both objectives in float64 and loads the witness's random weights into Flax."""
+    """Builds both objectives in float64 and loads the reference's random weights into Flax."""
     case = case.at(0)
     reference = case.torch_model().double()
     randomise(reference, rng_of(case, 'weights'))
@@ -199,7 +199,7 @@ def torch_batch(case: ObjectiveCase, step: int) -> list[torch.Tensor]:
 def train_torch(
     model: torch.nn.Module, case: ObjectiveCase, trained: list[str], patched: ModuleType | None = None
 ) -> Training:
-    """Three steps of the witness, or of upstream with its draws in the module `patched` replaced."""
+    """Three steps of the reference, or of upstream with its draws in the module `patched` replaced."""
     entries = model.state_dict(keep_vars=True)
     parameters = {name: entries[name] for name in trained}
     make, _ = OPTIMIZERS[case.optimizer]
@@ -353,7 +353,7 @@ def check(case: ObjectiveCase, **flax_extra: Any) -> ObjectiveReport:
 
 
 def prepared_upstream(case: ObjectiveCase, witness: torch.nn.Module, mend: bool = True) -> torch.nn.Module:
-    """Upstream's model in float64 with the witness's weights, which it must take strictly."""
+    """Upstream's model in float64 with the reference's weights, which it must take strictly."""
     model = case.upstream_model().double()
     if case.upstream_prepare:
         case.upstream_prepare(model)

@@ -33,7 +33,7 @@ class Specimen:
 
     @cached_property
     def in_torch(self) -> TorchRun:
-        """Outputs and gradients of the witness, whose statistics stay as they are."""
+        """Outputs and gradients of the reference, whose statistics stay as they are."""
         return call_torch(replace(self.pair, torch=copy.deepcopy(self.pair.torch)))
 
     @cached_property
@@ -42,7 +42,7 @@ class Specimen:
         return run_flax(self.pair)
 
     def wanted(self, pair: Pair) -> Run:
-        """The witness's run in the names of the Flax model of a pair."""
+        """The PyTorch reference's run in the names of the Flax model of a pair."""
         return in_flax_names(pair, self.in_torch)
 
 

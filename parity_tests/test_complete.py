@@ -1,4 +1,4 @@
-"""Every upstream module has model or objective, witness and cases."""
+"""Every upstream module has model or objective, reference and cases."""
 
 import pkgutil
 from pathlib import Path

@@ -100,7 +100,7 @@ def test_tokens_are_dropped_in_training_alone(alone):
     two = [images[0], images[3]]
     assert (model.pack(two)['image_ids'] >= 0).sum() == 30
     assert (model.pack(two, train=True, rng=0)['image_ids'] >= 0).sum() == 18
-    kept = packing.draw_kept_tokens(0, two, model.patch_lengths, 0.4)
+    kept = packing.draw_kept_tokens(0, two, model.grid.patch, 0.4)
 
     def run(*args, **kwargs):
         return jax.jit(lambda variables: model.apply(variables, *args, **kwargs))(variables)

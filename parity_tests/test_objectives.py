@@ -1,4 +1,4 @@
-"""Every objective: three steps equal to torch's, the witness equal to upstream, the encoder whole when it comes out."""
+"""Every objective: three steps equal to torch, the reference equal to upstream, the encoder whole when it comes out."""
 
 from functools import partial
 

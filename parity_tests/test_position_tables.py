@@ -1,4 +1,4 @@
-"""Position tables: every model states the grids of its own, and they are moved as PyTorch resizes pictures."""
+"""Position tables: every model states the grids of its own, and they are moved as PyTorch resizes images."""
 
 import jax
 import numpy as np

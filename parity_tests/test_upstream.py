@@ -1,4 +1,4 @@
-"""The witness is vit-pytorch: it loads its state dict strictly and gives its outputs, gradients and statistics."""
+"""The PyTorch reference is vit-pytorch: a strict load of its state dict, equal outputs, gradients and statistics."""
 
 import inspect
 from contextlib import nullcontext

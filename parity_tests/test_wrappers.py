@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from parity_tests.bridge import Pair, make_pair, relative_error
 from parity_tests.case import Case, all_cases

@@ -52,7 +52,7 @@ def upstream_stems() -> set[str]:
 
 
 def tables_in_float64(module: ModuleType, call: Any) -> dict[str, Any]:
-    """An `upstream_patch`: upstream's position table with its sines taken in float64, as the witness takes them."""
+    """An `upstream_patch`: upstream's position table with its sines taken in float64, as the reference takes them."""
     name = next(name for name in vars(module) if name.startswith('posemb_sincos_'))
     original = getattr(module, name)
     dtype = {'dtype': torch.float64} if 'h' in inspect.signature(original).parameters else {}

@@ -31,9 +31,10 @@ def test_it_counts_and_steps(capsys, tmp_path):
     matrices = 2 * (4 * patch * dim + 2 * block + dim * 10)
     forward = number(r'forward pass: .*, ([\d.]+) ?(k?M?) for each image', out)
     assert matrices < forward < 1.4 * matrices
-    # Backward costs twice as much again, all but the gradient of the pixels.
+    # Backward costs twice as much again, all but the gradient of the pixels; the derivatives of element-wise functions,
+    # which releases of JAX expand differently (3.5 and 3.6 times), weigh more than in a network of usual width.
     step = number(r'one step: [\d.]+ ?\w?, ([\d.]+) ?(k?M?) for each image', out)
-    assert 2.5 * forward < step < 3.6 * forward
+    assert 2.5 * forward < step < 4 * forward
     assert re.search(r'parameters +5,322 +20.79 KiB +20.79 KiB', out)
     assert re.search(r'average \(EMA\) +5,322 ', out)
     assert re.search(r'transformer/block_\{0..1\}/attention/to_qkv/kernel +\[16 48\] +1,536 +float32 +decay', out)

@@ -1,4 +1,4 @@
-"""The end of a run: pictures, `summary.json`, and where everything lies."""
+"""The end of a run: plots, `summary.json`, and where everything lies."""
 
 import json
 import os
@@ -24,7 +24,7 @@ class Result:
       meta: of the last checkpoint.
       best: of the best checkpoint; None if somebody has removed it.
       seconds: of all sessions together.
-      unreadable: pictures to train on, and held-out ones, that could not be read.
+      unreadable: images to train on, and held-out ones, that could not be read.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ def report(
         ('held-out loss', f'{val["val/loss"]:.4f}'),
         ('time', duration(result.seconds)),
         ('parameters', f'{setup.parameters:,}'),
-        *([('unreadable', f'{sum(result.unreadable)} pictures were passed over')] if any(result.unreadable) else []),
+        *([('unreadable', f'{sum(result.unreadable)} images were skipped')] if any(result.unreadable) else []),
         ('', ''),
         ('everything is in', str(result.folder)),
         ('  metrics.jsonl', 'every logged number'),

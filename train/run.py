@@ -185,7 +185,7 @@ def rows_of(
     whole = NamedSharding(run.mesh, PartitionSpec())
     compiled = jax.jit(traced_for(run.mesh, function), out_shardings=whole)
     for batch in val_batches(records, run.config.augment, batch_size=rows, loader=run.config.loader):
-        batch.pop('skipped', None)  # pictures that stand in for unreadable ones do not count
+        batch.pop('skipped', None)  # images that stand in for unreadable ones do not count
         found = jax.device_get(compiled(run.variables, place(batch, run.mesh, rows)))
         counts = batch['weight'] > 0
         yield jax.tree.map(lambda x, counts=counts: x[counts], (batch, found))

@@ -141,6 +141,6 @@ def test_a_run_on_arrays_is_used_without_them(dtype, tmp_path, capsys):
         assert main(predict) == 0 and capsys.readouterr().out.count(' %') == 5
     else:
         assert main(predict) == 2
-        assert 'images of float32, and in what scale a picture does not tell' in capsys.readouterr().err
+        assert 'images of float32, and in what scale an image does not tell' in capsys.readouterr().err
     assert main(['eval', str(folder), '--checkpoint=last']) == 2
     assert 'the data of this run were arrays in memory' in capsys.readouterr().err

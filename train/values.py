@@ -17,7 +17,7 @@ LARGEST = 2**31 - 1
 LARGEST_SEED = 2**32 - 1
 # Numbers on the device are float32.
 HIGHEST = float(np.finfo(np.float32).max)
-# Each of so many is a loop in Python, a process, a thread or a picture in memory, by the last word of its name.
+# Each of so many is a loop in Python, a process, a thread or an image in memory, by the last word of its name.
 AT_MOST = {
     'depth': 1000,
     'layers': 1000,

@@ -1,4 +1,4 @@
-"""Trains a small VAAT to steer by a picture, a sound and a task: to a digit or away from it, fast or slowly."""
+"""Trains a small VAAT to steer by an image, a sound and a task: to a digit or away from it, fast or slowly."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ MODEL = VAAT(
 
 
 def draw_scenes(rng: np.random.Generator, digits: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """Digits somewhere in an empty picture, a high tone or a low one in noise, a task, and the way that is right."""
+    """Digits somewhere in an empty image, a high tone or a low one in noise, a task, and the way that is right."""
     corner = rng.integers(CANVAS - 8 + 1, size=(count, 2))
     pictures = np.zeros((count, CANVAS, CANVAS, 1), np.float32)
     drawn = digits[rng.integers(len(digits), size=count)]

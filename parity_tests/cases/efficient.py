@@ -15,7 +15,7 @@ def encoder(**kwargs: Any) -> Submodule:
 
 SMALL = dict(image_size=(24, 36), patch_size=6, num_classes=7, dim=20)
 FLOAT32_SOFTMAX = dict(
-    upstream_tolerance=1e-5, upstream_reason='x-transformers takes the softmax in float32, the witness in float64'
+    upstream_tolerance=1e-5, upstream_reason='x-transformers takes the softmax in float32, the reference in float64'
 )
 
 # upstream's example: 4,096 patches

@@ -3,7 +3,7 @@ from parity_tests.case import Case, Refused, image
 SMALL = dict(image_size=24, patch_size=4, num_classes=7, dim=20, depth=2, heads=3, dim_head=10, mlp_dim=28)
 FLOAT32_PLACES = dict(
     upstream_tolerance=1e-6,
-    upstream_reason='upstream computes the coordinates of the patches in float32, the witness in float64',
+    upstream_reason='upstream computes the coordinates of the patches in float32, the reference in float64',
 )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any kind become what the network knows."""
+"""Images of any kind become what the network knows."""
 
 import numpy as np
 import pytest
@@ -64,8 +64,8 @@ def test_what_is_no_picture_is_one_clear_message(tmp_path, monkeypatch):
         tmp_path / 'noise.png', Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))
     )
     (tmp_path / 'half.png').write_bytes((tmp_path / 'noise.png').read_bytes()[:2000])
-    (tmp_path / 'text.jpg').write_text('no picture')
-    for name, message in (('none.png', 'no such file'), ('text.jpg', 'is no picture'), ('half.png', 'damaged')):
+    (tmp_path / 'text.jpg').write_text('no image')
+    for name, message in (('none.png', 'no such file'), ('text.jpg', 'is no image'), ('half.png', 'damaged')):
         with pytest.raises(UserError, match=f'{name}.*{message}'):
             read_picture(str(tmp_path / name), 3)
     with pytest.raises(UserError, match='is a folder'):

@@ -14,10 +14,10 @@ from train.run import data_of, open_config, open_run
 
 @dataclass(frozen=True, kw_only=True)
 class Plots(Command):
-    """Draws the pictures of a run again, finished or not, from what it has stored until now."""
+    """Draws the plots of a run again, finished or not, from what it has stored until now."""
 
     run: RunFolder
-    out: Annotated[str, tyro.conf.arg(metavar='DIR', help='Folder of the pictures. By default RUN/plots.')] = ''
+    out: Annotated[str, tyro.conf.arg(metavar='DIR', help='Folder of the plots. By default RUN/plots.')] = ''
     data: Data = field(default_factory=Data)
     checkpoint: Which = 'last'
 

@@ -21,21 +21,19 @@ from train.run import Run, open_run
 from vit_flax.wrappers.recorder import Recorder
 
 TOP = 5
-# Pixels of the longer side of a picture that is shown beside the answer.
+# Pixels of the longer side of an image that is shown beside the answer.
 SHOWN = 640
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Command):
-    """What a run says about pictures: the most probable classes, and a drawing of where it looked.
+    """What a run says about images: the most probable classes, and a drawing of where it looked.
 
-    The pictures may have any size and any format that Pillow reads. Those that cannot be read are named, the others
+    The images may have any size and any format that Pillow reads. Those that cannot be read are named, the others
     are predicted, and the exit code is then 2."""
 
     run: RunFolder
-    images: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar='IMAGE...', help='Files of pictures.')
-    ]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar='IMAGE...', help='Files of images.')]
     out: Annotated[str, tyro.conf.arg(metavar='DIR', help='Folder of the drawings. By default RUN/predictions.')] = ''
     draw: Annotated[bool, tyro.conf.arg(help='Draw each answer.')] = True
     invert: Annotated[
@@ -53,9 +51,9 @@ class Predict(Command):
                 'or take `python -m train features`'
             )
         if len(run.facts.shape) != 3:
-            raise UserError(f'{self.run} knows videos, no pictures: `python -m train eval` measures it on others')
+            raise UserError(f'{self.run} knows videos, no images: `python -m train eval` measures it on others')
         if run.facts.dtype != 'uint8':
-            raise UserError(f'{self.run} knows images of {run.facts.dtype}, and in what scale a picture does not tell')
+            raise UserError(f'{self.run} knows images of {run.facts.dtype}, and in what scale an image does not tell')
         out = place(self.out, '--out') if self.out else run.folder / 'predictions'
         if self.draw:
             _make(out)
@@ -137,7 +135,7 @@ def _table(said: Sequence[tuple[str, float]]) -> Table:
 
 
 def _unused(stem: str, taken: set[str]) -> str:
-    """A file name that no picture of this call has yet."""
+    """A file name that no image of this call has yet."""
     number = 1
     name = f'{stem}.png'
     while name in taken:

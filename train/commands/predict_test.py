@@ -1,4 +1,4 @@
-"""`predict` answers for every picture that can be read, and names the others."""
+"""`predict` answers for every image that can be read, and names the others."""
 
 import dataclasses
 
@@ -43,13 +43,13 @@ def test_those_that_cannot_be_read_are_named_and_the_others_answered(finished, p
     twin = tmp_path / 'twin' / 'flower.jpg'
     twin.parent.mkdir()
     Image.open(photo).rotate(90).save(twin)
-    (tmp_path / 'text.jpg').write_text('no picture')
+    (tmp_path / 'text.jpg').write_text('no image')
     images = [str(path) for path in (tmp_path / 'none.png', photo, tmp_path / 'text.jpg', twin)]
     assert main(['predict', str(finished), *images, '--invert']) == 2
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         f'error: {images[0]}: there is no such file',
-        f'error: {images[2]} is no picture of a kind that Pillow knows',
+        f'error: {images[2]} is no image of a kind that Pillow knows',
     ]
     assert out.count(' %') == 10 and f'{finished}/predictions: flower-2.png, flower.png' in out
     assert {path.name for path in (finished / 'predictions').iterdir()} == {'flower.png', 'flower-2.png'}

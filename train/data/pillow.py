@@ -17,7 +17,7 @@ Function = Callable[[Image.Image], Image.Image]
 
 
 def each(image: np.ndarray, function: Function) -> np.ndarray:
-    """Applies a function of pictures to an image `[h w c]`; of other than 1 or 3 channels to each of them alone.
+    """Applies a function of images to an image `[h w c]`; of other than 1 or 3 channels to each of them alone.
 
     Bytes stay bytes; other numbers are taken as float32, one channel at a time.
     """
@@ -35,7 +35,7 @@ def crop(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[
 
 
 def open_picture(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """The first picture of a file, not yet decoded.
+    """The first image of a file, not yet decoded.
 
     Args:
       file: a path or an open file.
@@ -57,18 +57,18 @@ def open_picture(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = 
 
 
 def to_picture(image: np.ndarray) -> Image.Image:
-    """Bytes `[h w c]` of 1 or 3 channels as a grey or coloured picture."""
+    """Bytes `[h w c]` of 1 or 3 channels as a grey or coloured image."""
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
 def to_array(picture: Image.Image) -> np.ndarray:
-    """The picture as `[h w c]`."""
+    """The image as `[h w c]`."""
     array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
 
 
 def in_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """A picture of any depth in one of the modes L, RGB and RGBA; without an A, what shows through is laid on white."""
+    """An image of any depth in one of the modes L, RGB and RGBA; without an A, what shows through is laid on white."""
     if picture.mode.startswith(('I', 'F')):
         values = np.nan_to_num(np.asarray(picture, np.float64))
         # Whole numbers of 16 bits, or fractions, or bytes that were stored as fractions.

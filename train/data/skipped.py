@@ -1,4 +1,4 @@
-"""Which pictures could not be read and had others stand in for them."""
+"""Which images could not be read and had others stand in for them."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -12,7 +12,7 @@ from train.sources.source import Record
 
 
 class Skipped:
-    """Counts the unreadable pictures of one split, each once.
+    """Counts the unreadable images of one split, each once.
 
     Args:
       records: of the split.

@@ -1,4 +1,4 @@
-"""Unreadable pictures are counted once each, over restarts too, and the run goes on."""
+"""Unreadable images are counted once each, over restarts too, and the run goes on."""
 
 import json
 
@@ -13,8 +13,8 @@ from train.sources.image_folder import ImageFolder
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Twelve pictures of two classes to train on, six held out; two and one cannot be read."""
-    root = tmp_path_factory.mktemp('pictures')
+    """Twelve images of two classes to train on, six held out; two and one cannot be read."""
+    root = tmp_path_factory.mktemp('images')
     for split, count in (('train', 6), ('val', 3)):
         for name, shade in (('dark', 20), ('light', 200)):
             (root / split / name).mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_a_run_goes_on_and_says_how_many(tiny, folder, tmp_path, capsys):
     assert tiny(*arguments(folder, tmp_path / 'run', '--data.corrupt=skip')) == 0
     out = capsys.readouterr().out
     assert out.count('cannot be read (') == 2  # the first to train on, the first held out
-    assert '3 pictures were passed over' in out and 'of 5)' in out
+    assert '3 images were skipped' in out and 'of 5)' in out
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert summary['unreadable'] == {'train': 2, 'val': 1}
 

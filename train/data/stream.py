@@ -95,7 +95,7 @@ def train_batches(
       loader: threads and processes.
 
     Yields:
-      `image [rows h w c]` or `[rows t h w c]`, `label [rows]`, and `skipped [rows]` if unreadable pictures are, see
+      `image [rows h w c]` or `[rows t h w c]`, `label [rows]`, and `skipped [rows]` if unreadable images are, see
       `Pictures`.
 
     Raises:

@@ -60,7 +60,7 @@ def test_nor_do_processes_with_much_augmentation_and_damaged_files(folder, loade
     records = folder.records('train')
     whole = batches(records=records, augment=MUCH)
     assert_equal(batches(loader, records=records, augment=MUCH), whole)
-    # Four epochs of 24 pictures meet each of the two damaged ones four times.
+    # Four epochs of 24 images meet each of the two damaged ones four times.
     met = np.concatenate([batch['skipped'] for batch in whole])
     assert sorted(met[met > 0]) == [6] * 4 + [16] * 4
     images = np.concatenate([batch['image'] for batch in whole])

@@ -1,1 +1,1 @@
-"""Pictures of a run, drawn at its end."""
+"""Plots of a run, drawn at its end."""

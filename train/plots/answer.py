@@ -1,4 +1,4 @@
-"""What the model says about one picture, and where it looked."""
+"""What the model says about one image, and where it looked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ def answer(
     maps: Sequence[tuple[str, np.ndarray]],
     said: Sequence[tuple[str, float]],
 ) -> None:
-    """The picture, what the model saw of it, the maps over that, and the most probable classes as bars.
+    """The image, what the model saw of it, the maps over that, and the most probable classes as bars.
 
     Args:
       title: of the whole.
-      image: the picture `[h w c]`, uint8 or 0 to 1.
+      image: the image `[h w c]`, uint8 or 0 to 1.
       seen: what the model saw of it `[h w c]`.
       maps: names, and attention to each patch `[rows columns]`, from 0 to 1.
       said: names of classes with their probability, the highest first.
@@ -31,7 +31,7 @@ def answer(
     width = 0.32 + panels * (CELL + 0.08) + 3.4
     with figure(path, width, 1.05 + CELL + 0.2, title, f'{said[0][0]}, {said[0][1]:.1%}') as drawn:
         cells = grid(drawn, 1, panels, top=1.05, right=3.5, bottom=0.2)[0]
-        for cell, name, shown in ((cells[0], 'the picture', image), (cells[1], 'what the model saw', seen)):
+        for cell, name, shown in ((cells[0], 'the image', image), (cells[1], 'what the model saw', seen)):
             _natural(cell, shown)
             cell.set_title(name, loc='center', size=9, weight='normal')
         for cell, (name, weights) in zip(cells[2:], maps, strict=True):

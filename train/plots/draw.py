@@ -1,4 +1,4 @@
-"""All pictures of a run."""
+"""All plots of a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,7 +92,7 @@ def draw(
 
 
 def shown(images: np.ndarray) -> np.ndarray:
-    """Images as pictures have them, from 0 to 1, float32; of other numbers than bytes all that there are."""
+    """Images as plots have them, from 0 to 1, float32; of other numbers than bytes all that there are."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
     low, high = images.min(), images.max()

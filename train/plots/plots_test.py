@@ -1,4 +1,4 @@
-"""What the pictures compute; that they are drawn is tested with whole runs."""
+"""What the plots compute; that they are drawn is tested with whole runs."""
 
 import numpy as np
 

@@ -43,5 +43,5 @@ def predictions(
 
 
 def _short(name: str) -> str:
-    """As much of a class's name as has room above a picture."""
+    """As much of a class's name as has room above an image."""
     return name if len(name) <= 12 else f'{name[:11]}…'

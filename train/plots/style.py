@@ -1,4 +1,4 @@
-"""What all pictures share: one set of colours, one typography, images without blur."""
+"""What all plots share: one set of colours, one typography, images without blur."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

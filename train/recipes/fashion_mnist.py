@@ -1,6 +1,6 @@
 """A compact convolutional transformer on Fashion-MNIST, from scratch.
 
-What: 60,000 grey pictures of clothes of 28x28 pixels in ten classes; CCT (arXiv:2104.05704) with two convolutions and
+What: 60,000 grey images of clothes of 28x28 pixels in ten classes; CCT (arXiv:2104.05704) with two convolutions and
 two blocks of width 128, 281 thousand parameters; mirror images, label smoothing, averaged parameters. Eight and a half
 passes over the images.
 

@@ -90,7 +90,7 @@ def binary_batches(files: Sequence[Path], label_bytes: int = 1, which: int = 0) 
 
 
 def png_strips(files: Sequence[Path], labels: Path) -> InMemory:
-    """Images from pictures that hold one image in each row of pixels, and their labels from a JSON list."""
+    """Images from files that hold one image in each row of pixels, and their labels from a JSON list."""
     parts = []
     for path in files:
         try:

@@ -18,7 +18,7 @@ OPTIONS = {'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif', 
 
 @dataclass(frozen=True)
 class Clips(Pictures):
-    """Pictures that move: records of uint8 `[t h w c]`, unreadable ones treated as there.
+    """Images that move: records of uint8 `[t h w c]`, unreadable ones treated as there.
 
     Attributes:
       frames: that are taken of each.

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, arXiv:1708.07747: 60,000 and 10,000 grey pictures of clothes, 28x28, ten classes."""
+"""Fashion-MNIST, arXiv:1708.07747: 60,000 and 10,000 grey images of clothes, 28x28, ten classes."""
 
 from dataclasses import dataclass
 

@@ -145,7 +145,7 @@ def _check_apart(parts: Mapping[tuple[Path, str], Mapping[str, Identity]]) -> No
             before = seen.setdefault(identity, here)
             if before is not here and os.path.samefile(before, here):
                 raise UserError(
-                    f'{before} and {here} are the same file, by a link: a picture has one class, and is trained on or '
+                    f'{before} and {here} are the same file, by a link: an image has one class, and is trained on or '
                     'held out; remove one of them'
                 )
 

@@ -19,10 +19,10 @@ HELP = (
 
 @dataclass(frozen=True)
 class _Rows(Sequence):
-    """Pairs of an encoded picture and a label.
+    """Pairs of an encoded image and a label.
 
     Attributes:
-      dataset: a split, its pictures not decoded.
+      dataset: a split, its images not decoded.
       image, label: names of its columns.
       numbers: of labels that are not numbers from 0 to begin with.
     """
@@ -40,7 +40,7 @@ class _Rows(Sequence):
         label = row[self.label]
         label = label if self.numbers is None else self.numbers.get(label, -1)
         picture = row[self.image]
-        # A data set may hold paths instead of the pictures themselves, or neither.
+        # A data set may hold paths instead of the images themselves, or neither.
         path = None if picture is None or picture['bytes'] else picture['path']
         file = path or io.BytesIO((picture or {}).get('bytes') or b'')
         return file, -1 if label is None else label
@@ -48,7 +48,7 @@ class _Rows(Sequence):
 
 @dataclass(frozen=True)
 class HuggingFace(Source):
-    """A data set of pictures from Hugging Face (pip install 'vit-linen[huggingface]')."""
+    """A data set of images from Hugging Face (pip install 'vit-linen[huggingface]')."""
 
     dataset: str = ''
     """Name on the hub, such as uoft-cs/cifar10; it is downloaded once."""
@@ -63,13 +63,13 @@ class HuggingFace(Source):
     held_out: float = 0.1
     """That part."""
     image: str = ''
-    """Column of the pictures. By default the only one that has pictures."""
+    """Column of the images. By default the only one that has images."""
     label: str = ''
     """Column of the labels. By default the only one that has class labels."""
     channels: int = 3
-    """What pictures are turned into: 3 for colours, 1 for grey."""
+    """What images are turned into: 3 for colours, 1 for grey."""
     corrupt: Corrupt = 'refuse'
-    """What an unreadable picture does: end the run, or be counted and replaced by the next readable one."""
+    """What an unreadable image does: end the run, or be counted and replaced by the next readable one."""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -111,7 +111,7 @@ class HuggingFace(Source):
             ) from error
         splits = self._splits(datasets)
         train = splits['train']
-        image = self.image or self._only(train, datasets.Image, 'image', 'pictures')
+        image = self.image or self._only(train, datasets.Image, 'image', 'images')
         label = self.label or self._only(train, datasets.ClassLabel, 'label', 'class labels')
         for column in (image, label):
             if column not in train.features:

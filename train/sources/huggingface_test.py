@@ -33,7 +33,7 @@ class Value:
 
 @dataclass
 class Dataset:
-    """A table; pictures are kept encoded, as in the library."""
+    """A table; images are kept encoded, as in the library."""
 
     rows: list
     features: dict = field(default_factory=dict)
@@ -121,15 +121,15 @@ def test_labels_that_are_words(library):
     source = HuggingFace(dataset='zoo', label='kind')
     assert source.classes == ('ape', 'fox')
     assert [int(record['label']) for record in source.records('train')] == [1, 0, 1]
-    with pytest.raises(UserError, match='picture 1 of zoo: label -1 is out of range for 2 classes'):
+    with pytest.raises(UserError, match='image 1 of zoo: label -1 is out of range for 2 classes'):
         source.records('val')[1]
 
 
 def test_unreadable_pictures(library):
     damaged = [dict(row) for row in TRAIN.rows]
-    damaged[2]['image'] = {'bytes': b'no picture', 'path': None}
+    damaged[2]['image'] = {'bytes': b'no image', 'path': None}
     library['pets', None] = {'train': Dataset(damaged, FEATURES), 'test': VAL}
-    with pytest.raises(UserError, match=r'picture 2 of pets cannot be read: it is no JPEG.*--data\.corrupt skip'):
+    with pytest.raises(UserError, match=r'image 2 of pets cannot be read: it is no JPEG.*--data\.corrupt skip'):
         HuggingFace(dataset='pets').records('train')[2]
     assert HuggingFace(dataset='pets', corrupt='skip').records('train')[2]['skipped'] == 3
 
@@ -140,7 +140,7 @@ def test_unreadable_pictures(library):
         ({}, dict(dataset='pets'), "'pets' cannot be loaded: there is no pets: give --data.dataset NAME"),
         ({'test': VAL}, {}, "pets has no split 'train': there are: test"),
         ({'train': TRAIN, 'test': VAL}, dict(val_split='tests'), "pets has no split 'tests': did you mean 'test'"),
-        ({'train': TRAIN, 'test': VAL}, dict(image='picture'), "no column 'picture'"),
+        ({'train': TRAIN, 'test': VAL}, dict(image='image'), "no column 'image'"),
         ({'train': TRAIN, 'test': VAL}, dict(label='labels'), "no column 'labels': did you mean 'label'"),
         ({'train': Dataset([], FEATURES), 'test': VAL}, {}, 'pets has no images in train'),
         (
@@ -148,7 +148,7 @@ def test_unreadable_pictures(library):
             {},
             'has 2 columns of class labels: choose one with --data.label, there are: image, label, fine',
         ),
-        ({'train': Dataset([], {'label': FEATURES['label']}), 'test': VAL}, {}, 'has 0 columns of pictures'),
+        ({'train': Dataset([], {'label': FEATURES['label']}), 'test': VAL}, {}, 'has 0 columns of images'),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(library, there, options, message):

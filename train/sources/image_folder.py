@@ -1,4 +1,4 @@
-"""Pictures in folders, one folder for each class."""
+"""Images in folders, one folder for each class."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +8,8 @@ from train.sources.pictures import ENDINGS, MEAN, STD, Corrupt, Pictures, check_
 from train.sources.source import Source, Split
 
 KIND = Kind(
-    'picture',
-    'pictures',
+    'image',
+    'images',
     ENDINGS,
     'give --data.path a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or one with CLASS/*.jpg, of which a part is '
     'then held out (.jpeg, .png, .webp and .bmp are read too)',
@@ -18,16 +18,16 @@ KIND = Kind(
 
 @dataclass(frozen=True)
 class ImageFolder(Source):
-    """Your own pictures, of any size: one folder for each class, decoded when they are needed."""
+    """Your own images, of any size: one folder for each class, decoded when they are needed."""
 
     path: str = 'data/images'
     """Folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or test), or with CLASS/*.jpg. Classes are sorted by name."""
     held_out: float = 0.1
-    """Part of each class that is held out where there is no val and no test; which pictures depends on their names."""
+    """Part of each class that is held out where there is no val and no test; which images depends on their names."""
     channels: int = 3
-    """What pictures are turned into: 3 for colours, 1 for grey."""
+    """What images are turned into: 3 for colours, 1 for grey."""
     corrupt: Corrupt = 'refuse'
-    """What an unreadable picture does: end the run, or be counted and replaced by the next readable one."""
+    """What an unreadable image does: end the run, or be counted and replaced by the next readable one."""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -53,5 +53,5 @@ class ImageFolder(Source):
 
     @cached_property
     def _index(self) -> tuple[tuple[str, ...], dict[Split, Listing]]:
-        """The classes, and the pictures of both splits; the folder is looked through once."""
+        """The classes, and the images of both splits; the folder is looked through once."""
         return find(self.path, self.held_out, KIND)

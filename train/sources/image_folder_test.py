@@ -1,4 +1,4 @@
-"""Folders of pictures: of any size and mode, divided by name, and every way in which they can be wrong."""
+"""Folders of images: of any size and mode, divided by name, and every way in which they can be wrong."""
 
 import dataclasses
 import os
@@ -48,7 +48,7 @@ def test_folders_of_both_splits(tmp_path, held_out):
     picture(tmp_path / 'train' / 'dog' / 'deep' / 'a.JPEG', 2)
     picture(tmp_path / 'train' / 'cat' / 'c.webp', 3)
     picture(tmp_path / held_out / 'dog' / 'e.bmp', 4)
-    (tmp_path / 'train' / 'dog' / 'notes.txt').write_text('no picture')
+    (tmp_path / 'train' / 'dog' / 'notes.txt').write_text('no image')
     (tmp_path / 'train' / 'dog' / '.b.png').write_text('of a file manager')
     (tmp_path / 'train' / '.thumbnails').mkdir()
     (tmp_path / held_out / 'cat').mkdir()
@@ -104,14 +104,14 @@ def test_one_picture_is_enough_if_another_is_held_out(tmp_path):
 @pytest.mark.parametrize(
     'files, message',
     [
-        ((), r'has no pictures in folders of classes: give --data\.path a folder with train/CLASS/\*\.jpg'),
-        (('a.png', 'b.png'), 'has no pictures in folders of classes'),
-        (('train/a/0.png', 'val/c/'), 'val has no pictures in folders of classes'),
-        (('a/0.png', 'b/'), r'b has no pictures \(.*\.jpg.*\): fill or remove the folder'),
-        (('train/a/0.png', 'train/b/', 'val/a/0.png'), 'train/b has no pictures'),
+        ((), r'has no images in folders of classes: give --data\.path a folder with train/CLASS/\*\.jpg'),
+        (('a.png', 'b.png'), 'has no images in folders of classes'),
+        (('train/a/0.png', 'val/c/'), 'val has no images in folders of classes'),
+        (('a/0.png', 'b/'), r'b has no images \(.*\.jpg.*\): fill or remove the folder'),
+        (('train/a/0.png', 'train/b/', 'val/a/0.png'), 'train/b has no images'),
         (('train/cat/0.png', 'val/cats/0.png'), "val/cats: there is no such class to train on, did you mean 'cat'"),
-        (('a/0.png',), 'has one picture of each class, so that none can be held out'),
-        (('a/0.png', 'b/0.png'), 'has one picture of each class, so that none can be held out'),
+        (('a/0.png',), 'has one image of each class, so that none can be held out'),
+        (('a/0.png', 'b/0.png'), 'has one image of each class, so that none can be held out'),
     ],
 )
 def test_folders_that_are_wrong(tmp_path, files, message):
@@ -187,7 +187,7 @@ def test_a_photograph_is_decoded_no_larger_than_needed(tmp_path, photographs, le
 
 @pytest.fixture(scope='module')
 def with_damage(tmp_path_factory, photographs):
-    """Eight pictures, of which three in a row, and the last one, cannot be read."""
+    """Eight images, of which three in a row, and the last one, cannot be read."""
     root = tmp_path_factory.mktemp('damaged')
     for i in range(8):
         for split in ('train', 'val'):
@@ -228,7 +228,7 @@ def test_nothing_but_unreadable_pictures(tmp_path):
         for split in ('train', 'val'):
             picture(tmp_path / split / 'a' / f'{i}.png').write_text('nothing')
     records = ImageFolder(path=str(tmp_path), corrupt='skip').records('train')
-    with pytest.raises(UserError, match=r'a/1\.png cannot be read, and neither can the 2 pictures after it'):
+    with pytest.raises(UserError, match=r'a/1\.png cannot be read, and neither can the 2 images after it'):
         records[1]
 
 
@@ -248,7 +248,7 @@ def test_no_bomb_goes_off(tmp_path, monkeypatch):
         ImageFolder(path=str(tmp_path)).records('train')[0]
 
 
-# ---------------------------------------------------------------------- what is no picture of its own
+# ---------------------------------------------------------------------- what is no image of its own
 
 
 def test_what_would_be_waited_for_is_no_picture(tmp_path):
@@ -290,7 +290,7 @@ def test_elsewhere_may_be_linked_to(tmp_path):
     (tmp_path / 'data' / 'a' / 'of one.png').symlink_to(tmp_path / 'store' / '1.png')
     (tmp_path / 'data' / 'b').symlink_to(picture(tmp_path / 'more' / '0.png').parent)
     source = ImageFolder(path=str(tmp_path / 'data'), held_out=0.01)
-    with pytest.raises(UserError, match='has one picture of each class'):
+    with pytest.raises(UserError, match='has one image of each class'):
         source.records('train')
     (tmp_path / 'data' / 'a' / 'all').symlink_to(tmp_path / 'store')
     again = dataclasses.replace(source)

@@ -1,4 +1,4 @@
-"""Pictures in files of any size and mode: decoded on access, turned the right way up, with channels as asked for."""
+"""Images in files of any size and mode: decoded on access, turned the right way up, with channels as asked for."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ UNREADABLE = (
     RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
-# So many unreadable pictures in a row are a broken data set.
+# So many unreadable images in a row are a broken data set.
 ENOUGH = 100
 
 # Of the photographs of ImageNet; near enough for others.
@@ -38,8 +38,8 @@ MEAN, STD = {3: (0.485, 0.456, 0.406), 1: (0.449,)}, {3: (0.229, 0.224, 0.225), 
 class Pictures(Sequence[Record]):
     """Records from files.
 
-    With `corrupt='skip'` the next readable picture stands in for an unreadable one, and every record has an int32
-    `skipped`: 0, or one more than the index of the picture that it stands in for. Which one that is depends on the
+    With `corrupt='skip'` the next readable image stands in for an unreadable one, and every record has an int32
+    `skipped`: 0, or one more than the index of the image that it stands in for. Which one that is depends on the
     files alone, so that threads, processes and hosts agree.
 
     Attributes:
@@ -47,7 +47,7 @@ class Pictures(Sequence[Record]):
       classes: labels must be below.
       where: name of the data set, for messages about files without a path.
       channels: 3 or 1.
-      corrupt: what happens to an unreadable picture.
+      corrupt: what happens to an unreadable image.
       least: pixels that the shorter side needs; a JPEG may then be decoded at a half, quarter or eighth of its size,
         which is faster. 0 decodes it whole.
     """
@@ -59,10 +59,10 @@ class Pictures(Sequence[Record]):
     corrupt: Corrupt = 'refuse'
     least: int = 0
 
-    many: ClassVar[str] = 'pictures'
+    many: ClassVar[str] = 'images'
 
     def needing(self, least: int) -> Self:
-        """The same pictures, decoded no larger than needed."""
+        """The same images, decoded no larger than needed."""
         return dataclasses.replace(self, least=least)
 
     def read(self, file: str | BinaryIO, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -105,12 +105,12 @@ class Pictures(Sequence[Record]):
         ) from failed
 
     def name(self, index: int) -> str:
-        """The path of a picture, or which one it is."""
+        """The path of an image, or which one it is."""
         file, _ = self.items[index]
-        return file if isinstance(file, str) else f'picture {index} of {self.where}'
+        return file if isinstance(file, str) else f'image {index} of {self.where}'
 
     def why(self, index: int) -> str:
-        """What is wrong with a picture; empty if nothing is."""
+        """What is wrong with an image; empty if nothing is."""
         try:
             self.read(self.items[index][0])
         except UNREADABLE as error:
@@ -119,7 +119,7 @@ class Pictures(Sequence[Record]):
 
 
 def check_options(held_out: float, channels: int, corrupt: str) -> None:
-    """Raises a `UserError` if an option of a data set of pictures makes no sense."""
+    """Raises a `UserError` if an option of a data set of images makes no sense."""
     if not 0 < held_out < 1:
         raise UserError(f'data.held_out={held_out} must be above 0 and below 1')
     if channels not in MEAN:
@@ -129,7 +129,7 @@ def check_options(held_out: float, channels: int, corrupt: str) -> None:
 
 
 def decode(file: str | BinaryIO, channels: int = 3, least: int = 0) -> np.ndarray:
-    """One picture, turned as its EXIF tag says.
+    """One image, turned as its EXIF tag says.
 
     Args:
       file: a path or an open file: JPEG, PNG, WebP or BMP.

@@ -19,7 +19,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class _Rows(Sequence):
-    """Pairs of an encoded picture and a label."""
+    """Pairs of an encoded image and a label."""
 
     source: Any
     image: str
@@ -35,7 +35,7 @@ class _Rows(Sequence):
 
 @dataclass(frozen=True)
 class Tfds(Source):
-    """A data set of pictures from TensorFlow Datasets (pip install 'vit-linen[tfds]'), prepared as ArrayRecord."""
+    """A data set of images from TensorFlow Datasets (pip install 'vit-linen[tfds]'), prepared as ArrayRecord."""
 
     dataset: str = 'cifar10'
     """Its name, with a config and version if you like, such as imagenet2012 or oxford_iiit_pet:4.0.0."""
@@ -46,11 +46,11 @@ class Tfds(Source):
     val_split: str = ''
     """What is held out. By default validation or test, the first there is, or else the last tenth of train."""
     image: str = 'image'
-    """Feature with the pictures."""
+    """Feature with the images."""
     label: str = 'label'
     """Feature with the class labels."""
     corrupt: Corrupt = 'refuse'
-    """What an unreadable picture does: end the run, or be counted and replaced by the next readable one."""
+    """What an unreadable image does: end the run, or be counted and replaced by the next readable one."""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -111,7 +111,7 @@ class Tfds(Source):
             ) from error
         features = dict(builder.info.features.items())
         for option, kind, what in (
-            ('image', tfds.features.Image, 'pictures'),
+            ('image', tfds.features.Image, 'images'),
             ('label', tfds.features.ClassLabel, 'class labels'),
         ):
             name = getattr(self, option)

@@ -97,7 +97,7 @@ def test_images_and_labels(library, shape, expected):
 
 def test_the_label_of_an_unlabelled_split(library):
     library['pets'] = Builder(FEATURES, SPLITS)
-    with pytest.raises(UserError, match='picture 1 of pets, test: label -1 is out of range for 2 classes'):
+    with pytest.raises(UserError, match='image 1 of pets, test: label -1 is out of range for 2 classes'):
         Tfds(dataset='pets').records('val')[1]
 
 
@@ -117,7 +117,7 @@ def test_without_a_held_out_split_the_last_tenth_is_held_out(library):
             dict(dataset='cats'),
             "data.dataset='cats' is not known or not in .*: Dataset cats not found: prepare it",
         ),
-        (FEATURES, dict(image='id'), "pets: 'id' holds no pictures: there are: image"),
+        (FEATURES, dict(image='id'), "pets: 'id' holds no images: there are: image"),
         (FEATURES, dict(label='lable'), "pets: 'lable' holds no class labels: did you mean 'label'"),
         (FEATURES, dict(train_split='trian'), 'pets, trian: Unknown split trian: prepare it'),
         (FEATURES, dict(train_split='none'), 'pets has no images in none'),

@@ -397,7 +397,7 @@ def test_tubes_of_videos_are_hidden_and_completed(folder, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     'args, message',
     [
-        (['predict', 'RUN', 'a.jpg'], 'knows videos, no pictures'),
+        (['predict', 'RUN', 'a.jpg'], 'knows videos, no images'),
         (['vivit_clips', '--data.path=nowhere'], "data.path='nowhere' is not a folder: give --data.path a folder with"),
         (['vivit_clips', '--data.name=digits'], "model 'vivit' takes videos, such as of --data.name video_folder"),
         (['digits', '--data.name=video_folder', '--data.path=CLIPS'], 'expected input of layout [b h w c]'),

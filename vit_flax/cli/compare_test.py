@@ -90,7 +90,7 @@ PLANTED = {
 
 @pytest.mark.parametrize('mistake', PLANTED)
 def test_a_planted_mistake_is_named(compare, mistake):
-    """The witness's source with one change."""
+    """The PyTorch reference's source with one change."""
     root = Path(witness.ViT.__init__.__code__.co_filename).parents[1]
     right, wrong, layer = PLANTED[mistake]
     shutil.copytree(root, 'mine', ignore=shutil.ignore_patterns('__pycache__'))
@@ -101,7 +101,7 @@ def test_a_planted_mistake_is_named(compare, mistake):
             changed += right in text
             text = text.replace(right, wrong)
         path.write_text(text)
-    assert changed, f'the witness does not say {right}'
+    assert changed, f'the reference does not say {right}'
     try:
         code, out, _ = compare('--torch-class', 'mine.models.vit:ViT')
     finally:
