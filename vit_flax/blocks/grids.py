@@ -122,12 +122,13 @@ def video_grid(
     frames: int,
     frame_patch_size: int,
     channels: int,
+    argument: str = 'image_patch_size',
 ) -> Grid:
-    """Patches of videos and volumes `[b t h w c]`."""
+    """Patches of videos and volumes `[b t h w c]`; `argument` is what the model calls `image_patch_size`."""
     check_divisible('frames', frames, 'frame_patch_size', frame_patch_size)
-    shape = frames // frame_patch_size, *patch_grid(image_size, image_patch_size, patches='image_patch_size')
+    shape = frames // frame_patch_size, *patch_grid(image_size, image_patch_size, patches=argument)
     lengths = frames, *pair(image_size, 'image_size')
-    patch = frame_patch_size, *pair(image_patch_size, 'image_patch_size')
+    patch = frame_patch_size, *pair(image_patch_size, argument)
     return Grid(lengths, patch, shape, channels, 'b t h w c', f'frames={frames} with image_size={image_size}')
 
 

@@ -228,7 +228,7 @@ class VideoTransformer(PositionedTransformerBase, kw_only=True):
 
     @property
     def grid(self) -> Grid:
-        return video_grid(self.image_size, self.patch_size, self.frames, 1, self.channels)
+        return video_grid(self.image_size, self.patch_size, self.frames, 1, self.channels, 'patch_size')
 
     @property
     def causal_axes(self) -> tuple[int, ...]:

@@ -41,7 +41,8 @@ class NaViT(NestedViTBase, kw_only=True):
     @property
     def grid(self) -> Grid:
         check_divisible('max_frames', self.max_frames, 'frame_patch_size', self.frame_patch_size)
-        grid = video_grid(self.image_size, self.patch_size, self.max_frames, self.frame_patch_size, self.channels)
+        sizes = self.image_size, self.patch_size, self.max_frames, self.frame_patch_size
+        grid = video_grid(*sizes, self.channels, 'patch_size')
         return replace(grid, size=f'max_frames={self.max_frames} with image_size={self.image_size}')
 
     @property
