@@ -19,6 +19,7 @@ from train.config import check, from_json, to_json
 from train.conftest import arrays
 from train.data.stream import place, train_batches
 from train.errors import UserError
+from train.folder import open_folder
 from train.init import begin, inherit
 from train.log import read_rows
 from train.model import build
@@ -314,16 +315,22 @@ def test_at_most_two_classes_between_an_objective_and_the_contract():
         assert sum(issubclass(kind, Objective) for kind in objectives.find(name).__mro__) <= 3
 
 
-def test_a_config_of_an_earlier_version_is_read():
-    """Without the options that there were not, and with 0 and '' for what is None now."""
-    old = to_json(dataclasses.replace(parse('dino', [])[0], out='runs/x'))
+def test_a_config_of_an_earlier_version_is_read(tmp_path):
+    """Without the options that there were not, and with 0 and '' for what is None now; its run can be continued."""
+    args = [*SHORT, '--objective.local-size=0', '--out', str(tmp_path / 'run')]
+    config, other = (parse('dino', [*args, *more])[0] for more in ([], ['--objective.no-average-places']))
+    old = to_json(config)
     written = old['objective']
     for key in ('student_sees_global', 'average_places', 'local_scale_min'):
         del written[key]
     written |= {'hidden_layer': '', 'local_size': 0}
-    read: Any = from_json(old).objective
-    assert (read.student_sees_global, read.average_places, read.local_scale_min) == (True, True, 0.05)
-    assert (read.hidden_layer, read.local_size) == (-2, None)
+    assert from_json(old) == config
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(old))
+    assert open_folder(config) == tmp_path / 'run'
+    other: Any = dataclasses.replace(config.objective, average_places=False)
+    with pytest.raises(UserError, match=r'holds another run:\n  objective.average_places: True there, False now\n'):
+        open_folder(other)
     written['shares'] = 3
     with pytest.raises(UserError, match=r"of another version of this trainer: .*'shares'"):
         from_json(old)

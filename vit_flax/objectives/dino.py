@@ -68,7 +68,7 @@ class SelfDistillation(Objective, kw_only=True):
     students: ClassVar[Mapping[str, str]] = {'teacher': 'student'}
     # Outputs of the teacher that have a centre.
     centred: ClassVar[tuple[str, ...]]
-    # What section 5.1 and appendix C of DINO's paper set, and EsViT's takes over.
+    # Section 3 and appendix C of DINO's paper, which EsViT's follows.
     PAPER: ClassVar[Mapping[str, Any]] = dict(
         num_classes_K=65536,
         projection_hidden_size=2048,
