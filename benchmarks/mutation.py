@@ -350,8 +350,17 @@ def tests(mistake: Mistake) -> list[list[str]]:
     stems = [path.stem] if path.stem in all_stems() else some_users(file)
     every = sorted(str(name.relative_to(ROOT)) for name in (ROOT / 'parity_tests').glob('test_*.py'))
     of_models = list(dict.fromkeys(['parity_tests/test_parity.py', *every, f'--stem={",".join(stems)}']))
-    # with --stem the tests that are of no model are left out
-    return [own, of_models] if own else [of_models]
+    runs = [own, [*mentioning(file), '--stem=none'], of_models]
+    return [run for run in runs if any(word.endswith('.py') for word in run)]
+
+
+@cache
+def mentioning(file: str) -> list[str]:
+    """Parity tests that call what a file defines by its name."""
+    names = [node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)]
+    found = sorted((ROOT / 'parity_tests').glob('test_*.py'))
+    words = re.compile(rf'\b({"|".join(names)})\b')
+    return [str(path.relative_to(ROOT)) for path in found if names and words.search(path.read_text())]
 
 
 @cache

@@ -87,7 +87,9 @@ PER_MODEL = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption('--stem', help='run the tests of these models alone: cait,xcit (-k vit would match many)')
+    parser.addoption(
+        '--stem', help='the tests of these models alone: cait,xcit (-k vit would match many); none: those of no model'
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -99,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption('stem')
     if chosen:
-        items[:] = [item for item in items if stem_of(item) in chosen.split(',')]
+        items[:] = [item for item in items if (stem_of(item) or 'none') in chosen.split(',')]
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
