@@ -34,6 +34,8 @@ EXHAUSTIVE = 'exhaustive: repeats for every model what is a property of a block,
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    stems = 'the tests of these models alone: cait,xcit (-k vit would match many); none: those of no model'
+    parser.addoption('--stem', help=stems)
     parser.addoption('--all', action='store_true', help='also what is marked exhaustive; -m exhaustive: that alone')
 
 
@@ -57,6 +59,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker('exhaustive')]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker('exhaustive')]
+    chosen = config.getoption('stem')
+    if chosen:
+        items[:] = [item for item in items if (stem_of(item) or 'none') in chosen.split(',')]
     items.sort(key=lambda item: stem_of(item) or '')
 
 

@@ -49,6 +49,8 @@ PARTS = {
 LEFT_OUT = {'train/recipes', 'vit_flax/models/__init__.py'}
 # Models that stand for all users of a block.
 FEW = 3
+# And for all whose weights are converted.
+PLAIN_AND_CONVOLUTIONAL = 'vit', 'cvt'
 
 EXCHANGED: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -341,17 +343,28 @@ def tests(mistake: Mistake) -> list[list[str]]:
     file, path = mistake.file, Path(mistake.file)
     own = [str(path.with_name(f'{path.stem}_test.py')), f'parity_tests/test_{path.stem}.py']
     own = [name for name in own if (ROOT / name).exists()]
-    if mistake.part == 'weights':
-        return [[*own, 'vit_flax/weights', 'parity_tests/test_weights.py', 'parity_tests/test_wrappers.py']]
     if mistake.part == 'trainer':
         reached = [name for name in users(file, 'train/') if name.endswith('_test.py')]
         near = [name for name in reached if file in imports(name)]
         return [list(dict.fromkeys([*own, *near, *reached[:FEW], 'train/loop_test.py']))]
-    stems = [path.stem] if path.stem in all_stems() else some_users(file)
+    if mistake.part == 'weights':
+        own = [*own, 'vit_flax/weights']
+        stems = list(PLAIN_AND_CONVOLUTIONAL)
+    else:
+        stems = [path.stem] if path.stem in all_stems() else some_users(file)
     every = sorted(str(name.relative_to(ROOT)) for name in (ROOT / 'parity_tests').glob('test_*.py'))
     of_models = list(dict.fromkeys(['parity_tests/test_parity.py', *every, f'--stem={",".join(stems)}']))
-    # with --stem the tests that are of no model are left out
-    return [own, of_models] if own else [of_models]
+    runs = [own, [*mentioning(file), '--stem=none'], of_models]
+    return [run for run in runs if any(word.endswith('.py') for word in run)]
+
+
+@cache
+def mentioning(file: str) -> list[str]:
+    """Tests that call what a file defines by its name."""
+    names = [node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)]
+    found = [*sorted((ROOT / 'parity_tests').glob('test_*.py')), *sorted((ROOT / 'vit_flax').rglob('*_test.py'))]
+    words = re.compile(rf'\b({"|".join(names)})\b')
+    return [str(path.relative_to(ROOT)) for path in found if names and words.search(path.read_text())]
 
 
 @cache

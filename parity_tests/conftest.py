@@ -9,7 +9,7 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 
-from conftest import stem_of, subject
+from conftest import subject
 from vit_flax.weights import convert, table
 
 _build_table = table.build_table
@@ -86,20 +86,10 @@ PER_MODEL = {
 }
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption('--stem', help='run the tests of these models alone: cait,xcit (-k vit would match many)')
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in PER_MODEL.keys() & set(metafunc.fixturenames):
         declared, label = PER_MODEL[name]()
         metafunc.parametrize(name, declared, ids=label)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = config.getoption('stem')
-    if chosen:
-        items[:] = [item for item in items if stem_of(item) in chosen.split(',')]
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

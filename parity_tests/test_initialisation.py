@@ -16,6 +16,7 @@ from parity_tests.bridge import example_inputs
 from parity_tests.case import Case
 from parity_tests.objective_case import ObjectiveCase
 from parity_tests.upstream import upstream_module
+from vit_flax.blocks.layer_scale import paper_layer_scale
 from vit_flax.models.xcit import upstream_layer_scale
 from vit_flax.weights.table import build_table
 
@@ -97,10 +98,11 @@ def check_distribution(case: Case, upstream: Callable[[], torch.nn.Module], **ca
         assert abs(tails[0] - tails[1]) <= 6 * np.sqrt(2 * 24 / size) + 0.1, name
 
 
-def test_layer_scale_follows_the_depth():
-    upstream = upstream_module('xcit').LayerScale
-    want = [upstream(3, torch.nn.Identity(), depth=layer + 1).scale[0].item() for layer in range(30)]
-    np.testing.assert_allclose(upstream_layer_scale(np.arange(30)), want, rtol=1e-6)
+@pytest.mark.parametrize('stem, ours', [('xcit', upstream_layer_scale), ('cait', paper_layer_scale)])
+def test_layer_scale_follows_the_depth(stem: str, ours: Callable[[np.ndarray], jax.Array]):
+    upstream = upstream_module(stem).LayerScale
+    want = [upstream(3, torch.nn.Identity(), depth=layer + 1).scale.flatten()[0].item() for layer in range(30)]
+    np.testing.assert_allclose(ours(np.arange(30)), want, rtol=1e-6)
 
 
 def test_parameters_in_another_dtype(first_case: Case):

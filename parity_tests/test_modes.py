@@ -6,6 +6,7 @@ the parts of a model allow it, is shown with one model for each kind of part; `-
 import dataclasses
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +36,22 @@ def cast(tree, dtype):
     return jax.device_put(arrays)
 
 
-def with_rates(model: nn.Module, rate: float) -> nn.Module:
-    """The model with all its rates of dropout, of whatever kind, at one value."""
+def rates(model: nn.Module) -> list[str]:
+    """The arguments that are rates of dropout, of whatever kind."""
     fields = [field.name for field in dataclasses.fields(model) if re.search(r'dropout|depth_rate', field.name)]
-    return model.clone(**{name: rate for name in fields if isinstance(getattr(model, name), float)})
+    return [name for name in fields if isinstance(getattr(model, name), float)]
+
+
+def with_rates(model: nn.Module, rate: float) -> nn.Module:
+    """The model with all of them at one value."""
+    return model.clone(**dict.fromkeys(rates(model), rate))
+
+
+def program(model: nn.Module, pair: Pair, **call: Any) -> tuple[str, list[Any]]:
+    """What is traced, as text, and the constants in it."""
+    traced = jax.make_jaxpr(partial(outputs, model, **pair.case.options, **call))(pair.variables, pair.inputs)
+    # functions are printed with their place in memory
+    return re.sub(r'0x[0-9a-f]+', '', str(traced)), traced.consts
 
 
 def outputs(model, variables, inputs, **call):
@@ -74,16 +87,28 @@ def test_mapped_in_float32_and_bfloat16(representative_case: Case):
 
 def test_evaluation_is_the_same_program_whatever_the_rates_of_dropping(pair: Pair):
     """It needs no rng, and gives the same twice."""
-
-    def program(model):
-        run = partial(outputs, model, **pair.case.options)
-        traced = jax.make_jaxpr(run)(pair.variables, pair.inputs)
-        # functions are printed with their place in memory
-        return re.sub(r'0x[0-9a-f]+', '', str(traced)), traced.consts
-
-    (quiet, constants), (noisy, others) = program(pair.flax), program(with_rates(pair.flax, 0.5))
+    (quiet, constants), (noisy, others) = program(pair.flax, pair), program(with_rates(pair.flax, 0.5), pair)
     assert noisy == quiet
     jax.tree.map(np.testing.assert_array_equal, others, constants)
+
+
+def test_every_rate_of_dropping_acts_in_training(pair: Pair):
+    """Each at a value that nothing else has: it stands in the program, or changes its shapes.
+
+    All but those that their model's documentation says are without effect.
+    """
+    said = type(pair.flax).__doc__ or ''
+    names = [name for name in rates(pair.flax) if f'{name}: without effect' not in said]
+    if not names:
+        pytest.skip('it drops nothing')
+    values = {name: (21 + 2 * index) / 64 for index, name in enumerate(names)}
+    keys = {name: jax.random.key(0) for name in ('dropout', 'drop_path', 'tokens', 'mask')}
+    training = dict(train=True, rngs=keys, mutable=['batch_stats'])
+    text, _ = program(pair.flax.clone(**values), pair, **training)
+    for name, value in values.items():
+        if f'{value}' not in text and f'{1 - value}' not in text:
+            without, _ = program(pair.flax.clone(**{**values, name: 0.0}), pair, **training)
+            assert text != without, name
 
 
 def test_eager_equals_torch(representative_case: Case):

@@ -42,6 +42,11 @@ def test_tables_start_as_embeddings():
     assert table.shape == (169, 8) and abs(table.std() - 1) < 0.1
 
 
+@pytest.mark.parametrize('size, grid', [(3, (5, 5)), ((2, 3), (3, 5))])
+def test_tables_state_their_grid(size, grid):
+    assert windows.RelativePositionBias(size, heads=2).position_tables()['embedding'].grid == grid
+
+
 def test_settings_of_stages():
     assert per_stage('heads', 3, 2) == (3, 3)
     assert per_stage('heads', [3, None], 2) == (3, None)
