@@ -31,7 +31,7 @@ DTYPE_HELP = 'Type that the network computes in; parameters and the loss are alw
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command and returns the exit code: 0, 2 for what the user can mend, 1 for a diverged run."""
+    """Runs the command and returns the exit code: 0, 2 for user errors, 1 for a diverged run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may have bytes that are no letters
             stream.reconfigure(errors='backslashreplace')

@@ -1,4 +1,4 @@
-"""What a network makes of images before it classifies them."""
+"""Features: what the head of a network takes as its input."""
 
 from collections.abc import Callable
 

@@ -125,7 +125,7 @@ def _run(
                 placed = place(batch, setup.mesh, config.batch_size)
                 state, numbers = setup.train_step(state, {**placed, **setup.given})
                 step += 1
-                # The numbers of a step are looked at while the device is busy with the next one.
+                # The metrics of a step are read while the device is busy with the next one.
                 if unseen is not None:
                     _finite(*unseen)
                 unseen = step, numbers

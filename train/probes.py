@@ -13,7 +13,7 @@ from train.sources.source import Record, Some
 
 # Of DINO's evaluation (arXiv:2104.14294).
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-# The linear probe stops when its gradient is this small, or after so many steps.
+# The linear probe stops when its gradient is this small, or after this many steps.
 TOLERANCE, STEPS = 1e-4, 300
 # Rows of similarities that are held at a time.
 CHUNK = 1000

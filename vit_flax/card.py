@@ -1,4 +1,4 @@
-"""What a model file says of itself besides its classes."""
+"""Facts that a model file states besides its classes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

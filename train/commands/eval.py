@@ -31,7 +31,7 @@ SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Eval(Command):
-    """How good a run is: loss and accuracy, the accuracy of each class, and what is taken for what.
+    """Evaluates a run on the validation set: loss, accuracy, accuracy per class and the confusion matrix.
 
     Of a run that learned without labels, what k-NN and a linear probe make of its features."""
 

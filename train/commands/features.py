@@ -21,7 +21,7 @@ from train.values import check_values
 
 @dataclass(frozen=True, kw_only=True)
 class Features(Command):
-    """What the network makes of images before it classifies them, for other programs.
+    """Extracts features, the embeddings in front of the head, for other programs.
 
     An .npz file with `features`, `labels`, `classes` (names of the labels) and `split` (train or val, of each row)."""
 
@@ -37,7 +37,7 @@ class Features(Command):
         Literal['train', 'val', 'both'], tyro.conf.arg(help='Which part of the data: as evaluated, in order.')
     ] = 'val'
     out: Annotated[str, tyro.conf.arg(metavar='FILE', help='Where to write. By default RUN/features.npz.')] = ''
-    limit: Annotated[int, tyro.conf.arg(help='Take so many images of each split at most; 0 takes all.')] = 0
+    limit: Annotated[int, tyro.conf.arg(help='Most images of each split; 0: all.')] = 0
     checkpoint: Which = 'best'
     data: Data = field(default_factory=Data)
 

@@ -92,7 +92,7 @@ def looker(run: Run) -> Callable[..., tuple[Array, Any]]:
 
 
 def where(maps: Any, run: Run) -> list[tuple[str, np.ndarray]]:
-    """Attention of the last block to each patch, and rollout if all blocks look at the same tokens.
+    """Attention of the last block to each patch, and attention rollout if all blocks attend to the same tokens.
 
     Empty where a model's attention has no place in the image: windows, channels, or none at all.
     """

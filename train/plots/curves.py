@@ -49,7 +49,7 @@ def _both(axes: Axes, rows: Sequence[Row], name: str, number: str) -> None:
 
 
 def _held_out(axes: Axes, rows: Sequence[Row], name: str, number: str, colour: str, label: str, below: float) -> None:
-    """A metric of each look at the held-out data, with its newest value."""
+    """A metric of each evaluation, with its newest value."""
     steps, values = series(rows, name)
     axes.plot(steps, values, '.-', color=colour, linewidth=1.6, markersize=5, label=label)
     if len(steps):  # a young run has not looked yet

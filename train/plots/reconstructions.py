@@ -1,4 +1,4 @@
-"""What the model makes of hidden parts of an image."""
+"""Reconstructions of masked patches."""
 
 from pathlib import Path
 

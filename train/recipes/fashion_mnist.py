@@ -9,7 +9,7 @@ Command: python -m train fashion_mnist
 Hardware: any CPU.
 
 Time: 29 minutes on two CPU cores that had other work to do at the same time; alone they train 540 to 640 images a
-second, which is 13 to 16 minutes without the eight looks at the held-out images
+second, which is 13 to 16 minutes without the eight evaluations
 
 Expect: 91.6 and 91.3 % of the held-out images with --seed 0 and 1
 

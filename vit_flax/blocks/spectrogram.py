@@ -18,7 +18,7 @@ def hann_window(length: int) -> np.ndarray:
 def spectrogram_shape(
     samples: int, *, n_fft: int, hop_length: int, pad: int = 0, center: bool = True
 ) -> tuple[int, int]:
-    """Frequencies and moments of the spectrogram of so many samples."""
+    """Frequencies and frames of the spectrogram of a number of samples."""
     padded = samples + 2 * pad + (2 * (n_fft // 2) if center else 0)
     return n_fft // 2 + 1, 1 + (padded - n_fft) // hop_length
 

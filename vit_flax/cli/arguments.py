@@ -13,7 +13,7 @@ from typing import Any, Literal
 from flax import linen as nn
 
 from vit_flax.card import ModelCard
-from vit_flax.cli.errors import UserError, nearest, told_as
+from vit_flax.cli.errors import UserError, as_user_error, nearest
 from vit_flax.registry import list_models, model_info, presets, stems
 
 # linen's own, and the dtypes, which follow from the file.
@@ -69,7 +69,7 @@ class Chosen:
 
     Attributes:
       stem: of the model's file.
-      info: what the file says of itself.
+      info: the card of the file.
       kwargs: for the constructor, a preset's included.
     """
 
@@ -83,7 +83,7 @@ class Chosen:
         Raises:
           UserError: the constructor refuses its arguments.
         """
-        with told_as(f'model {self.stem!r}'):
+        with as_user_error(f'model {self.stem!r}'):
             return self.info.build(**{**self.kwargs, **extra})
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_flax.cli.errors import UserError, told_as
+from vit_flax.cli.errors import UserError, as_user_error
 from vit_flax.cli.shared import add_model_arguments
 from vit_flax.printing import shown
 
@@ -144,7 +144,7 @@ class _Sides:
         translated = rows.translate([*expected, *only_in_file])
         if are_flax_paths(args.checkpoint, arrays):
             upstream = to_torch_names(chosen.build(), arrays)
-            with told_as('the torch class'):
+            with as_user_error('the torch class'):
                 _check_names(translated, upstream)
             ignored = {name: tensor.numpy() for name, tensor in model.state_dict().items() if rows.ignored(name)}
             arrays = {name: upstream[target] for name, target in translated.items()} | ignored
@@ -154,7 +154,7 @@ class _Sides:
             target: arrays[name].astype(dtype) if is_floating(arrays[name]) else arrays[name]
             for name, target in translated.items()
         }
-        with told_as('Flax' + (' (after --rows)' if args.rows else '')):
+        with as_user_error('Flax' + (' (after --rows)' if args.rows else '')):
             self.variables = from_torch(self.flax, state_dict, source=args.source)
             self.modules = build_table(self.flax, self.flax.example_input()).modules
         self.own_names = module_names(translated, [name for name, _ in model.named_modules()], rows)

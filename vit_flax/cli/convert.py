@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vit_flax.cli.errors import UserError, told_as
+from vit_flax.cli.errors import UserError, as_user_error
 from vit_flax.cli.shared import add_model_arguments
 from vit_flax.printing import shown
 
@@ -105,7 +105,7 @@ def to_flax_paths(model: Any, state_dict: Mapping[str, 'np.ndarray']) -> dict[st
 
     from vit_flax.weights import from_torch
 
-    with told_as('IN'):
+    with as_user_error('IN'):
         variables = from_torch(model, state_dict, source=SOURCE)
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep='/').items()}
 
@@ -119,7 +119,7 @@ def to_torch_names(model: Any, arrays: Mapping[str, 'np.ndarray']) -> dict[str, 
     from vit_flax.weights.formats.names import without_prefix
     from vit_flax.weights.table import build_table
 
-    with told_as('IN'):
+    with as_user_error('IN'):
         arrays = without_prefix(arrays, 'collections/')
         known = {'/'.join(entry.path) for entry in build_table(model, *example_inputs(model)).entries}
         collections = {name.partition('/')[0] for name in known}

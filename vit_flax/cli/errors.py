@@ -1,4 +1,4 @@
-"""What the user can mend."""
+"""User-facing errors."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 @contextmanager
-def told_as(what: str) -> Iterator[None]:
+def as_user_error(what: str) -> Iterator[None]:
     """The library's own refusals, which are clear already, as errors of the user's: `what: message`."""
     try:
         yield

@@ -29,7 +29,7 @@ Kinds = frozenset[tuple[str, int]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('file', metavar='FILE')
-    parser.add_argument('--key', default='', metavar='NAME', help='look at this part of a nested file: state_dict')
+    parser.add_argument('--key', default='', metavar='NAME', help='part of a nested file, such as state_dict')
     parser.add_argument('--no-models', action='store_true', help='do not look for models that fit, which takes seconds')
 
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     nested = sorted({name.partition('/')[0] for name in specs if '/' in name and '.' in name})
     if nested:
         parts = [shown(name) for name in nested]
-        sys.stdout.write(f'nested: --key {parts[0]} looks at one part (there are {shown(", ".join(parts))})\n')
+        sys.stdout.write(f'nested: --key {parts[0]} shows one part (there are {shown(", ".join(parts))})\n')
     elif specs and not args.no_models:
         sys.stdout.write(hint(of_a_model(specs)))
     return 0

@@ -17,7 +17,7 @@ exit codes: 0 done, 1 the two sides of a comparison differ, 2 something asked fo
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a command and returns the exit code: 0, 1 if a comparison finds a difference, 2 for what the user can mend.
+    """Runs a command and returns the exit code: 0, 1 if a comparison finds a difference, 2 for user errors.
 
     A command line that cannot be parsed, and --help, end the process with `SystemExit`, as argparse does.
     """

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from vit_flax.cli.errors import told_as
+from vit_flax.cli.errors import as_user_error
 from vit_flax.cli.torch_side import Call
 from vit_flax.taps import Call as FlaxCall
 from vit_flax.taps import watch
@@ -108,7 +108,7 @@ def run_beside(
         call.inputs.clear()
         call.outputs.clear()
 
-    with told_as('the Flax model'), watch(after=compare):
+    with as_user_error('the Flax model'), watch(after=compare):
         model.apply(variables, images)
     return found
 

@@ -25,7 +25,7 @@ from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
 
 def draw_sample(rng: Array, shape: Sequence[int], count: int) -> Array:
-    """Which tokens of each sequence are looked at, int `[... count]` without repetition, for `shape` `[... n]`."""
+    """Sampled tokens of each sequence, int `[... count]` without repetition, for `shape` `[... n]`."""
     return jnp.argsort(jax.random.uniform(rng, tuple(shape)), axis=-1)[..., :count]
 
 
@@ -35,7 +35,7 @@ class DecorrelationLoss(Module):
     Summed over the leading axes (layers), averaged over the batch.
 
     Attributes:
-      sample_frac: share of the tokens that is looked at.
+      sample_frac: fraction of the tokens that is sampled.
       soft_validate_num_sampled: with fewer than two tokens the loss is 0 instead of an error.
       use_subspace: decorrelate random projections of the channels, fixed at initialisation.
       dim: width of a token; needed for the projections.
@@ -81,7 +81,7 @@ class DecorrelationLoss(Module):
         Args:
           tokens: `[... b n d]`.
           train: without effect.
-          sampled_tokens: int `[... b m]`, which tokens are looked at; drawn from the rng `tokens`,
+          sampled_tokens: int `[... b m]`, the sampled tokens; drawn from the rng `tokens`,
             in evaluation too, if `sample_frac` is below 1 and left out here (see `draw_sample`).
         """
         if sampled_tokens is None and self.sample_frac < 1 and not self.across_depth:

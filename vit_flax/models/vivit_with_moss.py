@@ -1,7 +1,7 @@
 """MOSS, a stack of spatio-temporal self-similarities, https://openreview.net/forum?id=Co6SCyBIjo, in a ViViT.
 
 vit-pytorch's `vivit_with_moss`: between ViViT's attention across space and across time, each patch is
-told how similar its neighbours in space and time are to it, which shows motion. Both parts can be
+given its similarity to its neighbours in space and time, which shows motion. Both parts can be
 causal and work on a stream, a few frames at a time, with what they must remember in a cache.
 """
 

@@ -19,7 +19,7 @@ from vit_flax.weights.table import Table, build_table
 # Each translates a state dict to the newest vit-pytorch's names and back.
 SOURCES = {'vit_pytorch': vit_pytorch, 'huggingface': huggingface}
 
-# Of names whose likeness is looked at, to say which is the nearest.
+# Pairs of names that are compared, to find the nearest.
 MAX_PAIRS = 10**6
 
 

@@ -41,7 +41,7 @@ SUFFIXES = {'.pth': 'torch', '.pt': 'torch', '.bin': 'torch', '.safetensors': 's
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file says of itself.
+    """Metadata of a file.
 
     Attributes:
       kind: `torch`, `safetensors`, `npz` or `orbax`.
@@ -92,7 +92,7 @@ def read_contents(path: str | Path, key: str = '') -> Contents:
 
     Args:
       path: the file, or an orbax directory.
-      key: the part of a nested file to look at, levels joined with `/`: `state_dict`.
+      key: the part of a nested file, levels joined with `/`: `state_dict`.
 
     Raises:
       FileError: the file is missing, damaged, of no known kind, or refused.

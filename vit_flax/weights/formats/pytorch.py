@@ -56,7 +56,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def to_tensor(array: np.ndarray) -> Any:
-    """A PyTorch tensor of the same bits, with memory of its own.
+    """A bit-identical PyTorch tensor, with memory of its own.
 
     Raises:
       TypeError: PyTorch has no such dtype.
