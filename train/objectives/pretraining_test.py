@@ -328,7 +328,6 @@ def test_a_config_of_an_earlier_version_is_read(tmp_path):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'config.json').write_text(json.dumps(old))
     assert open_folder(config) == tmp_path / 'run'
-    other: Any = dataclasses.replace(config.objective, average_places=False)
     with pytest.raises(UserError, match=r'holds another run:\n  objective.average_places: True there, False now\n'):
         open_folder(other)
     written['shares'] = 3
