@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +24,9 @@ from vit_flax.blocks.position_tables import PositionTable, position_tables
 from vit_flax.cli.text import fold
 from vit_flax.weights.files import FileError, read_arrays
 from vit_flax.weights.formats.names import without_prefix
+from vit_flax.weights.layers import stacked_path
 
 Shape = tuple[int, ...]
-
-# One of the blocks of a trunk that is not scanned.
-BLOCK = re.compile(r'(^|/)block_(\d+)/')
 
 
 @dataclass(frozen=True)
@@ -153,8 +150,8 @@ def _tables(model: Backbone, shape: Shape) -> dict[str, PositionTable]:
 
 
 def _of_layers(path: str) -> str:
-    """What a path is called where blocks are stacked."""
-    return BLOCK.sub(r'\1block/', path, count=1)
+    """The path where the layers of a trunk are stacked."""
+    return '/'.join(stacked_path(tuple(path.split('/')))[0])
 
 
 def _holds(array: Any, table: PositionTable) -> bool:
@@ -179,11 +176,12 @@ def _in_layout(old: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
 
 
 def _layers(names: Iterable[str]) -> dict[str, list[str]]:
-    """What a path is called where blocks are stacked -> the paths of the single blocks, in order."""
-    found: dict[str, dict[int, str]] = {}
+    """Path of a stacked leaf -> the paths of its layers, in order."""
+    found: dict[str, dict[tuple[int, ...], str]] = {}
     for path in names:
-        if block := BLOCK.search(path):
-            found.setdefault(_of_layers(path), {})[int(block[2])] = path
+        together, index = stacked_path(tuple(path.split('/')))
+        if index:
+            found.setdefault('/'.join(together), {})[index] = path
     return {together: [layers[i] for i in sorted(layers)] for together, layers in found.items()}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from vit_flax.taps import Call, watch
+from vit_flax.weights.layers import stacked_path
 
 # What every model shows at the end of its embedding and of each block.
 BOUNDARY = re.compile(r'embedding|block(_\d+)?')
@@ -28,15 +29,15 @@ def depths(model: nn.Module, *inputs: Any) -> dict[str, np.ndarray]:
     unrolled = {path: _depth(path, first_called) for path in _parameters(loop, *inputs)}
     if loop is model:
         return {path: np.array(depth) for path, depth in unrolled.items()}
-    stacked: dict[str, dict[int, int]] = {}
+    stacked: dict[str, dict[tuple[int, ...], int]] = {}
     for path, depth in unrolled.items():
-        layer = re.search(r'(?:^|/)block_(\d+)/', path)
-        together = re.sub(r'((?:^|/)block)_\d+/', r'\1/', path, count=1)
-        stacked.setdefault(together if layer else path, {})[int(layer[1]) if layer else -1] = depth
+        together, index = stacked_path(tuple(path.split('/')))
+        stacked.setdefault('/'.join(together), {})[index] = depth
     found = {}
     for path in _parameters(model, *inputs):
         layers = stacked[path]
-        found[path] = np.array([layers[i] for i in sorted(layers)] if -1 not in layers else layers[-1])
+        sizes = [last + 1 for last in max(layers)]
+        found[path] = np.array([layers[index] for index in sorted(layers)]).reshape(sizes)
     return found
 
 

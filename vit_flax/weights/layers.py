@@ -63,7 +63,7 @@ def _laid_out(
         elif scan:
             expected |= dict.fromkeys(_layers(path, shape), shape[path.count('block') :])
         else:
-            whole, numbers = _whole(path)
+            whole, numbers = stacked_path(path)
             before = expected.get(whole, numbers)
             expected[whole] = *(max(n + 1, size) for n, size in zip(numbers, before, strict=False)), *shape
     problems = [f'missing: {"/".join(path)}' for path in expected.keys() - leaves.keys()]
@@ -80,7 +80,7 @@ def _laid_out(
         if path in leaves:
             return leaves[path]
         if not scan:
-            whole, numbers = _whole(path)
+            whole, numbers = stacked_path(path)
             return leaves[whole][numbers]
         layers = [leaves[layer] for layer in _layers(path, shape)]
         numpy: Any = np if all(isinstance(layer, np.ndarray) for layer in layers) else jnp
@@ -95,7 +95,7 @@ def _layers(path: Path, shape: tuple[int, ...]) -> list[Path]:
     return [tuple(f'block_{next(each)}' if part == 'block' else part for part in path) for each in numbers]
 
 
-def _whole(path: Path) -> tuple[Path, tuple[int, ...]]:
-    """Where the leaf of one layer stands in a stacked one: its path, and the place in it."""
+def stacked_path(path: Path) -> tuple[Path, tuple[int, ...]]:
+    """Path of the stacked leaf that holds a leaf of one layer, and the index in it; `()` for one of no layer."""
     numbers = tuple(int(match[1]) for match in map(LAYER.fullmatch, path) if match)
     return tuple('block' if LAYER.fullmatch(part) else part for part in path), numbers
