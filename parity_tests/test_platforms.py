@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from parity_tests.bridge import example_inputs
 from parity_tests.case import Case
@@ -9,9 +10,18 @@ from vit_flax.blocks.backend import compiling_for
 
 
 def test_forward_mode(first_case: Case):
+    check_forward_mode(first_case, 'cpu')
+
+
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_forward_mode_on_accelerators(representative_case: Case, platform: str):
+    check_forward_mode(representative_case, platform)
+
+
+def check_forward_mode(case: Case, platform: str) -> None:
     """Traced, not computed: a derivative that is defined for reverse mode only, by `custom_vjp`, is refused there."""
-    model, inputs = first_case.flax_model(), example_inputs(first_case)
-    call = {**first_case.call, **first_case.options} | ({'train': False} if first_case.listed is None else {})
+    model, inputs = case.flax_model(), example_inputs(case)
+    call = {**case.call, **case.options} | ({'train': False} if case.listed is None else {})
     leaves, tree = jax.tree.flatten((jax.eval_shape(model.init, jax.random.key(0), *inputs), inputs))
     integers = [None if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf for leaf in leaves]
     floats = [leaf for leaf, integer in zip(leaves, integers, strict=True) if integer is None]
@@ -25,7 +35,6 @@ def test_forward_mode(first_case: Case):
 
         return jax.jvp(run, floats, floats)
 
-    for platform in ('cpu', 'gpu', 'tpu'):
-        with compiling_for(platform):
-            out, tangents = jax.eval_shape(directional, floats, integers)
-        assert [leaf.shape for leaf in out] == [leaf.shape for leaf in tangents]
+    with compiling_for(platform):
+        out, tangents = jax.eval_shape(directional, floats, integers)
+    assert [leaf.shape for leaf in out] == [leaf.shape for leaf in tangents]
