@@ -140,7 +140,7 @@ def test_unreadable_pictures(library):
         ({}, dict(dataset='pets'), "'pets' cannot be loaded: there is no pets: give --data.dataset NAME"),
         ({'test': VAL}, {}, "pets has no split 'train': there are: test"),
         ({'train': TRAIN, 'test': VAL}, dict(val_split='tests'), "pets has no split 'tests': did you mean 'test'"),
-        ({'train': TRAIN, 'test': VAL}, dict(image='image'), "no column 'image'"),
+        ({'train': TRAIN, 'test': VAL}, dict(image='photo'), "no column 'photo'"),
         ({'train': TRAIN, 'test': VAL}, dict(label='labels'), "no column 'labels': did you mean 'label'"),
         ({'train': Dataset([], FEATURES), 'test': VAL}, {}, 'pets has no images in train'),
         (
