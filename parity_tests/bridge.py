@@ -65,7 +65,10 @@ def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
             elif value.ndim >= 2 and name.endswith('weight'):
                 new = rng.normal(size=shape) / np.sqrt(max(1, value[0].numel()))
             else:
-                around_one = value.numel() > 0 and bool((value == value.flatten()[0]).all() and value.flatten()[0] > 0)
+                first = value.flatten()[:1]
+                # of a single element its sign may be drawn, and differ in another model of the same case
+                constant = bool((value == first).all()) and (value.numel() > 1 or bool((first == 1).all()))
+                around_one = value.numel() > 0 and constant and bool((first > 0).all())
                 new = float(around_one) + 0.4 * rng.normal(size=shape)
             value.copy_(torch.from_numpy(np.asarray(new)))
 
