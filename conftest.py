@@ -12,7 +12,7 @@ import pytest
 
 # Here compiling takes the time, not running. Each of the first two halves it, the third saves a little. The last is
 # patience: eight devices on a busy machine of two cores may wait for minutes.
-FLAGS = (
+FLAGS: tuple[str, ...] = (
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_cpu_parallel_codegen_split_count=1',

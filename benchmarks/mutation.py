@@ -226,8 +226,9 @@ class Planter(ast.NodeVisitor):
         if name in PERMUTING:
             self.axes(node)
         if hasattr(builtins, name):
-            # without `len` or `range` nothing runs at all: too easy
-            self.generic_visit(node)
+            # without `len` or `range` nothing runs at all: too easy; `strict` of `zip` guards, and computes nothing
+            for child in (*node.args, *(word.value for word in node.keywords if word.arg != 'strict')):
+                self.visit(child)
             return
         if name in ('transpose', 'moveaxis', 'swapaxes', 'rearrange') and isinstance(
             node.func, ast.Attribute | ast.Name
@@ -346,7 +347,9 @@ def tests(mistake: Mistake) -> list[list[str]]:
     if mistake.part == 'trainer':
         reached = [name for name in users(file, 'train/') if name.endswith('_test.py')]
         near = [name for name in reached if file in imports(name)]
-        return [list(dict.fromkeys([*own, *near, *reached[:FEW], 'train/loop_test.py']))]
+        beside = [str(name.relative_to(ROOT)) for name in sorted((ROOT / path.parent).glob('*_test.py'))]
+        beside = beside if path.parent != Path('train') else []
+        return [list(dict.fromkeys([*own, *near, *beside, *reached[:FEW], 'train/loop_test.py']))]
     if mistake.part == 'weights':
         own = [*own, 'vit_flax/weights']
         stems = list(PLAIN_AND_CONVOLUTIONAL)

@@ -287,6 +287,9 @@ def narrow_sums(case: Case, dtype: str = 'bfloat16') -> list[str]:
     keys = {name: jax.random.key(0) for name in ('params', 'mask', 'dropout', 'drop_path', 'tokens')}
     variables = jax.eval_shape(lambda inputs: model.init(keys, *inputs, **call), narrow(example_inputs(case)))
     params, others = variables['params'], {name: tree for name, tree in variables.items() if name != 'params'}
+    kept = {leaf.dtype for leaf in jax.tree.leaves(params)}
+    if kept != {jnp.dtype(low)}:
+        raise AssertionError(f'{case.id}: with param_dtype={dtype} there are parameters of {kept}')
     pair = Pair(case, model, None, variables, None, [])
 
     def loss(params, inputs, draws):

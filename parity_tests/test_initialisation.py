@@ -103,9 +103,3 @@ def test_layer_scale_follows_the_depth(stem: str, ours: Callable[[np.ndarray], j
     upstream = upstream_module(stem).LayerScale
     want = [upstream(3, torch.nn.Identity(), depth=layer + 1).scale.flatten()[0].item() for layer in range(30)]
     np.testing.assert_allclose(ours(np.arange(30)), want, rtol=1e-6)
-
-
-def test_parameters_in_another_dtype(first_case: Case):
-    model = first_case.flax_model(param_dtype=jnp.bfloat16)
-    params = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(first_case))['params']
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}

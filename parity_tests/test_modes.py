@@ -18,7 +18,7 @@ from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 import vit_flax
-from parity_tests.bridge import Pair, example_inputs, relative_error, run_flax, to_run, vjp_flax
+from parity_tests.bridge import Pair, apply_flax, example_inputs, relative_error, run_flax, to_run, vjp_flax
 from parity_tests.case import Case
 from parity_tests.compare import measure
 from parity_tests.specimen import specimen
@@ -169,13 +169,23 @@ def test_a_batch_may_be_empty_or_a_symbol(pair: Pair):
     assert jax.tree.map(jnp.shape, sizes) == jax.tree.map(jnp.shape, params)
 
 
-def test_scan_and_remat_equal_torch(scannable_case: Case):
-    """With the statistics of a training step, if the model has any."""
+def test_scanned_equals_torch(scannable_case: Case):
+    """Outputs, and the statistics of a training step if the model has any."""
     one = specimen(scannable_case)
-    loop, scanned, shapes = one.pair, one.scanned, example_inputs(scannable_case)
-    both_ways(loop.flax, loop.variables, scanned.variables, shapes)
-    report = measure(scannable_case, run_flax(scanned), one.wanted(scanned))
-    assert report.worst <= scannable_case.tolerance
+    loop, scanned, want = one.pair, one.scanned, one.wanted(one.scanned)
+    both_ways(loop.flax, loop.variables, scanned.variables, example_inputs(scannable_case))
+    result, new = jax.jit(partial(apply_flax, scanned))(scanned.variables, scanned.inputs, dict(scannable_case.call))
+    assert_close(jax.tree.leaves(result), want.outputs, scannable_case.tolerance)
+    state = flatten_dict(new, sep='/') if scannable_case.train else {}
+    assert state.keys() == want.state.keys()
+    for name, value in want.state.items():
+        assert relative_error(state[name], value) <= scannable_case.tolerance, name
+
+
+def test_gradients_of_a_scanned_rematerialised_trunk_equal_torch(scannable_representative: Case):
+    one = specimen(scannable_representative)
+    report = measure(scannable_representative, run_flax(one.scanned), one.wanted(one.scanned))
+    assert report.worst <= scannable_representative.tolerance
 
 
 def test_what_can_be_scanned_can_be_rematerialised(first_case: Case):

@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 from torch.nn.functional import interpolate
 
 from parity_tests.bridge import example_inputs
-from parity_tests.case import Case, all_cases, first_cases
+from parity_tests.case import REPRESENTATIVES, Case, all_cases, first_cases
 from vit_flax.blocks.position_tables import PositionTable, position_tables
 
 # Arguments from which the size of a table follows.
@@ -46,7 +46,13 @@ def other_sizes(model):
             yield name, model.clone(**{name: 2 * value if isinstance(value, int) else tuple(2 * n for n in value)})
 
 
-@pytest.mark.parametrize('case_id', CASES)
+@pytest.mark.parametrize(
+    'case_id',
+    [
+        pytest.param(name, marks=() if case.stem in REPRESENTATIVES or name in FURTHER else (pytest.mark.exhaustive,))
+        for name, case in CASES.items()
+    ],
+)
 def test_what_has_another_shape_at_another_size_is_a_table(case_id: str):
     case = CASES[case_id]
     model, inputs = case.flax_model(), example_inputs(case)

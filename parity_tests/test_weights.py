@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import vit_flax
-from parity_tests.bridge import example_inputs, randomise, rng_of
+from parity_tests.bridge import Pair, example_inputs
 from parity_tests.case import Case
+from parity_tests.specimen import specimen
 from parity_tests.upstream import upstream_module
 from vit_flax.models.vit import ViT
 from vit_torch_ref.models.vit import ViT as TorchViT
@@ -29,21 +30,17 @@ def assert_same(got: dict, want: dict) -> None:
 
 
 def test_round_trip_is_bit_exact(case: Case):
-    round_trip(case)
+    round_trip(specimen(case).pair)
 
 
 def test_round_trip_of_the_scanned_layout_is_bit_exact(scannable_case: Case):
-    round_trip(scannable_case, scan=True)
+    round_trip(specimen(scannable_case).scanned)
 
 
-def round_trip(case: Case, **extra: bool) -> None:
-    reference = case.torch_model()
-    randomise(reference, rng_of(case, 'weights'))
-    model, shapes = case.flax_model(**extra), example_inputs(case)
-    variables = vit_flax.from_torch(model, reference.state_dict(), *shapes, source='vit_pytorch')
-    abstract = jax.eval_shape(model.init, jax.random.key(0), *shapes)
-    assert jax.tree.structure(variables) == jax.tree.structure(abstract)
-    assert_same(vit_flax.to_torch(model, variables, *shapes, source='vit_pytorch'), reference.state_dict())
+def round_trip(pair: Pair) -> None:
+    """What `from_torch` has made of the reference's weights goes back."""
+    back = vit_flax.to_torch(pair.flax, pair.variables, *example_inputs(pair.case), source='vit_pytorch')
+    assert_same(back, pair.torch.state_dict())
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from vit_flax.blocks.dropping import draw_patches
-from vit_flax.blocks.layer_scale import draw_layers
+from vit_flax.blocks.layer_scale import draw_layers, surviving_layers
 
 
 @pytest.mark.parametrize('rate, kept', [(0.0, 12), (0.25, 9), (0.3, 8), (0.99, 1)])
@@ -27,3 +28,19 @@ def test_never_are_all_layers_dropped():
     rngs = jax.random.split(jax.random.key(2), 500)
     assert draw(rngs, 3, 0.9).any(axis=1).all()
     assert draw(rngs, 3, 0.0).all()
+
+
+class Trunk(nn.Module):
+    rate: float = 0.5
+
+    def __call__(self, keep=None, train=False):
+        return surviving_layers(self, 40, self.rate, keep, train)
+
+
+def test_layers_are_drawn_in_training_alone_unless_they_are_given():
+    draw = {'drop_path': jax.random.key(0)}
+    kept = Trunk().apply({}, train=True, rngs=draw)['keep']
+    assert kept.shape == (40,) and 10 < kept.sum() < 30
+    assert Trunk().apply({}) == Trunk(rate=0.0).apply({}, train=True) == {}
+    given = np.arange(40) < 3
+    assert Trunk().apply({}, given, train=True)['keep'] is given
