@@ -1,5 +1,7 @@
 """The draws: how many, which, how often."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -38,9 +40,9 @@ class Trunk(nn.Module):
 
 
 def test_layers_are_drawn_in_training_alone_unless_they_are_given():
-    draw = {'drop_path': jax.random.key(0)}
-    kept = Trunk().apply({}, train=True, rngs=draw)['keep']
+    trunk: Any = Trunk()
+    kept = trunk.apply({}, train=True, rngs={'drop_path': jax.random.key(0)})['keep']
     assert kept.shape == (40,) and 10 < kept.sum() < 30
-    assert Trunk().apply({}) == Trunk(rate=0.0).apply({}, train=True) == {}
+    assert trunk.apply({}) == Trunk(rate=0.0).apply({}, train=True) == {}
     given = np.arange(40) < 3
-    assert Trunk().apply({}, given, train=True)['keep'] is given
+    assert trunk.apply({}, given, train=True)['keep'] is given
