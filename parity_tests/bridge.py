@@ -65,10 +65,10 @@ def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
             elif value.ndim >= 2 and name.endswith('weight'):
                 new = rng.normal(size=shape) / np.sqrt(max(1, value[0].numel()))
             else:
-                first = value.flatten()[:1]
-                # of a single element its sign may be drawn, and differ in another model of the same case
-                constant = bool((value == first).all()) and (value.numel() > 1 or bool((first == 1).all()))
-                around_one = value.numel() > 0 and constant and bool((first > 0).all())
+                # of a single element the sign may be drawn, and differ in another model of the same case
+                flat = value.flatten()
+                constant = len(flat) > 1 and bool((flat == flat[0]).all() and flat[0] > 0)
+                around_one = constant or bool(len(flat) == 1 and flat[0] == 1)
                 new = float(around_one) + 0.4 * rng.normal(size=shape)
             value.copy_(torch.from_numpy(np.asarray(new)))
 
