@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -86,7 +87,8 @@ def to_torch(
     ]
     if wrong:
         raise ValueError('the variables do not belong to this model:\n  ' + '\n  '.join(wrong))
-    state_dict = dict(table.constants)
+    dtypes = {leaf.dtype for path, leaf in leaves.items() if path[0] == 'params' and hasattr(leaf, 'dtype')}
+    state_dict = {name: _in_dtype(value, dtypes) for name, value in table.constants.items()}
     for entry in table.entries:
         array = np.asarray(leaves[entry.path])
         # torch counts batches in 64 bits
@@ -101,6 +103,12 @@ def _inputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, ...
     if not hasattr(model, 'example_input'):
         raise ValueError(f'{type(model).__name__} does not know its input: give example_inputs')
     return of_model(model)
+
+
+def _in_dtype(constant: np.ndarray, dtypes: set[Any]) -> np.ndarray:
+    """A floating-point constant in the dtype of the parameters, if they have one in common, as in PyTorch."""
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    return constant.astype(floating[0]) if len(floating) == 1 and constant.dtype.kind == 'f' else constant
 
 
 def _to_numpy(value: Any) -> np.ndarray:
