@@ -84,13 +84,13 @@ def report(
         *([('unreadable', f'{sum(result.unreadable)} images were skipped')] if any(result.unreadable) else []),
         ('', ''),
         ('everything is in', str(result.folder)),
-        ('  metrics.jsonl', 'every logged number'),
+        ('  metrics.jsonl', 'every logged metric'),
         ('  tensorboard/', f'tensorboard --logdir {result.folder / "tensorboard"}'),
         ('  checkpoints/', kept),
     ]
     if drawn:
         lines.append(('  plots/', ', '.join(path.name for path in drawn)))
-    lines.append(('  summary.json', 'the numbers above'))
+    lines.append(('  summary.json', 'the metrics above'))
     now = f'python -m train predict {config.out} IMAGE...   (or eval, features, plots)'
     if not config.objective.classifies:
         now = f'python -m train RECIPE --init {config.out}   to fine-tune it (or eval, features, plots)'

@@ -105,10 +105,14 @@ class CaiT(ViTBase, kw_only=True):
         x = self.embedding_dropout(self.add_positions(self.patch_tokens(images)), deterministic=not train)
         return self.tap('embedding', x)
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 0
+
     def token_grids(self, lengths: Sequence[int]) -> tuple[TokenGrid, ...]:
         # the class token joins in the blocks of class attention
-        with_class_token = super().token_grids(lengths)
-        return *(replace(tokens, prefix=0) for tokens in with_class_token), *with_class_token
+        (patches,) = super().token_grids(lengths)
+        return patches, replace(patches, prefix=1)
 
     def prefix_tokens(self) -> Array:
         return jnp.zeros((0, self.dim), self.param_dtype)
