@@ -19,7 +19,7 @@ from train.errors import UserError
 from train.optim import paths
 from train.recipes.digits import CONFIG
 from train.setup import set_up
-from train.sharding import abstract, make_mesh, parameter_spec
+from train.sharding import abstract, given_sharding, make_mesh, parameter_spec
 from vit_flax.blocks.backend import compiling_for
 
 TINY = dataclasses.replace(
@@ -161,3 +161,10 @@ def test_programs_are_for_the_devices_of_the_mesh():
     with compiling_for('tpu'):
         *there, network_there = programs()
     assert here == there and network_here != network_there
+
+
+def test_a_given_teacher_is_sharded_by_the_paths_of_its_parameters():
+    config = Mesh(fsdp=2, tensor=2, fsdp_min_size=1)
+    teacher = {'params': {'attention': {'to_qkv': {'kernel': jax.ShapeDtypeStruct((8, 16), np.float32)}}}}
+    found = given_sharding(teacher, make_mesh(config), config)['params']['attention']['to_qkv']['kernel']
+    assert found.spec == PartitionSpec('fsdp', 'tensor')
