@@ -40,7 +40,12 @@ sys.addaudithook(count)
 if seconds:
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     signal.setitimer(signal.ITIMER_REAL, seconds)
-sys.exit(main(sys.argv[1:]))
+try:
+    code = main(sys.argv[1:])
+finally:
+    # an interpreter that ends has no handlers any more: the alarm itself would kill it
+    signal.setitimer(signal.ITIMER_REAL, 0)
+sys.exit(code)
 """
 
 
