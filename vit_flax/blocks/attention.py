@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vit_flax.blocks.backend import has_cudnn
+from vit_flax.blocks.kernels.query_blocks import in_query_blocks, is_long
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
@@ -33,8 +34,9 @@ def attend(
     """softmax(scale * q k^T + bias) v, with the map tapped as `attention`.
 
     A fused kernel is used where the device, the dtype and the head width allow one and nobody asks
-    for the map (no taps read, no dropout on it); otherwise the map is formed. For forward-mode
-    derivatives through a fused kernel see `vit_flax.blocks.backend.without_cudnn`.
+    for the map (no taps read, no dropout on it); otherwise the map is formed, that of long inputs for
+    a block of queries at a time. For forward-mode derivatives through a fused kernel see
+    `vit_flax.blocks.backend.without_cudnn`.
 
     Args:
       module: the attention module that calls; owns the tap and the dropout's rng.
@@ -49,22 +51,54 @@ def attend(
     Returns:
       `[b e n k]`.
     """
-    if not module.tapped and not (train and dropout > 0) and _fused_kernel_fits(q, k, v, bias, mask):
+    rate = dropout if train else 0.0
+    key = module.make_rng('dropout') if rate > 0 else None
+    if module.tapped:
+        weights = jax.nn.softmax(_biased_scores(q, k, scale, bias, mask), axis=-1).astype(v.dtype)
+        return _apply_weights(_dropped(module.tap('attention', weights), rate, key), v)
+    if key is None and _fused_kernel_fits(q, k, v, bias, mask):
         out = _fused(q, k, v, scale, bias, mask)
         if out is not None:
             return out
+    rows: Callable[..., Array] = partial(_attend_rows, scale=scale, rate=rate)
+    if is_long(q, k):
+        return in_query_blocks(rows, q, k, v, bias, mask, key)
+    # In 16 bits the map would stay for the gradient twice, in float32 and rounded: neither does.
+    rows = jax.checkpoint(rows) if v.dtype.itemsize == 2 else rows
+    return rows(q, k, v, bias, mask, key)
+
+
+def _attend_rows(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    mask: Array | None,
+    key: Array | None,
+    *,
+    scale: float,
+    rate: float,
+) -> Array:
+    """Attention with its map formed, see `attend`; `key` is that of the dropout."""
+    scores = _biased_scores(q, k, scale, bias, mask)
+    if v.dtype.itemsize > 2 and key is None:
+        return _softmax_average(scores, v)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return _apply_weights(_dropped(weights, rate, key), v)
+
+
+def _biased_scores(q: Array, k: Array, scale: float, bias: Array | None, mask: Array | None) -> Array:
     scores = attention_scores(q, k, scale)
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    if module.tapped:
-        module.tap('attention', jax.nn.softmax(scores, axis=-1).astype(v.dtype))
-    if v.dtype.itemsize > 2 and not (train and dropout > 0):
-        return _softmax_average(scores, v)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    weights = nn.Dropout(dropout, name='attention_dropout')(weights, deterministic=not train)
-    return _apply_weights(weights, v)
+    return scores if mask is None else jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+
+
+def _dropped(weights: Array, rate: float, key: Array | None) -> Array:
+    if key is None:
+        return weights
+    dropped: Any = nn.Dropout(rate, deterministic=False, parent=None).apply({}, weights, rng=key)
+    return dropped
 
 
 def attention_scores(q: Array, k: Array, scale: float) -> Array:
