@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from vit_flax.printing import shown
 
-COMMANDS = ('models', 'describe', 'inspect', 'convert', 'compare')
+COMMANDS = ('models', 'describe', 'inspect', 'convert', 'compare', 'export')
 DESCRIPTION = """Vision transformers in JAX/Flax: what there is, and weights between PyTorch and Flax.
 
 exit codes: 0 done, 1 the two sides of a comparison differ, 2 something asked for cannot be done"""

@@ -145,7 +145,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, force: b
             FORMATS[kind].write(new, arrays)
             _check_written(new, path, kind, wanted)
             if path.is_dir() or (new.is_dir() and os.path.lexists(path)):  # which no rename replaces
-                _swap(new, path)
+                swap(new, path)
             else:
                 os.replace(new, path)
 
@@ -189,7 +189,7 @@ def _check_written(new: Path, path: Path, kind: str, wanted: Mapping[str, Spec])
             )
 
 
-def _swap(new: Path, path: Path) -> None:
+def swap(new: Path, path: Path) -> None:
     """Puts a folder in the place of what is there, which takes its place; at once where the system can."""
     if sys.platform == 'linux':
         exchange, here = 2, -100  # RENAME_EXCHANGE, AT_FDCWD

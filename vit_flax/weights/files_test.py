@@ -683,7 +683,7 @@ def folder(path):
     new = path.with_name('new')
     new.mkdir()
     (new / 'new').touch()
-    files._swap(new, path)
+    files.swap(new, path)
     shutil.rmtree(new)
 
 def whole(path):
