@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from parity_tests.bridge import example_inputs
 from parity_tests.case import Case
+from parity_tests.specimen import specimen
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.module import example_inputs as module_inputs
 
@@ -16,14 +17,17 @@ from vit_flax.blocks.module import example_inputs as module_inputs
 STAGES = ('embed', 'encode', 'classify')
 
 
-def shapes(model, case: Case, **call):
-    """Of a model's variables, output and taps."""
-    inputs = example_inputs(case)
-    options = {**case.call, **case.options, **call}
-    variables = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x, **options), *inputs)
-    run = lambda variables, *x: model.apply(variables, *x, mutable=['intermediates'], **options)  # noqa: E731
-    output, state = jax.eval_shape(run, variables, *inputs)
-    return variables, output, state.get('intermediates', {})
+def variable_shapes(model, case: Case):
+    """Those of another model than the case's."""
+    options = {**case.call, **case.options}
+    return jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x, **options), *example_inputs(case))
+
+
+def result_shapes(model, case: Case, variables):
+    """Of a model's output and taps."""
+    run = lambda variables, *x: model.apply(variables, *x, mutable=['intermediates'], **case.call, **case.options)  # noqa: E731
+    output, state = jax.eval_shape(run, variables, *example_inputs(case))
+    return output, state.get('intermediates', {})
 
 
 @pytest.fixture
@@ -42,9 +46,9 @@ def test_head(first_case: Case, model: Backbone):
     if not has_classes(model):
         assert model.head == ()
         return
+    more = variable_shapes(model.clone(num_classes=model.num_classes + 1), first_case)
     ours, theirs = (
-        flatten_dict(shapes(one, first_case)[0]['params'], sep='/')
-        for one in (model, model.clone(num_classes=model.num_classes + 1))
+        flatten_dict(variables['params'], sep='/') for variables in (specimen(first_case).pair.variables, more)
     )
     changed = {path for path in ours if ours[path].shape != theirs[path].shape}
     assert changed == {path for path in ours if any(f'{path}/'.startswith(f'{part}/') for part in model.head)}
@@ -56,7 +60,7 @@ def test_token_grids(first_case: Case, model: Backbone):
     if first_case.listed is None:
         assert example.ndim == len(model.layout.split())
         example = example_inputs(first_case)[0]
-    _, _, taps = shapes(model, first_case)
+    _, taps = result_shapes(model, first_case, specimen(first_case).pair.variables)
     found = set()
     for path, values in flatten_dict(taps, sep='/').items():
         for value in jax.tree.leaves(values):
@@ -85,12 +89,14 @@ def test_no_classes(first_case: Case, model: Backbone):
     if first_case.stem == 'looped_vit':
         pytest.skip('it returns the pooled token then, as upstream does')
     case = first_case
-    variables, output, _ = shapes(model.clone(num_classes=0), case)
+    without = model.clone(num_classes=0)
+    variables = variable_shapes(without, case)
+    output, _ = result_shapes(without, case, variables)
     names = flatten_dict(variables['params'], sep='/')
     assert not [path for path in names if any(f'{path}/'.startswith(f'{part}/') for part in model.head)]
     want = jax.eval_shape(
         lambda variables, *x: model.apply(variables, *x, method=lambda m, *x: m.encode(m.embed(*x))),
-        jax.eval_shape(model.init, jax.random.key(0), *example_inputs(case)),
+        specimen(case).pair.variables,
         *example_inputs(case),
     )
     # a loss may follow

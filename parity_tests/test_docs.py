@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from parity_tests.case import REPRESENTATIVES
 from parity_tests.docs import ROOT, facts, name_and_paper, quirks, speed
 from vit_flax.registry import stems
 from vit_torch_ref.models.vit import ViT
 
+EXHAUSTIVE = pytest.mark.exhaustive
 README = (ROOT / 'README.md').read_text()
 
 
@@ -41,6 +43,13 @@ def test_readme_says_what_exists():
 @pytest.mark.parametrize('stem', stems())
 def test_tables_hold_every_model(stem: str):
     assert name_and_paper(stem) in README, 'run python -m parity_tests.docs'
+    assert name_and_paper(stem) in (ROOT / 'docs/models.md').read_text(), 'run python -m parity_tests.docs'
+
+
+@pytest.mark.parametrize(
+    'stem', [pytest.param(stem, marks=() if stem in REPRESENTATIVES else EXHAUSTIVE) for stem in stems()]
+)
+def test_parameters_at_the_size_of_the_paper_are_upstreams(stem: str):
     assert facts(stem) in (ROOT / 'docs/models.md').read_text(), 'run python -m parity_tests.docs'
 
 

@@ -148,8 +148,8 @@ def test_sharded_equals_torch(representative_case: Case):
     assert report.worst <= representative_case.tolerance
 
 
-def test_a_batch_may_be_empty_or_a_symbol(pair: Pair):
-    """An empty one has an empty result and gradients; shapes alone, which is where it goes wrong."""
+def of_any_batch(pair: Pair, batch: Any) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
+    """The outputs as a function of parameters and inputs, and inputs of a batch."""
     case = pair.case
     if case.listed is not None or case.call:
         pytest.skip('its inputs are packed, or come with arrays for their own batch')
@@ -157,18 +157,24 @@ def test_a_batch_may_be_empty_or_a_symbol(pair: Pair):
     def outputs(params, *inputs):
         return jax.tree.leaves(pair.flax.apply({**pair.variables, 'params': params}, *inputs, **case.options))
 
-    def total(params, *inputs):
-        return sum(leaf.sum() for leaf in outputs(params, *inputs))
+    layouts = [zip(spec.shape, spec.layout.split(), strict=True) for spec in case.inputs]
+    shapes = [[batch if axis == 'b' else size for size, axis in layout] for layout in layouts]
+    return outputs, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
-    def batches(batch):
-        layouts = [zip(spec.shape, spec.layout.split(), strict=True) for spec in case.inputs]
-        shapes = [[batch if axis == 'b' else size for size, axis in layout] for layout in layouts]
-        return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
+def test_a_batch_may_be_a_symbol(pair: Pair):
     (symbol,) = export.symbolic_shape('b')
+    outputs, inputs = of_any_batch(pair, symbol)
+    assert jax.eval_shape(outputs, pair.variables['params'], *inputs)[0].shape[0] == symbol
+
+
+def test_a_batch_may_be_empty(representative_case: Case):
+    """It has an empty result and gradients; shapes alone, which is where it goes wrong."""
+    pair = specimen(representative_case).pair
+    outputs, inputs = of_any_batch(pair, 0)
     params = pair.variables['params']
-    assert jax.eval_shape(outputs, params, *batches(symbol))[0].shape[0] == symbol
-    sizes = jax.eval_shape(jax.grad(total), params, *batches(0))
+    total = jax.grad(lambda params, *inputs: sum(leaf.sum() for leaf in outputs(params, *inputs)))
+    sizes = jax.eval_shape(total, params, *inputs)
     assert jax.tree.map(jnp.shape, sizes) == jax.tree.map(jnp.shape, params)
 
 

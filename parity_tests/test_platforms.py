@@ -6,23 +6,17 @@ import pytest
 
 from parity_tests.bridge import example_inputs
 from parity_tests.case import Case
+from parity_tests.specimen import specimen
 from vit_flax.blocks.backend import compiling_for
 
 
-def test_forward_mode(first_case: Case):
-    check_forward_mode(first_case, 'cpu')
-
-
-@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
-def test_forward_mode_on_accelerators(representative_case: Case, platform: str):
-    check_forward_mode(representative_case, platform)
-
-
-def check_forward_mode(case: Case, platform: str) -> None:
+@pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu'])
+def test_forward_mode(representative_case: Case, platform: str):
     """Traced, not computed: a derivative that is defined for reverse mode only, by `custom_vjp`, is refused there."""
+    case = representative_case
     model, inputs = case.flax_model(), example_inputs(case)
     call = {**case.call, **case.options} | ({'train': False} if case.listed is None else {})
-    leaves, tree = jax.tree.flatten((jax.eval_shape(model.init, jax.random.key(0), *inputs), inputs))
+    leaves, tree = jax.tree.flatten((jax.eval_shape(lambda: specimen(case).pair.variables), inputs))
     integers = [None if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf for leaf in leaves]
     floats = [leaf for leaf, integer in zip(leaves, integers, strict=True) if integer is None]
 

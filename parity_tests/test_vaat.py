@@ -5,10 +5,12 @@ import runpy
 from pathlib import Path
 
 import jax
+import pytest
 
 EXAMPLE = Path(__file__).parent.parent / 'examples' / 'actions'
 
 
+@pytest.mark.exhaustive
 def test_example_runs(capsys):
     """A few steps, enough to come closer; the README has what comes of all."""
     main = runpy.run_path(str(EXAMPLE / 'follow.py'))['main']

@@ -221,6 +221,7 @@ def test_npz_checks_its_options(held_out):
         Npz(held_out=held_out).check()
 
 
+@pytest.mark.exhaustive
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
     (example,) = re.findall(r'```python\n(.*?from_arrays.*?)```', page, flags=re.DOTALL)

@@ -334,6 +334,7 @@ def example(name: str, *args: str, monkeypatch) -> None:
     runpy.run_path(str(ROOT / 'examples' / 'video_clip' / name), run_name='__main__')
 
 
+@pytest.mark.exhaustive
 def test_the_example_runs_four_models(monkeypatch, capsys):
     example('run.py', monkeypatch=monkeypatch)
     out = capsys.readouterr().out

@@ -197,6 +197,7 @@ def test_calls_are_written_down_as_they_happen():
         np.testing.assert_allclose(calls[0].outputs[0], linear(torch.ones(1, 2)), rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_the_example(tmp_path):
     """Every command of its README prints what the README says; figures at rounding's size may differ."""
     for path in EXAMPLE.iterdir():
