@@ -349,7 +349,8 @@ def tests(mistake: Mistake) -> list[list[str]]:
         near = [name for name in reached if file in imports(name)]
         beside = [str(name.relative_to(ROOT)) for name in sorted((ROOT / path.parent).glob('*_test.py'))]
         beside = beside if path.parent != Path('train') else []
-        return [list(dict.fromkeys([*own, *near, *beside, *reached[:FEW], 'train/loop_test.py']))]
+        first = list(dict.fromkeys([*own, *near, *beside]))
+        return [run for run in (first, [*reached[:FEW], 'train/loop_test.py']) if run]
     if mistake.part == 'weights':
         own = [*own, 'vit_flax/weights']
         stems = list(PLAIN_AND_CONVOLUTIONAL)
