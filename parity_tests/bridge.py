@@ -126,7 +126,7 @@ def make_pair(case: Case, **flax_extra: Any) -> Pair:
     randomise(reference, rng_of(case, 'weights'))
     reference.train(case.train)
     model = case.flax_model(**flax_extra)
-    variables = vit_flax.from_torch(model, reference.state_dict(), *example_inputs(case), source='vit_pytorch')
+    variables = vit_flax.from_torch(model, reference.state_dict(), *example_inputs(case), source=model.torch_source)
     table = build_table(model, *example_inputs(case))
     return Pair(case, model, reference, variables, table, draw_inputs(case))
 

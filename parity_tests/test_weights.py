@@ -39,7 +39,7 @@ def test_round_trip_of_the_scanned_layout_is_bit_exact(scannable_case: Case):
 
 def round_trip(pair: Pair) -> None:
     """What `from_torch` has made of the reference's weights goes back."""
-    back = vit_flax.to_torch(pair.flax, pair.variables, *example_inputs(pair.case), source='vit_pytorch')
+    back = vit_flax.to_torch(pair.flax, pair.variables, *example_inputs(pair.case), source=pair.flax.torch_source)
     assert_same(back, pair.torch.state_dict())
 
 
@@ -78,7 +78,9 @@ def test_one_report_of_everything_that_does_not_fit():
 
 
 def test_source_is_named_never_guessed():
-    with pytest.raises(ValueError, match="source='timm' is unknown: use one of 'vit_pytorch'"):
+    with pytest.raises(ValueError, match="source='lucidrains' is unknown: use one of 'vit_pytorch'"):
+        vit_flax.from_torch(ViT(**SMALL), {}, source='lucidrains')
+    with pytest.raises(ValueError, match="source='timm': ViT is a model of source='vit_pytorch'"):
         vit_flax.from_torch(ViT(**SMALL), {}, source='timm')
     with pytest.raises(TypeError):
         vit_flax.from_torch(ViT(**SMALL), {})

@@ -60,14 +60,17 @@ INTEGERS = (
     (r'axis|\w+_axes|layer|(\w+_)?(hidden|merge)_layer|causal_dims|\w+_indices', ANY),
     (r'interactions|pathways|\w+_id|output_pos_\w+', ANY),
     (r'(\w+_)?(depths?|layers|blocks|iterations)|block_repeats|orders', LAYERS),
-    (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+', COUNT),
+    (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+|reg_tokens', COUNT),
     (r'features|rows|width|hidden|hidden_dim', WIDTH),
     (r'groups', Range(1)),
     (r'\w+_seed|num_memories_per_layer', COUNT),
     (r'.*', SIZE),
 )
 NUMBERS = (
-    (r'(patch|mbconv)_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate', SHARE_BELOW_ONE),
+    (
+        r'(\w+_)?(drop|drop_path)_rate|(patch|mbconv)_dropout|token_dropout_prob|drop_ratio|label_smoothing|stochastic_depth_rate',
+        SHARE_BELOW_ONE,
+    ),
     (r'\w*(dropout|dropout_rate|_prob|_decay|p_zero_freqs|sample_frac|lerp_scale_init)|rate|alpha', SHARE),
     (r'\w*crop_scale', SHARE_ABOVE_ZERO),
     (r'\w*(factor|mult|mlp_ratio|expansion|expansion_rate|shrinkage_rate)|mlp_dim', FACTOR),

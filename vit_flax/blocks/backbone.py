@@ -19,11 +19,13 @@ class Backbone(Module, kw_only=True):
       can_embed_patches: whether it offers `embed_tokens`, `patch_positions` and `prefix_tokens`, with which an
         objective masks single patches before they are encoded.
       can_drop_tokens: whether `encode` takes any subset of the tokens.
+      pools_without_classes: whether `num_classes=0` returns the pooled features, and not the encoded tokens.
       taps_latent: whether the pooled features are one vector, tapped as `to_latent`.
     """
 
     can_embed_patches: ClassVar[bool] = False
     can_drop_tokens: ClassVar[bool] = False
+    pools_without_classes: ClassVar[bool] = False
     taps_latent: ClassVar[bool] = True
 
     @classmethod

@@ -21,12 +21,14 @@ class Module(nn.Module, kw_only=True):
       param_dtype: dtype of newly initialised parameters.
       torch_names: rows `name here -> name in the PyTorch state dict`, read by `vit_flax.weights`.
         A name that is the same on both sides needs no row.
+      torch_source: whose names these are: the `source` of `from_torch` that others translate to.
     """
 
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
     torch_names: ClassVar[Mapping[str, Any]] = {}
+    torch_source: ClassVar[str] = 'vit_pytorch'
 
     def __post_init__(self) -> None:
         check_arguments(self)

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--dtype', default='float64', choices=[*TOLERANCES])
     parser.add_argument('--tolerance', type=float, metavar='X', help='relative (default: 1e-9, in float32 1e-5)')
-    parser.add_argument('--source', default='vit_pytorch', help="whose names torch's are (default: %(default)s)")
+    parser.add_argument('--source', help="whose names torch's are (default: as the model has them)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= tolerance < float('inf'):
         raise UserError(f'--tolerance {tolerance} must be a finite number, and must not be negative')
     chosen = chosen_model(args)
-    check_source(args.source)
+    args.source = check_source(args.source, chosen.build())
     rows = read_rows(args.rows)
     with jax.enable_x64(args.dtype == 'float64'):
         sides = _Sides(args, chosen, rows)

@@ -22,14 +22,14 @@ from vit_flax.printing import shown
 if TYPE_CHECKING:
     import numpy as np
 
-SOURCE = 'vit_pytorch'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('input', metavar='IN')
     parser.add_argument('output', metavar='OUT')
     add_model_arguments(parser)
-    parser.add_argument('--source', default=SOURCE, help="whose names torch's are (default: %(default)s)")
+    parser.add_argument(
+        '--source', help="whose names torch's are: vit_pytorch or timm (default: as the model has them)"
+    )
     parser.add_argument(
         '--rows', metavar='FILE', help='your names for torch -> those of the source; see compare --help'
     )
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from vit_flax.weights.files import kind_to_write, read_arrays, write_arrays
 
     chosen = chosen_model(args)
-    check_source(args.source)
+    source = check_source(args.source, chosen.build())
     kind = kind_to_write(args.output, force=args.force)
     if os.path.realpath(args.input) == os.path.realpath(args.output):
         raise UserError(f'OUT is IN ({args.input}): name another file')
@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
         if of_flax:
             if args.rows:
                 raise UserError("--rows: only for weights with torch's names; these are Flax's")
-            result = to_torch_names(chosen.build(), arrays)
+            result = to_torch_names(chosen.build(), arrays, source)
         else:
             renamed = {target: arrays[name] for name, target in rows.translate(arrays).items()}
-            result = to_flax_paths(chosen.build(), renamed)
+            result = to_flax_paths(chosen.build(), renamed, source)
         write_arrays(args.output, result, force=args.force)
     before, after = ('Flax', 'torch') if of_flax else ('torch', 'Flax')
     sys.stdout.write(
@@ -73,11 +73,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_source(source: str) -> None:
+def check_source(source: str | None, model: Any) -> str:
+    """The source that is asked for, by default the model's own."""
     from vit_flax.weights.convert import SOURCES
 
-    if source not in SOURCES:
+    if source is not None and source not in SOURCES:
         raise UserError(f'--source {source!r} is unknown: use one of {", ".join(SOURCES)}')
+    return source or model.torch_source
 
 
 def are_flax_paths(path: str, arrays: Mapping[str, Any]) -> bool:
@@ -98,7 +100,9 @@ def are_flax_paths(path: str, arrays: Mapping[str, Any]) -> bool:
     )
 
 
-def to_flax_paths(model: Any, state_dict: Mapping[str, 'np.ndarray']) -> dict[str, 'np.ndarray']:
+def to_flax_paths(
+    model: Any, state_dict: Mapping[str, 'np.ndarray'], source: str | None = None
+) -> dict[str, 'np.ndarray']:
     """A state dict as `params/...`, `batch_stats/...`."""
     import numpy as np
     from flax.traverse_util import flatten_dict
@@ -106,11 +110,13 @@ def to_flax_paths(model: Any, state_dict: Mapping[str, 'np.ndarray']) -> dict[st
     from vit_flax.weights import from_torch
 
     with as_user_error('IN'):
-        variables = from_torch(model, state_dict, source=SOURCE)
+        variables = from_torch(model, state_dict, source=source or model.torch_source)
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep='/').items()}
 
 
-def to_torch_names(model: Any, arrays: Mapping[str, 'np.ndarray']) -> dict[str, 'np.ndarray']:
+def to_torch_names(
+    model: Any, arrays: Mapping[str, 'np.ndarray'], source: str | None = None
+) -> dict[str, 'np.ndarray']:
     """Flax variables as a state dict; those of a training run too, whose other parts are left out."""
     from flax.traverse_util import unflatten_dict
 
@@ -130,5 +136,7 @@ def to_torch_names(model: Any, arrays: Mapping[str, 'np.ndarray']) -> dict[str, 
                 f'IN: the model has no {", ".join(map(shown, unexpected[:5]))}{more}: do the arguments fit?'
             )
         return to_torch(
-            model, unflatten_dict({name: arrays[name] for name in known & arrays.keys()}, sep='/'), source=SOURCE
+            model,
+            unflatten_dict({name: arrays[name] for name in known & arrays.keys()}, sep='/'),
+            source=source or model.torch_source,
         )

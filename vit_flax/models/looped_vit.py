@@ -218,6 +218,7 @@ class LoopedViT(Backbone, kw_only=True):
     remat: bool = False
 
     taps_latent = False
+    pools_without_classes = True
 
     @property
     def grid(self) -> Grid:

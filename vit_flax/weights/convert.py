@@ -13,12 +13,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.module import example_inputs as of_model
 from vit_flax.printing import shown
-from vit_flax.weights import huggingface, vit_pytorch
+from vit_flax.weights import huggingface, timm, vit_pytorch
 from vit_flax.weights.formats.pytorch import from_tensor
 from vit_flax.weights.table import Table, build_table
 
-# Each translates a state dict to the newest vit-pytorch's names and back.
-SOURCES = {'vit_pytorch': vit_pytorch, 'huggingface': huggingface}
+# Each translates a state dict to the names of the model's own source, vit-pytorch's newest or timm's, and back.
+SOURCES = {'vit_pytorch': vit_pytorch, 'timm': timm, 'huggingface': huggingface}
+OWN = 'vit_pytorch', 'timm'
 
 # Pairs of names that are compared, to find the nearest.
 MAX_PAIRS = 10**6
@@ -37,7 +38,7 @@ def from_torch(
       state_dict: names to torch tensors or numpy arrays.
       *example_inputs: inputs, or `jax.ShapeDtypeStruct`s, that the model can be traced with;
         the model's own `example_input()` if left out.
-      source: where the names come from: `vit_pytorch`, or `huggingface` for SigLIP.
+      source: where the names come from: `vit_pytorch`, for `VisionTransformer` `timm`, or `huggingface` for SigLIP.
       **kwargs: further arguments of the model's call.
 
     Returns:
@@ -47,7 +48,7 @@ def from_torch(
     Raises:
       ValueError: one report of all names that are missing, unexpected or of another shape.
     """
-    check_choice('source', source, tuple(SOURCES))
+    _check_source(model, source)
     table = build_table(model, *_inputs(model, example_inputs), **kwargs)
     arrays = {name: _to_numpy(value) for name, value in state_dict.items()}
     arrays = SOURCES[source].read(model, arrays)
@@ -66,7 +67,8 @@ def to_torch(
       model: the Flax model.
       variables: its variables; collections that torch does not know (taps) are left out.
       *example_inputs: as for `from_torch`.
-      source: whose names to write: `vit_pytorch`, in its newest release's layout, or `huggingface` for SigLIP.
+      source: whose names to write: `vit_pytorch`, in its newest release's layout, for `VisionTransformer` `timm`, or
+        `huggingface` for SigLIP.
       **kwargs: further arguments of the model's call.
 
     Returns:
@@ -75,7 +77,7 @@ def to_torch(
     Raises:
       ValueError: variables are missing or of another shape.
     """
-    check_choice('source', source, tuple(SOURCES))
+    _check_source(model, source)
     table = build_table(model, *_inputs(model, example_inputs), **kwargs)
     leaves = flatten_dict(dict(variables))
     wrong = [
@@ -95,6 +97,13 @@ def to_torch(
         array = array.astype(np.int64) if entry.path[-1] == 'count' else array
         state_dict |= entry.to_torch(array)
     return SOURCES[source].write(model, state_dict)
+
+
+def _check_source(model: nn.Module, source: str) -> None:
+    check_choice('source', source, tuple(SOURCES))
+    own = getattr(model, 'torch_source', OWN[0])
+    if source in OWN and source != own:
+        raise ValueError(f'source={source!r}: {type(model).__name__} is a model of source={own!r}')
 
 
 def _inputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
