@@ -170,7 +170,7 @@ def test_another_model_keeps_what_it_knows():
     config = parse('digits', ['--model.name', 'simple_vit', '--model.dim=32'])
     assert config.model.args['dim'] == 32 and config.model.args['depth'] == 4
     assert 'pool' not in config.model.args
-    large = parse('digits', ['--model.name=vit_small_patch16_224'])
+    large = parse('digits', ['--model.name=vit_pytorch_small_patch16_224'])
     assert large.model.args['mlp_dim'] == 128, 'what the recipe sets wins over the preset'
 
 

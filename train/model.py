@@ -22,7 +22,7 @@ NOT_OPTIONS = {'dtype', 'param_dtype', 'parent', 'name'}
 # Options that nobody needs to give, since they follow from the data: upstream's names for size, frames, channels,
 # classes.
 SIZES, FRAMES = ('image_size', 'img_size'), ('frames', 'num_frames')
-CHANNELS, CLASSES = ('channels', 'n_input_channels'), ('num_classes',)
+CHANNELS, CLASSES = ('channels', 'n_input_channels', 'in_chans'), ('num_classes',)
 FROM_DATA = (*SIZES, *FRAMES, *CHANNELS, *CLASSES)
 
 

@@ -1,6 +1,7 @@
 """Every model by name, read from the model files: each ends with one `CARD = ModelCard(...)`."""
 
 import difflib
+import fnmatch
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from vit_flax import models
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.card import ModelCard
+from vit_flax.weights import timm
 
 
 @cache
@@ -29,16 +31,23 @@ def presets() -> dict[str, tuple[ModelCard, Mapping[str, Any]]]:
     return {name: (info, kwargs) for info in map(model_info, stems()) for name, kwargs in info.presets.items()}
 
 
-def list_models() -> list[str]:
-    """The names that `create_model` takes: upstream's module names, and presets."""
-    return sorted({*stems(), *presets()})
+def list_models(pattern: str = '*') -> list[str]:
+    """The names that `create_model` takes and a shell pattern fits: upstream's module names, and presets.
+
+    A pattern with a dot is one of timm's tags: `*dinov2*.*`.
+    """
+    names = {*stems(), *presets()}
+    if '.' in pattern:
+        names = {f'{name}.{tag}' for name in timm.sizes() for tag in timm.published()[name]['tags']}
+    return sorted(fnmatch.filter(names, pattern))
 
 
 def create_model(name: str, **kwargs: Any) -> Backbone:
     """Builds a model by name.
 
     Args:
-      name: a stem such as `vit` or a preset such as `vit_base_patch16_224`.
+      name: a stem such as `vit` or a preset such as `vit_base_patch16_224`, which is timm's; of timm's also with a tag,
+        `vit_base_patch16_224.augreg_in21k`.
       **kwargs: the constructor's; they win over a preset's.
 
     Raises:
@@ -46,6 +55,8 @@ def create_model(name: str, **kwargs: Any) -> Backbone:
     """
     if name in stems():
         return model_info(name).build(**kwargs)
+    if '.' in name and (tagged := timm.tagged(name)) is not None:
+        return presets()[name.partition('.')[0]][0].build(**{**tagged, **kwargs})
     if name not in presets():
         near = difflib.get_close_matches(name, list_models(), n=1)
         hint = f'did you mean {near[0]!r}?' if near else 'vit_flax.list_models() has them all'

@@ -15,9 +15,26 @@ def test_names_are_stems_and_presets():
 
 
 def test_arguments_win_over_a_preset():
-    model = vit_flax.create_model('vit_small_patch16_224', num_classes=7, scan=True)
+    model = vit_flax.create_model('vit_pytorch_small_patch16_224', num_classes=7, scan=True)
     assert (model.num_classes, model.dim, model.scan) == (7, 384, True)
     assert type(model) is vit_flax.models.vit.ViT
+
+
+def test_names_of_timm_are_timms_networks():
+    model = vit_flax.create_model('vit_base_patch16_224')
+    assert type(model) is vit_flax.models.vision_transformer.VisionTransformer and model.num_classes == 1000
+    tagged = vit_flax.create_model('vit_base_patch16_224.augreg_in21k', in_chans=1)
+    assert (tagged.num_classes, tagged.in_chans) == (21843, 1)
+    assert vit_flax.create_model('vit_base_patch14_dinov2.lvd142m').num_classes == 0
+    with pytest.raises(ValueError, match=r"no model is called 'vit_base_patch16_224\.augreg'"):
+        vit_flax.create_model('vit_base_patch16_224.augreg')
+
+
+def test_names_are_filtered_by_a_shell_pattern():
+    assert vit_flax.list_models('simple_vit_with_q*') == ['simple_vit_with_qk_norm']
+    assert 'vit_small_patch14_dinov2' in vit_flax.list_models('*dinov2*')
+    assert 'vit_small_patch14_dinov2.lvd142m' in vit_flax.list_models('*dinov2*.*')
+    assert vit_flax.list_models('swin*') == []
 
 
 def test_unknown_attributes_are_attribute_errors():

@@ -88,6 +88,12 @@ CASES = [
         **RESAMPLED,
     ),
     Case(
+        name='cut_off',
+        kwargs={**SMALL, 'img_size': (26, 43)},
+        inputs=image(2, 26, 43, 3),
+        parameters=8_825,
+    ),
+    Case(
         name='padded',
         kwargs={**SMALL, 'img_size': (26, 36), 'dynamic_img_pad': True, 'dynamic_img_size': True},
         inputs=image(2, 23, 30, 3),

@@ -53,8 +53,8 @@ def test_a_model_is_chosen():
     chosen = choose('vit', *SIZE)
     assert chosen.kwargs['image_size'] == (32, 16)
     assert chosen.build().dim == 24
-    assert choose('vit', 'num-classes=7', preset='vit_tiny_patch16_224').kwargs['num_classes'] == 7
-    assert choose(None, preset='vit_tiny_patch16_224').kwargs == choose('vit_tiny_patch16_224').kwargs
+    assert choose('vit', 'num-classes=7', preset='vit_pytorch_tiny_patch16_224').kwargs['num_classes'] == 7
+    assert choose(None, preset='vit_pytorch_tiny_patch16_224').kwargs == choose('vit_pytorch_tiny_patch16_224').kwargs
     assert choose('simple_vit', preset='paper').build() == model_info('simple_vit').build(
         **model_info('simple_vit').paper_size
     )
@@ -79,5 +79,5 @@ def test_mistakes(arguments, says):
 
 
 def test_unknown_presets():
-    with pytest.raises(UserError, match="no preset of 'vit': did you mean 'vit_tiny_patch16_224'"):
-        choose('vit', preset='vit_tiny_patch16_225')
+    with pytest.raises(UserError, match="no preset of 'vit': did you mean 'vit_pytorch_tiny_patch16_224'"):
+        choose('vit', preset='vit_pytorch_tiny_patch16_225')

@@ -4,7 +4,7 @@ Both sides get the same weights and the same images, in float64 by default. The 
 every module that both sides have, in the order in which Flax runs them; `>` marks the first whose input agrees and
 whose output does not. Exit code 0 if the outputs agree, 1 if they do not, 2 if they cannot be compared.
 
-  python -m vit_flax compare vit.pth --model vit --preset vit_base_patch16_224 --arg num_classes=10
+  python -m vit_flax compare vit.pth --model vit --preset vit_pytorch_base_patch16_224 --arg num_classes=10
 
 compares with vit-pytorch's own class. For your own copy of a model name your class, and where its names are not
 vit-pytorch's a file of rows:

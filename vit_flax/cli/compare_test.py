@@ -133,7 +133,7 @@ def test_a_planted_mistake_is_named(compare, mistake):
         ((*WITNESS, '--rows', 'n' * 5000), 'File name too long'),
         ((*WITNESS, '--images', 'cat.jpg'), 'must be a number of images or a file .npy'),
         ((*WITNESS, '--rows', 'none.toml'), 'No such file'),
-        ((*WITNESS, '--source', 'timm'), 'use one of vit_pytorch'),
+        ((*WITNESS, '--source', 'lucidrains'), 'use one of vit_pytorch'),
     ],
 )
 def test_mistakes_of_the_user(compare, args, says):

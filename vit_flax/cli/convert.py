@@ -4,7 +4,7 @@ The direction follows from what IN holds: names of torch (transformer.layers.0.0
 (params/transformer/block_0/attention/to_qkv/kernel). The suffix of OUT says what is written: .pth, .pt, .bin (only
 torch's names), .safetensors, .npz, or without suffix an orbax directory (only Flax's).
 
-  python -m vit_flax convert vit.pth vit.npz --model vit --preset vit_base_patch16_224 --arg num_classes=10
+  python -m vit_flax convert vit.pth vit.npz --model vit --preset vit_pytorch_base_patch16_224 --arg num_classes=10
 
 Every name must be used and every parameter filled. OUT appears whole or not at all.
 """

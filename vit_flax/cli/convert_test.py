@@ -111,7 +111,7 @@ def test_mistakes(convert, tmp_path):
     assert 'OUT is IN' in refused('a.pth', 'a.pth', *args, '--force')
     assert 'give --key NAME with one of model' in refused('nested.pth', 'c.npz', *args)
     assert 'what kind of file' in refused('a.pth', 'c.h5', *args)
-    assert 'use one of vit_pytorch' in refused('a.pth', 'c.npz', *args, '--source', 'timm')
+    assert 'use one of vit_pytorch' in refused('a.pth', 'c.npz', *args, '--source', 'lucidrains')
     wrong = ['--model', 'vit', *arguments(VIT | {'depth': 2})]
     assert 'unexpected: transformer.layers.2' in refused('a.pth', 'c.npz', *wrong)
     assert 'the model has no params/transformer/block_2' in refused('b.npz', 'c.pth', *wrong)

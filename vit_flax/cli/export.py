@@ -8,7 +8,7 @@ model --model or --preset names. OUT becomes a folder:
   weights.safetensors  the arguments of model.stablehlo by name
   config.json          model, arguments, shapes of inputs and outputs, versions
 
-  python -m vit_flax export vit.pth served --model vit --preset vit_base_patch16_224 --format stablehlo
+  python -m vit_flax export vit.pth served --model vit --preset vit_pytorch_base_patch16_224 --format stablehlo
 
 What was written is read again and run, and compared with the model. OUT appears whole or not at all.
 """
@@ -210,7 +210,8 @@ def _write(args: argparse.Namespace, model: Any, variables: Mapping[str, Any], f
             platforms = args.platform.split(',')
             program = to_stablehlo(model, variables, platforms=platforms, batch=args.batch)
         path.write_bytes(program.serialize(vjp_order=1))
-        if {'gpu': 'cuda'}.get(jax.default_backend(), jax.default_backend()) not in platforms:
+        here = jax.devices()[0].platform
+        if {'gpu': 'cuda'}.get(here, here) not in platforms:
             return None  # it does not run here
         found = jax.tree.leaves(jax.export.deserialize(bytearray(path.read_bytes())).call(weights, *inputs))
     else:

@@ -62,16 +62,16 @@ def test_listing_needs_no_torch():
 
 def test_describe(run, monkeypatch):
     monkeypatch.setenv('COLUMNS', '120')
-    code, out, _ = run('describe', 'vit_small_patch16_224')
+    code, out, _ = run('describe', 'vit_pytorch_small_patch16_224')
     assert code == 0
     for line in (
-        r'^vit_small_patch16_224: ViT of vit_flax\.models\.vit$',
+        r'^vit_pytorch_small_patch16_224: ViT of vit_flax\.models\.vit$',
         r'arXiv:2010\.11929',
         r'^  dim +int +384 +width of a token\.$',
         r'^  pool +str +.cls. +.cls. classifies the class token',
         r'^  emb_dropout +float +0\.0 +rate on the embedded tokens\.$',
         r'image \[b h w c\]: \[1 224 224 3\]',
-        r'^  vit_base_patch16_384 .*image_size=384',
+        r'^  vit_pytorch_base_patch16_384 .*image_size=384',
         r'^  - Without a class token the state dict still holds one, of no rows\.$',
     ):
         assert re.search(line, out, re.MULTILINE), line

@@ -81,7 +81,7 @@ CARD = ModelCard(
     takes='image [b h w c]',
     paper_size=published_size(16, 384, 18, 6),
     presets={
-        'vit_small_patch16_18x2_224': published_size(16, 384, 18, 6),
-        'vit_base_patch16_18x2_224': published_size(16, 768, 18, 12),
+        'parallel_vit_small_patch16_18x2_224': published_size(16, 384, 18, 6),
+        'parallel_vit_base_patch16_18x2_224': published_size(16, 768, 18, 12),
     },
 )

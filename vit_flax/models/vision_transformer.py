@@ -42,6 +42,7 @@ from vit_flax.blocks.torch_like import (
 from vit_flax.blocks.transformer import Transformer
 from vit_flax.blocks.weight_ops import UnitAxes, kernel_op
 from vit_flax.card import ModelCard
+from vit_flax.weights.timm import sizes
 
 Activation = Literal['gelu', 'gelu_tanh', 'quick_gelu', 'silu']
 Norm = Literal['layer', 'rms']
@@ -234,7 +235,7 @@ class VisionTransformer(Backbone, kw_only=True):
     """Vision Transformer as published (arXiv:2010.11929): images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
-      img_size: height and width in pixels, or one number for both.
+      img_size: height and width in pixels, or one number for both; what is less than a patch is cut off.
       patch_size: height and width of a patch, likewise.
       in_chans: channels of the images.
       num_classes: width of the logits; 0 returns the pooled features instead.
@@ -280,7 +281,7 @@ class VisionTransformer(Backbone, kw_only=True):
       remat: recompute activations in the backward pass instead of storing them.
 
     Raises:
-      ValueError: patches do not tile the image, heads do not divide the width, or pooling, tokens and heads do not go
+      ValueError: images of another size, heads do not divide the width, or pooling, tokens and heads do not go
         together.
     """
 
@@ -414,7 +415,9 @@ class VisionTransformer(Backbone, kw_only=True):
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, class and register tokens first, `[b h w c] -> [b n d]`."""
         self.grid.check(images)
-        if self.dynamic_img_pad:
+        if images.shape[1:3] == pair(self.img_size):  # what is less than a patch is cut off
+            images = images[:, : self.grid.lengths[0], : self.grid.lengths[1]]
+        elif self.dynamic_img_pad:
             short = [-length % patch for length, patch in zip(images.shape[1:3], self.grid.patch, strict=True)]
             images = jnp.pad(images, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
         x = self.patch_embed(images)
@@ -533,8 +536,9 @@ class VisionTransformer(Backbone, kw_only=True):
     @property
     def grid(self) -> Grid:
         lengths, patch = pair(self.img_size, 'img_size'), pair(self.patch_size, 'patch_size')
-        if self.dynamic_img_pad:  # positions for whole patches alone
-            lengths = lengths[0] // patch[0] * patch[0], lengths[1] // patch[1] * patch[1]
+        lengths = lengths[0] // patch[0] * patch[0], lengths[1] // patch[1] * patch[1]
+        if not all(lengths):
+            raise ValueError(f'img_size={self.img_size} holds no patch of patch_size={self.patch_size}')
         return dataclasses.replace(image_grid(lengths, patch, self.in_chans), size=f'img_size={self.img_size}')
 
     @property
@@ -583,4 +587,5 @@ CARD = ModelCard(
     arxiv='2010.11929',
     takes='image [b h w c]',
     paper_size={},
+    presets=sizes(),
 )

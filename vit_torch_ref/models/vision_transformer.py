@@ -148,7 +148,7 @@ class VisionTransformer(nn.Module):
         mlp='mlp',
     ):
         super().__init__()
-        self.patch, self.pad = pair(patch_size), dynamic_img_pad
+        self.img_size, self.patch, self.pad = pair(img_size), pair(patch_size), dynamic_img_pad
         self.grid = tuple(n // p for n, p in zip(pair(img_size), self.patch, strict=True))
         self.global_pool, self.no_embed_class, self.include_prefix = global_pool, no_embed_class, pool_include_prefix
         self.distilled, self.num_prefix = distilled, int(class_token) + int(distilled) + reg_tokens
@@ -203,7 +203,7 @@ class VisionTransformer(nn.Module):
         return torch.cat([prefix, rearrange(table, '1 d h w -> 1 (h w) d')], dim=1)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        if self.pad:
+        if self.pad and tuple(images.shape[-2:]) != self.img_size:
             (h, w), (p, q) = images.shape[-2:], self.patch
             images = F.pad(images, (0, -w % q, 0, -h % p))
         x = self.patch_embed(images)
