@@ -54,6 +54,11 @@ def test_names_and_defaults_are_upstreams(class_case: Case):
             assert replaced or as_tuple(mine) == as_tuple(default), parameter.name
 
 
+def test_ours_alone_change_nothing_unless_asked_for(class_case: Case):
+    ours = defaults(getattr(importlib.import_module(f'vit_flax.{class_case.whole.path}'), class_case.class_name))
+    assert not any(ours.get(name) for name in ('scan', 'remat', 'dtype'))
+
+
 def defaults(constructor: Callable) -> dict[str, object]:
     fields = dataclasses.fields(constructor) if dataclasses.is_dataclass(constructor) else ()
     made = {field.name: field.default_factory() for field in fields if field.default_factory is not dataclasses.MISSING}

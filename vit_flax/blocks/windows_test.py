@@ -19,6 +19,8 @@ def test_windows_hold_neighbours_and_grids_do_not():
     x = jnp.arange(4 * 6).reshape(1, 4, 6, 1)
     np.testing.assert_array_equal(windows.to_windows(x, 2)[0].ravel(), [0, 1, 6, 7])
     np.testing.assert_array_equal(windows.to_grids(x, 2)[0].ravel(), [0, 3, 12, 15])
+    np.testing.assert_array_equal(windows.from_windows(windows.to_windows(x, 2), 2, (2, 3)), x)
+    np.testing.assert_array_equal(windows.from_grids(windows.to_grids(x, 2), 2, (2, 3)), x)
 
 
 def test_windows_that_do_not_tile_the_map():

@@ -98,8 +98,8 @@ class EncoderObjective(Objective, kw_only=True):
 
 
 def has_class_token(encoder: nn.Module) -> bool:
-    """Whether an encoder has a class token before its patches."""
-    return getattr(encoder, 'num_cls_tokens', 0) > 0
+    """Whether an encoder has tokens before its patches: a class token, perhaps registers."""
+    return getattr(encoder, 'num_prefix_tokens', 0) > 0
 
 
 def gather_tokens(x: Array, indices: Array) -> Array:

@@ -91,3 +91,14 @@ def test_it_follows_its_student_alone():
     np.testing.assert_array_equal(moved['teacher_params']['teacher']['net']['kernel'], [0.25, 0.25])
     np.testing.assert_array_equal(moved['teacher_params']['teacher']['projector']['bias'], [1.5, 1.5])
     assert moved['teacher_params']['other'] is teachers['other'] and moved['params'] is params
+
+
+def test_variables_of_a_teacher_are_those_under_its_name():
+    """Of several networks, and without other collections that have the name."""
+    variables = {
+        'teacher_params': {'teacher': {'a': 1}, 'other': {'b': 2}},
+        'teacher_batch_stats': {'other': {'c': 3}},
+        'centres': {'teacher': 4},
+    }
+    assert teacher_variables(variables) == {'params': {'a': 1}}
+    assert teacher_variables(variables, 'other') == {'params': {'b': 2}, 'batch_stats': {'c': 3}}
