@@ -1,6 +1,6 @@
 """From a config to what can run: mesh, model, initial state and the two jitted steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,18 @@ class Setup:
     gather: Callable
 
 
-def set_up(config: Config) -> Setup:
+def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup:
     """Checks everything that can be checked without computing.
+
+    Args:
+      config: the run.
+      devices: those of the mesh, if not all that are here; see `make_mesh`.
 
     Raises:
       UserError: mesh, batch, model and data do not fit together.
     """
     source, objective = config.data, config.objective
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     shape = config.augment.shape(source)
     check_batch(mesh, config.batch_size, config.optim.accumulate, shape)
     model = build(config.model, shape, len(source.classes))
@@ -106,7 +110,9 @@ def set_up(config: Config) -> Setup:
         state=state,
         given=given,
         initial=jax.jit(initial, out_shardings=shardings),
-        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
+        train_step=jax.jit(
+            train_step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None)
+        ),
         eval_step=jax.jit(traced_for(mesh, make_eval_step(objective, model, scale, config))),
         sound=jax.jit(sound, out_shardings=whole),
         features=jax.jit(traced_for(mesh, _features(objective, model, scale, shape)), out_shardings=whole),

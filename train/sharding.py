@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -13,28 +14,30 @@ from train.config import Mesh
 from train.errors import UserError
 from train.optim import paths
 from vit_flax.blocks.backend import compiling_for
+from vit_flax.taps import Call, watch
 
 AXES = ('data', 'fsdp', 'tensor', 'seq')
 ROWS = ('data', 'fsdp')
 
 
-def make_mesh(config: Mesh) -> jax.sharding.Mesh:
-    """The mesh over all devices.
+def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The mesh over all devices, or over given ones, which need not be here: those of a topology to compile for.
 
     Raises:
       UserError: the four sizes do not multiply to the number of devices.
     """
-    devices, rest = jax.device_count(), config.fsdp * config.tensor * config.seq
+    number = jax.device_count() if devices is None else len(devices)
+    rest = config.fsdp * config.tensor * config.seq
     sizes = f'mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} x mesh.seq={config.seq}'
-    if devices % rest:
-        raise UserError(f'{sizes} = {rest} does not divide the {devices} devices here')
-    if config.data not in (0, devices // rest):
+    if number % rest:
+        raise UserError(f'{sizes} = {rest} does not divide the {number} devices here')
+    if config.data not in (0, number // rest):
         raise UserError(
-            f'mesh.data={config.data} x {sizes} = {config.data * rest}, but there are {devices} devices: '
-            f'mesh.data={devices // rest} would fit'
+            f'mesh.data={config.data} x {sizes} = {config.data * rest}, but there are {number} devices: '
+            f'mesh.data={number // rest} would fit'
         )
-    shape = (devices // rest, config.fsdp, config.tensor, config.seq)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    shape = (number // rest, config.fsdp, config.tensor, config.seq)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def platform_of(mesh: jax.sharding.Mesh) -> str:
@@ -46,10 +49,35 @@ def traced_for(mesh: jax.sharding.Mesh, function: Callable[..., Any]) -> Callabl
 
     @wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
-        with compiling_for(platform_of(mesh)):
+        with compiling_for(platform_of(mesh)), split_by_batch(mesh):
             return function(*args, **kwargs)
 
     return traced
+
+
+def split_by_batch(mesh: jax.sharding.Mesh) -> AbstractContextManager[None]:
+    """A context in which what modules return stays split over the mesh by its leading axis, the batch.
+
+    The compiler only knows how the arguments of a program lie. Left alone, it moves activations to where the parameters
+    are: under fsdp it splits the width of the tokens instead of the batch, and sums whole batches over the devices in
+    every layer. A constraint on what each module returns, and with it on the gradient of that, leaves it one way:
+    parameters are gathered where they are used, and their gradients scattered.
+
+    All other axes are left to the compiler, which splits them by `tensor` and `seq` as parameters and images are.
+    """
+    copies = mesh.shape['data'] * mesh.shape['fsdp']
+
+    def constrained(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.ndim < 2 or not x.shape[0] or x.shape[0] % copies:
+            return x
+        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(ROWS, *rest)))
+
+    def after(call: Call, output: Any) -> Any:
+        # Other methods may return what has no batch, such as positions.
+        return jax.tree.map(constrained, output) if call.method == '__call__' else None
+
+    return watch(after=after) if copies > 1 else nullcontext()
 
 
 def check_batch(mesh: jax.sharding.Mesh, batch_size: int, parts: int, image_shape: tuple[int, ...]) -> None:

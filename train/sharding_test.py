@@ -34,10 +34,10 @@ TINY = dataclasses.replace(
 )
 
 
-def trained(mesh, **changes):
+def trained(mesh, devices=None):
     """Setup, final state and losses of a few steps."""
-    config = dataclasses.replace(TINY, mesh=mesh, **changes)
-    setup = set_up(config)
+    config = dataclasses.replace(TINY, mesh=mesh)
+    setup = set_up(config, devices)
     state, losses = setup.initial(), []
     records = config.data.records('train')
     for batch in train_batches(records, config.augment, seed=0, batch_size=16, steps=5, loader=config.loader):
@@ -49,10 +49,7 @@ def trained(mesh, **changes):
 @pytest.fixture(scope='module')
 def single():
     """The run on one device."""
-    with pytest.MonkeyPatch.context() as patch:
-        one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), ('data', 'fsdp', 'tensor', 'seq'))
-        patch.setattr('train.setup.make_mesh', lambda config: one)
-        return trained(Mesh())
+    return trained(Mesh(), devices=jax.devices()[:1])
 
 
 @pytest.mark.parametrize(

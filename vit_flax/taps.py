@@ -64,7 +64,7 @@ class Call:
 
 
 def watch(
-    before: Callable[[Call], Call | None] | None = None, after: Callable[[Call, Any], None] | None = None
+    before: Callable[[Call], Call | None] | None = None, after: Callable[[Call, Any], Any] | None = None
 ) -> AbstractContextManager[None]:
     """A context that shows each call of a method of each module, in the order in which they begin or end.
 
@@ -72,7 +72,7 @@ def watch(
 
     Args:
       before: sees a call before it is made; if it returns another one, that is made instead.
-      after: sees a call and its output.
+      after: sees a call and its output; if it returns something, that is the output instead.
     """
 
     def intercept(function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], context: Any) -> Any:
@@ -81,9 +81,8 @@ def watch(
         call = Call(context.module, context.method_name, context.orig_method, args, kwargs)
         call = (before and before(call)) or call
         output = function(*call.args, **call.kwargs)
-        if after:
-            after(call, output)
-        return output
+        replaced = after(call, output) if after else None
+        return output if replaced is None else replaced
 
     return nn.intercept_methods(intercept)
 
