@@ -36,6 +36,8 @@ def dry_run(config: Config) -> None:
     inherited = inherit(config, setup) if config.init else None
     screen = console() if jax.process_index() == 0 else Console(quiet=True)
     screen.print(_parameters(config, setup))
+    for line in setup.fallbacks:
+        screen.print(line, markup=False)
     screen.print(_totals(setup))
 
     records, source = _records(config)

@@ -92,6 +92,8 @@ def _run(
         best = meta
         checkpoints.save_best(state, meta)
     terminal.say(_title(config, setup, folder))
+    for line in setup.fallbacks:
+        terminal.say(line)
     if step:
         terminal.say(f'continuing after step {step}')
     for line in inherited.lines if inherited else ():

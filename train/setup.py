@@ -17,7 +17,16 @@ from train.model import build
 from train.objectives.objective import Batch, Objective, Variables
 from train.optim import optimizer, paths
 from train.scale import Scale
-from train.sharding import abstract, batch_sharding, check_batch, given_sharding, make_mesh, state_sharding, traced_for
+from train.sharding import (
+    abstract,
+    batch_sharding,
+    check_batch,
+    fallbacks,
+    given_sharding,
+    make_mesh,
+    state_sharding,
+    traced_for,
+)
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step, sound
 from vit_flax.blocks.backbone import Backbone
@@ -38,6 +47,7 @@ class Setup:
       train_step, eval_step: see `train.step`; the first eats the state that it is given.
       sound: see `train.step`.
       features: the network's features `[b d]` of a batch, its labels and weights, whole on every device; for probes.
+      fallbacks: a line for each kind of parameter that the mesh does not divide, see `train.sharding`.
       gather: copies a tree of arrays whole to every device.
     """
 
@@ -52,6 +62,7 @@ class Setup:
     eval_step: Callable
     sound: Callable
     features: Callable
+    fallbacks: list[str]
     gather: Callable
 
 
@@ -116,6 +127,7 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         eval_step=jax.jit(traced_for(mesh, make_eval_step(objective, model, scale, config))),
         sound=jax.jit(sound, out_shardings=whole),
         features=jax.jit(traced_for(mesh, _features(objective, model, scale, shape)), out_shardings=whole),
+        fallbacks=fallbacks(params, mesh, config.mesh),
         gather=jax.jit(lambda tree: tree, out_shardings=whole),
     )
 

@@ -2,22 +2,30 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import Mesh
 from train.errors import UserError
 from train.optim import paths
 from vit_flax.blocks.backend import compiling_for
+from vit_flax.blocks.precision import einsum_float32, to_float32
+from vit_flax.blocks.torch_like import Dense
+from vit_flax.cli.text import fold
 from vit_flax.taps import Call, watch
 
 AXES = ('data', 'fsdp', 'tensor', 'seq')
 ROWS = ('data', 'fsdp')
+FREE = PartitionSpec.UNCONSTRAINED
+
+# Projections to several things of one width, and how many.
+FUSED = {'to_qkv': 3, 'to_kv': 2, 'to_qk': 2, 'expand_and_gate': 2}
 
 
 def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -61,23 +69,42 @@ def split_by_batch(mesh: jax.sharding.Mesh) -> AbstractContextManager[None]:
     The compiler only knows how the arguments of a program lie. Left alone, it moves activations to where the parameters
     are: under fsdp it splits the width of the tokens instead of the batch, and sums whole batches over the devices in
     every layer. A constraint on what each module returns, and with it on the gradient of that, leaves it one way:
-    parameters are gathered where they are used, and their gradients scattered.
+    parameters are gathered where they are used, and their gradients scattered. All other axes are left to the compiler,
+    which splits them by `tensor` and `seq` as parameters and images are.
 
-    All other axes are left to the compiler, which splits them by `tensor` and `seq` as parameters and images are.
+    Under `tensor`, what a module projects to queries, keys and values at once is computed so that each of them is split
+    by heads. Cut out of a product that is split in as many parts as there are devices, they would have to move.
     """
-    copies = mesh.shape['data'] * mesh.shape['fsdp']
+    copies, tensor = mesh.shape['data'] * mesh.shape['fsdp'], mesh.shape['tensor']
 
-    def constrained(x: Any) -> Any:
+    def constrained(x: Any, *last: str | None) -> Any:
         if not isinstance(x, jax.Array) or x.ndim < 2 or not x.shape[0] or x.shape[0] % copies:
             return x
-        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(ROWS, *rest)))
+        return _constrained(x, mesh, ROWS, *[FREE] * (x.ndim - 1 - len(last)), *last)
 
     def after(call: Call, output: Any) -> Any:
         # Other methods may return what has no batch, such as positions.
-        return jax.tree.map(constrained, output) if call.method == '__call__' else None
+        if call.method != '__call__':
+            return None
+        module, parts = call.module, FUSED.get(str(call.module.name), 1)
+        if not isinstance(module, Dense) or module.features % (parts * tensor) or 1 in (parts, tensor):
+            return jax.tree.map(constrained, output)
+        variables = module.variables['params']
+        x, kernel, *bias = module.promote(call.inputs[0], *(variables[name] for name in sorted(variables)[::-1]))
+        kernels = [_constrained(kernel, mesh, FREE, 'tensor') for kernel in jnp.split(kernel, parts, axis=1)]
+        kernel = _constrained(jnp.stack(kernels, axis=1), mesh, FREE, None, 'tensor')
+        products = einsum_float32('... c, c p d -> ... p d', x, kernel)
+        if bias:
+            products = products + to_float32(bias[0].reshape(parts, -1))
+        products = constrained(products.astype(x.dtype), None, 'tensor')
+        # The compiler takes them apart again where the module does.
+        return jnp.concatenate([products[..., i, :] for i in range(parts)], axis=-1)
 
-    return watch(after=after) if copies > 1 else nullcontext()
+    return watch(after=after) if copies > 1 or tensor > 1 else nullcontext()
+
+
+def _constrained(x: jax.Array, mesh: jax.sharding.Mesh, *spec: Any) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def check_batch(mesh: jax.sharding.Mesh, batch_size: int, parts: int, image_shape: tuple[int, ...]) -> None:
@@ -112,20 +139,20 @@ def state_sharding(state, mesh: jax.sharding.Mesh, config: Mesh):
       mesh: from `make_mesh`.
       config: the rules.
     """
-    specs = {
-        path: (leaf.shape, parameter_spec(path, leaf.shape, mesh, config))
+    known = {
+        path: (leaf.shape, parameter_sharding(path, leaf.shape, mesh, config))
         for path, leaf in zip(paths(state.params), jax.tree.leaves(state.params), strict=True)
     }
+    whole = NamedSharding(mesh, PartitionSpec())
 
     def place(path: str, shape: tuple[int, ...]) -> NamedSharding:
         # Adam's moments and the average have the parameter's path behind their own name.
         parts = path.split('/')
         for start in range(len(parts)):
-            own = specs.get('/'.join(parts[start:]))
+            own = known.get('/'.join(parts[start:]))
             if own is not None and own[0] == shape:
-                return NamedSharding(mesh, own[1])
-        spec = parameter_spec(path, shape, mesh, config) if parts[0] == 'collections' else PartitionSpec()
-        return NamedSharding(mesh, spec)
+                return own[1]
+        return parameter_sharding(path, shape, mesh, config) if parts[0] == 'collections' else whole
 
     shardings = [place(path, leaf.shape) for path, leaf in zip(paths(state), jax.tree.leaves(state), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(state), shardings)
@@ -136,7 +163,7 @@ def given_sharding(given, mesh: jax.sharding.Mesh, config: Mesh):
 
     def place(path, leaf) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator='/')
-        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh, config))
+        return parameter_sharding(name, leaf.shape, mesh, config)
 
     return jax.tree.map_with_path(place, given)
 
@@ -146,21 +173,86 @@ def abstract(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def parameter_spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, config: Mesh) -> PartitionSpec:
-    """The first rule that matches; then `fsdp` on the largest free axis that it divides."""
+def parameter_sharding(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, config: Mesh) -> NamedSharding:
+    """The first rule that matches; then `fsdp` on an axis that the rule leaves free.
+
+    That is the axis of inputs, the last but one, or else the largest one that `mesh.fsdp` divides. Where none does, the
+    axes are split by factors of it, over a finer mesh of the same devices. Stacked layers stay together, since a scan
+    takes them one at a time.
+
+    Raises:
+      UserError: the rule is wrong.
+    """
+    return _placed(path, shape, mesh, config)[0]
+
+
+def fallbacks(params, mesh: jax.sharding.Mesh, config: Mesh) -> list[str]:
+    """A line for each kind of parameter that cannot be split as `mesh` asks, and how it is split instead."""
+    leaves = zip(paths(params), jax.tree.leaves(params), strict=True)
+    found = {path: _placed(path, leaf.shape, mesh, config)[1] for path, leaf in leaves}
+    return [f'{entry.name} {entry.value}' for entry in fold({path: text for path, text in found.items() if text})]
+
+
+def _placed(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, config: Mesh) -> tuple[NamedSharding, str]:
+    """The sharding of a parameter, and in words what does not divide; '' if all does."""
     words = next((words for pattern, words in config.rules if _matches(pattern, path)), '').split()
     if len(words) > len(shape):
         raise UserError(f'mesh.rules: {" ".join(words)!r} names {len(words)} axes, but {path} has shape {shape}')
     axes = ['*'] * (len(shape) - len(words)) + words
-    for size, axis in zip(shape, axes, strict=True):
+    remarks = []
+    for i, axis in enumerate(axes):
         if axis not in (*AXES, '*', '-'):
             raise UserError(f'mesh.rules: {axis!r} is none of {", ".join(AXES)}, * and -')
-        if axis in AXES and size % mesh.shape[axis]:
-            raise UserError(f'mesh.{axis}={mesh.shape[axis]} does not divide {path} of shape {shape}: see mesh.rules')
-    fits = [i for i, axis in enumerate(axes) if axis == '*' and shape[i] % mesh.shape['fsdp'] == 0]
-    if fits and 'fsdp' not in axes and math.prod(shape) >= config.fsdp_min_size:
-        axes[max(fits, key=lambda i: shape[i])] = 'fsdp'
-    return PartitionSpec(*(axis if axis in AXES else None for axis in axes))
+        if axis in AXES and shape[i] % mesh.shape[axis]:
+            remarks.append(f'mesh.{axis}={mesh.shape[axis]} does not divide axis {i}, which is left to mesh.fsdp')
+        if axis in AXES and (mesh.shape[axis] == 1 or shape[i] % mesh.shape[axis]):
+            axes[i] = '*'
+    layers, fsdp = path.split('/').count('block'), mesh.shape['fsdp']
+    free = [i for i in range(layers, len(shape)) if axes[i] == '*']
+    parts: dict[int, int] = {}
+    if fsdp > 1 and 'fsdp' not in axes and math.prod(shape[layers:]) >= config.fsdp_min_size:
+        parts = _parts({i: shape[i] for i in free}, fsdp)
+        if free and [*parts.values()] != [fsdp]:
+            over = ' and '.join(f'axis {i} over {part}' for i, part in parts.items()) or 'no axis'
+            copies = fsdp // math.prod(parts.values())
+            of_each = f', {copies} copies of each part' if parts and copies > 1 else ''
+            remarks.append(f'mesh.fsdp={fsdp} divides no free axis: it splits {over}{of_each}')
+    remark = f'{"x".join(map(str, shape))}: {"; ".join(remarks)}' if remarks else ''
+    finer, names = _finer(mesh, tuple(parts.values()))
+    split = {**{i: axis for i, axis in enumerate(axes) if axis in AXES}, **dict(zip(parts, names, strict=True))}
+    return NamedSharding(finer, PartitionSpec(*map(split.get, range(len(shape))))), remark
+
+
+def _parts(sizes: Mapping[int, int], ways: int) -> dict[int, int]:
+    """Axis -> into how many equal parts it is split, so that all together are as many of `ways` as sizes allow.
+
+    Args:
+      sizes: of each axis.
+      ways: how many parts are wanted.
+    """
+    last_but_one = sorted(sizes)[-2:][0] if sizes else None
+    # A kernel's gradient is made of inputs and outputs: split by inputs, the last axis but one, none of them moves.
+    order = sorted(sizes, key=lambda i: (math.gcd(sizes[i], ways), i == last_but_one, sizes[i]), reverse=True)
+    parts = {}
+    for i in order:
+        part = math.gcd(sizes[i], ways)
+        ways //= part
+        if part > 1:
+            parts[i] = part
+    return parts
+
+
+def _finer(mesh: jax.sharding.Mesh, parts: tuple[int, ...]) -> tuple[jax.sharding.Mesh, tuple[str, ...]]:
+    """A mesh of the same devices in the same order with `fsdp` cut into factors, and the names of these."""
+    if parts in ((), (mesh.shape['fsdp'],)):
+        return mesh, ('fsdp',) * len(parts)
+    names = tuple(f'fsdp_{part}{letter}' for part, letter in zip(parts, 'abcdefgh', strict=False))
+    sizes = {**dict(zip(names, parts, strict=True)), 'fsdp_copies': mesh.shape['fsdp'] // math.prod(parts)}
+    shape: dict[str, int] = {}
+    for axis, size in mesh.shape.items():
+        shape |= sizes if axis == 'fsdp' else {axis: size}
+    devices = mesh.devices.reshape(*shape.values())
+    return jax.sharding.Mesh(devices, tuple(shape), axis_types=(AxisType.Auto,) * len(shape)), names
 
 
 def _matches(pattern: str, path: str) -> bool:

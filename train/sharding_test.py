@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from parity_tests.bridge import example_inputs
 from parity_tests.case import Case, first_cases
@@ -19,7 +19,7 @@ from train.errors import UserError
 from train.optim import paths
 from train.recipes.digits import CONFIG
 from train.setup import set_up
-from train.sharding import abstract, given_sharding, make_mesh, parameter_spec
+from train.sharding import abstract, fallbacks, given_sharding, make_mesh, parameter_sharding
 from vit_flax.blocks.backend import compiling_for
 
 TINY = dataclasses.replace(
@@ -29,7 +29,8 @@ TINY = dataclasses.replace(
     optim=Optim(ema=0.9),
     model=dataclasses.replace(
         CONFIG.model,
-        args=dict(patch_size=4, dim=16, depth=2, heads=2, dim_head=12, mlp_dim=40, dropout=0.1),
+        # 20 and 36 do not divide by 8
+        args=dict(patch_size=4, dim=20, depth=2, heads=2, dim_head=12, mlp_dim=36, dropout=0.1),
     ),
 )
 
@@ -69,7 +70,7 @@ def test_state_lies_where_the_rules_say():
     state = setup.initial()
     kernel = state.params['transformer']['block_0']['attention']['to_qkv']['kernel']
     assert kernel.sharding.spec == PartitionSpec('fsdp', 'tensor')
-    assert kernel.addressable_shards[0].data.shape == (16 // 2, 72 // 4)
+    assert kernel.addressable_shards[0].data.shape == (20 // 2, 72 // 4)
     moments = optax.tree.get(state.opt_state, 'mu')['transformer']['block_0']['attention']['to_qkv']['kernel']
     average = state.ema['transformer']['block_0']['attention']['to_qkv']['kernel']
     assert moments.sharding == average.sharding == kernel.sharding
@@ -85,21 +86,48 @@ def test_state_lies_where_the_rules_say():
         ('transformer/block/attention/to_qkv/kernel', (6, 64, 96), PartitionSpec(None, 'fsdp', 'tensor')),
         ('transformer/block_3/attention/to_out/kernel', (96, 64), PartitionSpec('tensor', 'fsdp')),
         ('transformer/block_3/feedforward/expand/bias', (96,), PartitionSpec('tensor')),
-        ('mlp_head/kernel', (64, 96), PartitionSpec(None, 'fsdp')),
+        ('mlp_head/kernel', (64, 96), PartitionSpec('fsdp', None)),
+        ('mlp_head/kernel', (63, 96), PartitionSpec(None, 'fsdp')),
         ('mlp_head/kernel', (63, 97), PartitionSpec(None, None)),
         ('mlp_head/bias', (10,), PartitionSpec(None)),
     ],
 )
 def test_rules_then_size(path, shape, spec):
     mesh = make_mesh(Mesh(fsdp=2, tensor=2))
-    assert parameter_spec(path, shape, mesh, Mesh(fsdp_min_size=100)) == spec
+    assert parameter_sharding(path, shape, mesh, Mesh(fsdp_min_size=100)) == NamedSharding(mesh, spec)
 
 
 def test_the_first_rule_counts_and_can_keep_a_parameter_whole():
     rules = (('.*/special/kernel', '- -'), *Mesh().rules, ('.*', 'seq *'))
-    mesh, config = make_mesh(Mesh(fsdp=2, tensor=2)), Mesh(rules=rules, fsdp_min_size=0)
-    assert parameter_spec('a/special/kernel', (64, 64), mesh, config) == PartitionSpec(None, None)
-    assert parameter_spec('a/other/kernel', (64, 64), mesh, config) == PartitionSpec('seq', 'fsdp')
+    mesh, config = make_mesh(Mesh(fsdp=2, seq=2)), Mesh(rules=rules, fsdp_min_size=0)
+    assert parameter_sharding('a/special/kernel', (64, 64), mesh, config).spec == PartitionSpec(None, None)
+    assert parameter_sharding('a/other/kernel', (64, 64), mesh, config).spec == PartitionSpec('seq', 'fsdp')
+
+
+def test_an_axis_of_size_1_keeps_nothing_from_fsdp():
+    path, mesh = 'transformer/block/feedforward/expand/kernel', make_mesh(Mesh(fsdp=8))
+    assert parameter_sharding(path, (2, 6, 64), mesh, Mesh(fsdp_min_size=0)).spec == PartitionSpec(None, None, 'fsdp')
+
+
+@pytest.mark.parametrize(
+    'mesh, shape, shard, words',
+    [
+        (Mesh(fsdp=8), (8, 12, 18), (8, 3, 9), 'divides no free axis: it splits axis 1 over 4 and axis 2 over 2'),
+        (Mesh(fsdp=8), (8, 9, 12), (8, 9, 3), 'it splits axis 2 over 4, 2 copies of each part'),
+        (Mesh(fsdp=8), (8, 9, 15), (8, 9, 15), 'it splits no axis'),
+        (Mesh(fsdp=2, tensor=4), (8, 9, 18), (8, 9, 9), 'mesh.tensor=4 does not divide axis 2, which is left to'),
+        (Mesh(fsdp=2, tensor=4), (8, 9, 12), (8, 9, 3), 'mesh.fsdp=2 divides no free axis: it splits no axis'),
+    ],
+)  # fmt: skip
+def test_what_does_not_divide_falls_back_and_is_named(mesh, shape, shard, words):
+    """Shapes of three axes, of which the first are layers, that stay together."""
+    devices, config = make_mesh(mesh), dataclasses.replace(mesh, fsdp_min_size=0)
+    path = 'transformer/block/feedforward/expand/kernel'
+    sharding = parameter_sharding(path, shape, devices, config)
+    assert sharding.shard_shape(shape) == shard
+    tree = {'transformer': {'block': {'feedforward': {'expand': {'kernel': jax.ShapeDtypeStruct(shape, np.float32)}}}}}
+    (line,) = fallbacks(tree, devices, config)
+    assert line.startswith(f'{path} {"x".join(map(str, shape))}: ') and words in line
 
 
 @pytest.mark.parametrize(
@@ -123,10 +151,6 @@ def test_a_mesh_that_does_not_fit_is_one_clear_error(mesh, words):
 def test_sizes_that_do_not_divide_are_named():
     with pytest.raises(UserError, match=r'batch_size=12 does not divide over mesh.data=8 x mesh.fsdp=1.*multiple of 8'):
         set_up(dataclasses.replace(TINY, batch_size=12))
-    rules = (('.*/to_out/kernel', 'tensor *'), ('.*', '*'))
-    model = dataclasses.replace(TINY.model, args={**TINY.model.args, 'heads': 3, 'dim_head': 4})
-    with pytest.raises(UserError, match=r'mesh.tensor=8 does not divide transformer/block_0/.* of shape \(12, 16\)'):
-        set_up(dataclasses.replace(TINY, model=model, mesh=Mesh(tensor=8, rules=rules)))
     with pytest.raises(UserError, match=r'mesh.seq=8 does not divide the 20 rows'):
         set_up(dataclasses.replace(TINY, augment=Augment(image_size=20), mesh=Mesh(seq=8)))
 
