@@ -1,9 +1,9 @@
 """Forward and gradient of every model, compiled for a TPU in bfloat16 on a machine that has none.
 
-    python benchmarks/compile_tpu.py [MODEL ...] [--topology v5e:1x1] [--batch 8] [--timeout 900] [--again]
+    python benchmarks/compile_tpu.py [MODEL ...] [--topology v5e:1x1] [--batch 2] [--timeout 900] [--again]
 
-needs `pip install 'vit-linen[plan]'`. A model has the size of its paper (`CARD.paper_size`), its layers are scanned where
-it can. Each is compiled in a process of its own, so that a compiler that aborts or hangs is a row like any other.
+needs `pip install 'vit-linen[plan]'`. A model has the widths and the image of its paper (`CARD.paper_size`), but no more
+than two blocks of a kind, whose programs would be the same; they are scanned where they can be. Each is compiled in a process of its own, so that a compiler that aborts or hangs is a row like any other.
 What `docs/compiled.csv` has already is not compiled again, unless named or with `--again`: an interrupted sweep goes on.
 """
 
@@ -13,8 +13,10 @@ import importlib.metadata
 import inspect
 import multiprocessing
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from vit_flax.registry import model_info, stems
 
@@ -37,7 +39,7 @@ def compiled(stem: str, topology: str, batch: int, answer: Connection) -> None:
 
         info = model_info(stem)
         scanned = {'scan': True} if 'scan' in inspect.signature(info.build).parameters else {}
-        model = info.build(**{**info.paper_size, **scanned}, dtype=jnp.bfloat16)
+        model = info.build(**shallow(info.paper_size), **scanned, dtype=jnp.bfloat16)
         inputs = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((batch * x.shape[0], *x.shape[1:]), x.dtype), example_inputs(model)
         )
@@ -62,6 +64,23 @@ def compiled(stem: str, topology: str, batch: int, answer: Connection) -> None:
         answer.send((time.monotonic() - began, program.memory_analysis().temp_size_in_bytes))
     except Exception as error:
         answer.send(f'{type(error).__name__}: {" ".join(str(error).split())[:300]}')
+
+
+def shallow(size: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's arguments with at most two blocks of a kind."""
+
+    def at_most_two(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return shallow(value)
+        if isinstance(value, tuple | list):
+            return tuple(map(at_most_two, value))
+        return min(value, 2) if isinstance(value, int) else value
+
+    deep = {key for key in size if 'depth' in key or 'num_layers' in key}
+    return {
+        key: at_most_two(value) if key in deep else shallow(value) if isinstance(value, Mapping) else value
+        for key, value in size.items()
+    }
 
 
 def row_of(stem: str, topology: str, batch: int, timeout: float) -> dict[str, object]:
@@ -103,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('models', nargs='*', metavar='MODEL', help='stems; all that the table has not by default')
     parser.add_argument('--topology', default='v5e:1x1')
-    parser.add_argument('--batch', type=int, default=8)
+    parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--timeout', type=float, default=900, help='seconds for one model')
     parser.add_argument('--again', action='store_true', help='also what the table has')
     args = parser.parse_args()

@@ -42,7 +42,9 @@ class Setup:
       scale: bytes of images to what the network takes.
       parameters: how many numbers it has.
       state: shapes, dtypes and shardings of the train state.
-      given: arrays that training reads beside its batches, see `Objective.given`.
+      given: arrays that training reads beside its batches, see `Objective.given`; their shapes, dtypes and shardings on
+        devices that are not here.
+      batch: shapes, dtypes and shardings of a batch with what is given.
       initial: makes the state before the first step.
       train_step, eval_step: see `train.step`; the first eats the state that it is given.
       sound: see `train.step`.
@@ -57,6 +59,7 @@ class Setup:
     parameters: int
     state: TrainState
     given: Mapping[str, Any]
+    batch: Batch
     initial: Callable
     train_step: jax.stages.Wrapped
     eval_step: Callable
@@ -120,6 +123,7 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         state=state,
         given=given,
+        batch=rows,
         initial=jax.jit(initial, out_shardings=shardings),
         train_step=jax.jit(
             train_step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None)
@@ -132,8 +136,10 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
     )
 
 
-def _spread(array: np.ndarray, sharding: NamedSharding) -> Array:
+def _spread(array: np.ndarray, sharding: NamedSharding) -> Array | jax.ShapeDtypeStruct:
     """An array that every host has, over the mesh."""
+    if not sharding.device_set <= set(jax.devices()):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

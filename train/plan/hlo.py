@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from train.flops import valid_pairs
+
 SIZES = {'pred': 1.0, 'token': 0.0, 'c64': 8.0, 'c128': 16.0}
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute',
          'collective-broadcast')  # fmt: skip
@@ -80,12 +82,17 @@ class Instruction:
         return [int(number) for number in re.findall(r'\d+', self.attribute(name))]
 
     @property
-    def layer(self) -> str:
-        """The module that it comes from, with a star for the number of a block; '' outside of all."""
+    def layers(self) -> list[str]:
+        """The modules that it comes from, with a star for the number of a block, '' outside of all: one, or of
+        instructions that the compiler has combined each."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
-        parts = found[1].split('/')[:-1] if found else []
-        words = [part for part in parts if re.fullmatch(r'[a-z]\w*', part) and part not in STRUCTURE]
-        return re.sub(r'_\d+\b', '_*', '/'.join(dict.fromkeys(words)))
+        outer, combined, inner = (found[1] if found else '').partition('/(')
+        return [_layer(part) for part in (inner.split(':') if combined and ':' in inner else [outer + combined + inner])]
+
+
+def _layer(op_name: str) -> str:
+    words = [part for part in op_name.split('/')[:-1] if re.fullmatch(r'[a-z]\w*', part) and part not in STRUCTURE]
+    return re.sub(r'_\d+\b', '_*', '/'.join(dict.fromkeys(words)))
 
 
 # Of an `op_name`, what is no module.
@@ -101,7 +108,7 @@ class Collective:
       bytes: of the whole array on one device: of an all-gather what comes out, of a reduce-scatter what goes in.
       count: how often it runs in a step.
       group: numbers of devices that exchange with each other; one such group of several.
-      layer: the module that it comes from.
+      layers: bytes by the module that they come from.
       overlaps: whether the compiler lets it run while the device computes.
     """
 
@@ -109,7 +116,7 @@ class Collective:
     bytes: float
     count: float
     group: tuple[int, ...]
-    layer: str
+    layers: Mapping[str, float]
     overlaps: bool
 
     @property
@@ -250,13 +257,26 @@ class Program:
                 # The parts of an exchange that is spread over several fusions share its channel.
                 channel = line.attribute('channel_id')
                 overlaps = line.opcode.endswith('-start') or 'async_collective' in line.attributes + name
-                found.setdefault(
-                    f'{kind} {channel or line.name}',
-                    Collective(kind, self._exchanged(line, name, kind, len(group)), times, group, line.layer, overlaps),
-                )
+                size = self._exchanged(line, kind, len(group))
+                layers = self._layers(line, self.computations[name], size)
+                collective = Collective(kind, size, times, group, layers, overlaps)
+                found.setdefault(f'{kind} {channel or line.name}', collective)
         return list(found.values())
 
-    def _exchanged(self, line: Instruction, computation: str, kind: str, n: int) -> float:
+    def _layers(self, line: Instruction, lines: Mapping[str, Instruction], size: float) -> dict[str, float]:
+        """The bytes of a collective by the modules of its operands."""
+        operands = [lines[name] for name in line.operands if name in lines]
+        total = sum(array.bytes for operand in operands for array in operand.result)
+        named = line.layers if len(line.layers) == len(operands) else [line.layers[0]] * len(operands)
+        found: dict[str, float] = {}
+        for operand, layer in zip(operands, named, strict=True):
+            if len(operands) > 1 and len(operand.layers) == 1 and operand.layers[0]:
+                layer = operand.layers[0]
+            part = sum(array.bytes for array in operand.result) / total if total else 1 / len(operands)
+            found[layer] = found.get(layer, 0.0) + part * size
+        return found
+
+    def _exchanged(self, line: Instruction, kind: str, n: int) -> float:
         total = sum(array.bytes for array in line.result)
         if kind == 'reduce-scatter' and line.opcode != 'all-reduce':
             return total * n
@@ -473,16 +493,17 @@ def _convolution(line: Instruction, left: Sequence[int], right: Sequence[int]) -
 
     strides, holes, spread = each('stride', '1'), each('rhs_dilate', '1'), each('lhs_dilate', '1')
     pads = each('pad', '0_0')
-    valid = 1.0
-    for i, axis in enumerate(spatial):
-        size, many, taps = left[inputs.index(axis)], result[outputs.index(axis)], right[kernel.index(axis)]
-        stride, hole, gap, pad = int(strides[i]), int(holes[i]), int(spread[i]), int(pads[i].partition('_')[0])
-        reach = (size - 1) * gap + 1
-        valid *= sum(
-            1
-            for out in range(many)
-            for tap in range(taps)
-            if 0 <= (at := out * stride - pad + tap * hole) < reach and at % gap == 0
+    positions = math.prod(
+        valid_pairs(
+            left[inputs.index(axis)],
+            result[outputs.index(axis)],
+            right[kernel.index(axis)],
+            stride=int(strides[i]),
+            pad=int(pads[i].partition('_')[0]),
+            gap=int(spread[i]),
+            hole=int(holes[i]),
         )
+        for i, axis in enumerate(spatial)
+    )
     features, batch = right[kernel.index('i')], result[outputs.index('b')]
-    return 2.0 * valid * features * result[outputs.index('f')] * batch
+    return 2.0 * positions * features * result[outputs.index('f')] * batch
