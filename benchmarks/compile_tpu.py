@@ -2,9 +2,10 @@
 
     python benchmarks/compile_tpu.py [MODEL ...] [--topology v5e:1x1] [--batch 2] [--timeout 900] [--again]
 
-needs `pip install 'vit-linen[plan]'`. A model has the widths and the image of its paper (`CARD.paper_size`), but no more
-than two blocks of a kind, whose programs would be the same; they are scanned where they can be. Each is compiled in a process of its own, so that a compiler that aborts or hangs is a row like any other.
-What `docs/compiled.csv` has already is not compiled again, unless named or with `--again`: an interrupted sweep goes on.
+needs `pip install 'vit-linen[plan]'`. A model has the widths and the image of its paper (`CARD.paper_size`), but no
+more than two blocks of a kind, whose programs would be the same; they are scanned where they can be. Each is compiled
+in a process of its own, so that a compiler that aborts or hangs is a row like any other. What `docs/compiled.csv` has
+already is not compiled again, unless named or with `--again`: an interrupted sweep goes on.
 """
 
 import argparse
@@ -72,8 +73,8 @@ def shallow(size: Mapping[str, Any]) -> dict[str, Any]:
     def at_most_two(value: Any) -> Any:
         if isinstance(value, Mapping):
             return shallow(value)
-        if isinstance(value, tuple | list):
-            return tuple(map(at_most_two, value))
+        if isinstance(value, tuple | list):  # of the stages, or of the blocks themselves
+            return tuple(value[:2]) if len(value) == size.get('depth') else tuple(map(at_most_two, value))
         return min(value, 2) if isinstance(value, int) else value
 
     deep = {key for key in size if 'depth' in key or 'num_layers' in key}

@@ -74,11 +74,11 @@ def compiled(command: str) -> dict:
 
 def table(found: dict[str, dict]) -> str:
     """The rows in Markdown."""
-    lines = [
-        '| model | chips | mesh | batch | state | temporaries | of | fits | FLOPs | all-gather | reduce | ms | bound by '
-        '| MFU | command |',
-        '|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|',
-    ]
+    heads = (
+        'model', 'chips', 'mesh', 'batch', 'state', 'temporaries', 'of', 'fits', 'FLOPs', 'gathered', 'reduced', 'ms',
+        'bound by', 'MFU', 'command',
+    )  # fmt: skip
+    lines = [f'| {" | ".join(heads)} |', '|' + '---|' * len(heads)]
     for title, command in ROWS:
         row = found.get(command)
         if row is None or 'error' in row:
@@ -124,7 +124,11 @@ def main() -> None:
         known = [row for _, row in ROWS if row in found]
         RECORD.write_text(''.join(json.dumps(found[row]) + '\n' for row in known))
         row = found[command]
-        print(title, row.get('error') or {key: row[key] for key in ('fits', 'total_gib', 'step_seconds', 'utilisation')}, flush=True)
+        print(
+            title,
+            row.get('error') or {key: row[key] for key in ('fits', 'total_gib', 'step_seconds', 'utilisation')},
+            flush=True,
+        )
     text = DOCS.read_text()
     before, _, rest = text.partition(BEGIN)
     DOCS.write_text(before + BEGIN + table(read()) + END + rest.partition(END)[2])

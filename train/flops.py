@@ -6,7 +6,7 @@ scan, and leaves out everything element-wise, as a model FLOPs utilisation (MFU)
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from train.config import Config
 from train.plan.chips import chip_of
+from train.setup import set_up
 
 
 def flops(function: Callable[..., Any], *args: Any) -> int:
@@ -27,15 +28,16 @@ def count(jaxpr: Jaxpr) -> int:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def model_flops(config: Config, traced: Callable[[Config], Jaxpr]) -> int:
+def model_flops(config: Config, devices: Sequence[Any] | None = None) -> int:
     """Of a training step without what `remat` computes a second time: what the model needs, not what it is made to do.
 
     Args:
       config: of the run.
-      traced: a config to its traced training step.
+      devices: as for `set_up`.
     """
     args = {name: value for name, value in config.model.args.items() if name != 'remat'}
-    return count(traced(dataclasses.replace(config, model=dataclasses.replace(config.model, args=args))))
+    setup = set_up(dataclasses.replace(config, model=dataclasses.replace(config.model, args=args)), devices)
+    return count(setup.train_step.trace(setup.state, setup.batch).jaxpr.jaxpr)
 
 
 def peak_flops(mesh: jax.sharding.Mesh, dtype: str) -> float | None:
@@ -48,8 +50,8 @@ def _of_equation(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == 'dot_general':
         (contracted, _), _ = params['dimension_numbers']
-        left = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        left = _shape(equation.invars[0])
+        return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
     if name == 'conv_general_dilated':
         return _convolution(equation)
     inside = [count(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)]
@@ -66,6 +68,10 @@ def _of_equation(equation: JaxprEqn) -> int:
     return sum(inside)
 
 
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
 def _jaxprs(value: Any) -> Iterator[Jaxpr]:
     if isinstance(value, ClosedJaxpr):
         yield value.jaxpr
@@ -77,9 +83,9 @@ def _jaxprs(value: Any) -> Iterator[Jaxpr]:
 
 
 def _convolution(equation: JaxprEqn) -> int:
-    params, (left, right) = equation.params, (variable.aval.shape for variable in equation.invars)
+    params, (left, right) = equation.params, map(_shape, equation.invars)
     inputs, kernel, outputs = params['dimension_numbers']
-    result = equation.outvars[0].aval.shape
+    result = _shape(equation.outvars[0])
     positions = math.prod(
         valid_pairs(
             left[inputs[i + 2]],

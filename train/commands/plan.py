@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 import tyro
 from rich.console import Console
 
-from train import recipes
 from train.commands.command import Command, console
 from train.config import Config, check
 from train.errors import UserError

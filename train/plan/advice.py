@@ -65,8 +65,8 @@ def steps_down(config: Config, topology: Topology, plan: Plan) -> Iterator[Chang
 
 def _mesh(config: Config, **sizes: int) -> dict[str, int]:
     """The options of a mesh that has `data` of what the other axes leave."""
-    sizes = {'data': 0, **sizes}
-    return {f'mesh.{axis}': size for axis, size in sizes.items() if axis == 'fsdp' or size != getattr(config.mesh, axis)}
+    sizes, mesh = {'data': 0, **sizes}, config.mesh
+    return {f'mesh.{axis}': size for axis, size in sizes.items() if axis == 'fsdp' or size != getattr(mesh, axis)}
 
 
 def remats(config: Config) -> Iterator[Any]:

@@ -8,95 +8,22 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from train.flops import valid_pairs
+from train.plan.instruction import Instruction, instruction
+from train.plan.loops import trip_count
 
-SIZES = {'pred': 1.0, 'token': 0.0, 'c64': 8.0, 'c128': 16.0}
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute',
          'collective-broadcast')  # fmt: skip
 
 # They move no bytes of their own: they name buffers, wait, or run what is counted where it stands.
 FREE = {
     'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'call', 'conditional', 'opt-barrier',
-    'after-all', 'AllocateBuffer', 'ConcatBitcast', 'partition-id', 'replica-id', 'optimization-barrier', 'add-dependency', 'iota', 'rng-get-and-update-state',
+    'after-all', 'AllocateBuffer', 'ConcatBitcast', 'partition-id', 'replica-id', 'add-dependency', 'iota',
+    'rng-get-and-update-state',
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Array:
-    """One array of an instruction's result.
-
-    Attributes:
-      dtype: as HLO calls it.
-      shape: on one device.
-      local: it lies in memory of the core, not in that of the chip.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    local: bool
-
-    @property
-    def bytes(self) -> float:
-        bits = re.search(r'\d+', self.dtype)
-        size = SIZES.get(self.dtype, int(bits[0]) / 8 if bits else 0.0)
-        return math.prod(self.shape) * size
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One line.
-
-    Attributes:
-      name: without its `%`.
-      result: its arrays; of a tuple all that are in it.
-      opcode: what it does.
-      operands: names.
-      text: between the parentheses of its operands.
-      attributes: what follows them.
-      root: whether it is the result of its computation.
-    """
-
-    name: str
-    result: tuple[Array, ...]
-    opcode: str
-    operands: tuple[str, ...]
-    text: str
-    attributes: str
-    root: bool
-
-    @property
-    def bytes(self) -> float:
-        """Of its result, in the memory of the chip."""
-        return sum(array.bytes for array in self.result if not array.local)
-
-    def attribute(self, name: str) -> str:
-        """A name, number or list in braces; '' if it has none."""
-        found = re.search(rf'\b{name}=(\{{[^}}]*\}}|[^,\s]+)', self.attributes)
-        return found[1] if found else ''
-
-    def numbers(self, name: str) -> list[int]:
-        """A list of numbers in braces."""
-        return [int(number) for number in re.findall(r'\d+', self.attribute(name))]
-
-    @property
-    def layers(self) -> list[str]:
-        """The modules that it comes from, with a star for the number of a block, '' outside of all: one, or of
-        instructions that the compiler has combined each."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        outer, combined, inner = (found[1] if found else '').partition('/(')
-        return [_layer(part) for part in (inner.split(':') if combined and ':' in inner else [outer + combined + inner])]
-
-
-def _layer(op_name: str) -> str:
-    words = [part for part in op_name.split('/')[:-1] if re.fullmatch(r'[a-z]\w*', part) and part not in STRUCTURE]
-    return re.sub(r'_\d+\b', '_*', '/'.join(dict.fromkeys(words)))
-
-
-# Of an `op_name`, what is no module.
-STRUCTURE = {'while', 'body', 'cond', 'closed_call', 'checkpoint', 'rematted_computation', 'shard_map', 'pjit', 'core_call'}
 
 
 @dataclass(frozen=True)
@@ -141,7 +68,6 @@ class Program:
     computations: Mapping[str, Mapping[str, Instruction]]
     entry: str
     devices: int
-    _fused: set[str] = field(default_factory=set)
 
     @cached_property
     def runs(self) -> dict[str, float]:
@@ -150,8 +76,8 @@ class Program:
 
         def visit(name: str, times: float) -> None:
             found[name] = found.get(name, 0.0) + times
-            for instruction in self.computations[name].values():
-                for called, each in self._called(name, instruction):
+            for line in self.computations[name].values():
+                for called, each in self._called(name, line):
                     if called in self.computations:
                         visit(called, times * each)
 
@@ -161,7 +87,7 @@ class Program:
     def _called(self, computation: str, instruction: Instruction) -> Iterator[tuple[str, float]]:
         opcode = instruction.opcode
         if opcode == 'while':
-            trips = self._trips(computation, instruction)
+            trips = trip_count(self.computations, computation, instruction)
             for part in ('body', 'condition'):
                 yield instruction.attribute(part).lstrip('%'), trips
         elif opcode in ('fusion', 'async-start'):
@@ -170,73 +96,11 @@ class Program:
         elif opcode == 'call':
             yield instruction.attribute('to_apply').lstrip('%'), 1.0
         elif opcode == 'conditional':
-            parts = [instruction.attribute(part) for part in ('branch_computations', 'true_computation', 'false_computation')]
+            names = ('branch_computations', 'true_computation', 'false_computation')
+            parts = [instruction.attribute(name) for name in names]
             # Which one runs is not known before: each counts.
             for called in re.findall(r'[\w.-]+', ' '.join(parts)):
                 yield called, 1.0
-
-    # ------------------------------------------------------------------ loops
-
-    def _trips(self, computation: str, loop: Instruction) -> float:
-        """How often a loop runs: as the compiler notes it, or from its counter; 1 if neither can be read."""
-        if noted := re.search(r'known_trip_count[^}]*?(\d+)', loop.attributes):
-            return float(noted[1])
-        condition = self.computations.get(loop.attribute('condition').lstrip('%'), {})
-        body = self.computations.get(loop.attribute('body').lstrip('%'), {})
-        compare = next((line for line in condition.values() if line.root), None)
-        if compare is not None and compare.opcode == 'fusion':
-            compare, condition = self._inside(compare, condition)
-        if compare is None or compare.opcode != 'compare' or len(compare.operands) != 2:
-            return 1.0
-        counter, limit = (condition[name] for name in compare.operands)
-        index, end = counter.attribute('index'), self._scalar(condition, limit.name)
-        root = next((line for line in body.values() if line.root), None)
-        if counter.opcode != 'get-tuple-element' or end is None or root is None or root.opcode != 'tuple':
-            return 1.0
-        step = self._step(body, root.operands[int(index)], index)
-        tuple_ = self.computations[computation].get(loop.operands[0])
-        start = self._scalar(self.computations[computation], tuple_.operands[int(index)]) if tuple_ and tuple_.opcode == 'tuple' else 0
-        return float(max(1, -(-(end - (start or 0)) // (step or 1))))
-
-    def _inside(self, fusion: Instruction, outside: Mapping[str, Instruction]) -> tuple[Instruction | None, Mapping[str, Instruction]]:
-        """The root of a fusion, with its parameters replaced by what they are outside."""
-        inside = dict(self.computations.get(fusion.attribute('calls').lstrip('%'), {}))
-        for name, line in inside.items():
-            if line.opcode == 'parameter':
-                inside[name] = outside[fusion.operands[int(line.text)]]
-        return next((line for line in inside.values() if line.root and line.opcode == 'compare'), None), inside
-
-    def _scalar(self, lines: Mapping[str, Instruction], name: str) -> int | None:
-        line = lines.get(name)
-        while line is not None and line.opcode in ('copy', 'bitcast', 'convert', 'reshape'):
-            line = lines.get(line.operands[0])
-        if line is not None and line.opcode == 'constant' and re.fullmatch(r'-?\d+', line.text.strip()):
-            return int(line.text)
-        return None
-
-    def _step(self, body: Mapping[str, Instruction], name: str, index: str) -> int | None:
-        """What a trip adds to its counter, if that can be read."""
-        line = body.get(name)
-        if line is None:
-            return None
-        if line.opcode in ('copy', 'bitcast', 'convert', 'reshape'):
-            return self._step(body, line.operands[0], index)
-        if line.opcode == 'get-tuple-element':
-            return 0 if line.attribute('index') == index else None
-        if line.opcode == 'add':
-            parts = [self._step(body, operand, index) for operand in line.operands]
-            scalars = [self._scalar(body, operand) for operand in line.operands]
-            for part, scalar in ((parts[0], scalars[1]), (parts[1], scalars[0])):
-                if part is not None and scalar is not None:
-                    return part + scalar
-        if line.opcode == 'fusion':
-            inside = dict(self.computations.get(line.attribute('calls').lstrip('%'), {}))
-            root = next((one for one in inside.values() if one.root), None)
-            for inner, one in list(inside.items()):
-                if one.opcode == 'parameter':
-                    inside[inner] = body[line.operands[int(one.text)]]
-            return self._step({**body, **inside}, root.name, index) if root is not None else None
-        return None
 
     # ------------------------------------------------------------------ what is counted
 
@@ -305,7 +169,9 @@ class Program:
         lines = self.computations[computation]
         if line.opcode == 'dot':
             left = lines[line.operands[0]].result[0].shape
-            return 2.0 * math.prod(line.result[0].shape) * math.prod(left[i] for i in line.numbers('lhs_contracting_dims'))
+            return (
+                2.0 * math.prod(line.result[0].shape) * math.prod(left[i] for i in line.numbers('lhs_contracting_dims'))
+            )
         if line.opcode == 'convolution':
             return _convolution(line, *(lines[operand].result[0].shape for operand in line.operands))
         return 0.0
@@ -361,8 +227,10 @@ class Program:
                 continue
             used = users.get(one.name, [])
             if used and all(user.opcode in ('dynamic-slice', 'slice', 'gather') for user in used):
-                total += sum(math.prod(user.result[0].shape) for user in used) * given.bytes / max(
-                    1, math.prod(given.result[0].shape)
+                total += (
+                    sum(math.prod(user.result[0].shape) for user in used)
+                    * given.bytes
+                    / max(1, math.prod(given.result[0].shape))
                 )
             elif used and all(user.opcode == 'dynamic-update-slice' and user.operands[0] == one.name for user in used):
                 updated = True
@@ -374,8 +242,6 @@ class Program:
 
 
 # ---------------------------------------------------------------------- reading the text
-
-_ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<= ]*)\](?:\{([^}]*)\})?')
 
 
 def read(text: str) -> Program:
@@ -391,48 +257,16 @@ def read(text: str) -> Program:
             lines = computations.setdefault(head[2], {})
             entry = head[2] if head[1] else entry
         elif ' = ' in row and row.startswith(' '):
-            line = _instruction(row)
+            line = instruction(row)
             lines[line.name] = line
     return Program(computations, entry, int(devices[1]) if devices else 1)
-
-
-def _instruction(row: str) -> Instruction:
-    row = re.sub(r'/\*.*?\*/', '', row).strip()
-    root = row.startswith('ROOT ')
-    name, _, rest = row.removeprefix('ROOT ').partition(' = ')
-    end = _closing(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
-    shape, rest = rest[:end], rest[end:].lstrip()
-    start = rest.index('(')
-    close = _closing(rest, start)
-    inner = rest[start + 1 : close]
-    return Instruction(
-        name.lstrip('%'), _arrays(shape), rest[:start], tuple(re.findall(r'%([\w.-]+)', inner)), inner,
-        rest[close + 1 :], root,
-    )  # fmt: skip
-
-
-def _closing(text: str, start: int) -> int:
-    """Where the parenthesis closes that opens at `start`."""
-    depth = 0
-    for found in re.compile('[()]').finditer(text, start):
-        depth += 1 if found[0] == '(' else -1
-        if not depth:
-            return found.start()
-    return len(text)
-
-
-def _arrays(text: str) -> tuple[Array, ...]:
-    found = []
-    for dtype, shape, layout in _ARRAY.findall(text):
-        numbers = tuple(int(size) for size in re.findall(r'\d+', shape))
-        found.append(Array(dtype, numbers, bool(re.search(r'S\([1-9]', layout))))
-    return tuple(found)
 
 
 def _ring(line: Instruction) -> tuple[int, ...]:
     """The devices that a permutation connects with the first one."""
     found = re.search(r'source_target_pairs=\{(.*?)\}\}', line.attributes)
-    pairs = [tuple(map(int, pair)) for pair in re.findall(r'(\d+),(\d+)', found[1] if found else '')]
+    written = re.findall(r'(\d+),(\d+)', found[1] if found else '')
+    pairs = [(int(start), int(end)) for start, end in written]
     follow = dict(pairs)
     if not pairs:
         return ()
@@ -453,10 +287,10 @@ def _first_group(attributes: str, devices: int) -> tuple[int, ...]:
         shape = [int(number) for number in tiled[2].split(',')]
         order = [int(number) for number in tiled[3].split(',')] if tiled[3] else list(range(len(shape)))
         return tuple(itertools.islice(_transposed(shape, order), size))
-    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes)
+    meshed = re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', attributes)
     if meshed:
         axes = [(name, int(size)) for name, size in re.findall(r"'([^']*)'=(\d+)", meshed[1])]
-        chosen = {name: part for name, part in re.findall(r"'([^']*)'(:\(\d+\)\d+)?", meshed[2])}
+        chosen = dict(re.findall(r"'([^']*)'(:\(\d+\)\d+)?", meshed[2]))
         return tuple(sorted(_along(axes, chosen)))
     return tuple(range(devices))
 

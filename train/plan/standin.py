@@ -4,13 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from train.config import Config
 from train.errors import UserError
 from train.model import options
 from train.sources.pictures import MEAN, STD
-from train.sources.source import InMemory, Record, Source, Split
+from train.sources.source import Record, Source, Split
 
 # Of data that are not there, where the model has no number of its own.
 CLASSES = 1000
@@ -18,17 +16,15 @@ CLASSES = 1000
 
 @dataclass(frozen=True)
 class StandIn(Source):
-    """Noise in the place of a data set.
+    """A description in the place of a data set.
 
     Attributes:
       of: the data set that is not there.
       number_of_classes: of the labels.
-      seen: shape of an image as the model sees it.
     """
 
     of: Source
     number_of_classes: int
-    seen: tuple[int, ...] = ()
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -50,9 +46,7 @@ class StandIn(Source):
         return tuple(map(str, range(self.number_of_classes)))
 
     def records(self, split: Split) -> Sequence[Record]:
-        draw = np.random.default_rng(0)
-        images = draw.integers(0, 256, (64, *self.seen), np.uint8)
-        return InMemory(images, draw.integers(0, self.number_of_classes, 64))
+        return self.of.records(split)  # which says why there are none
 
 
 def described(config: Config) -> tuple[Config, str]:
@@ -70,6 +64,5 @@ def described(config: Config) -> tuple[Config, str]:
         number = config.model.args.get('num_classes', known.default if known else None)
         number = number if isinstance(number, int) and number > 0 else CLASSES
         stand_in = StandIn(source, number)
-        seen = config.augment.shape(stand_in)
-        stand_in = dataclasses.replace(stand_in, seen=seen)
+        config.augment.shape(stand_in)
         return dataclasses.replace(config, data=stand_in), f'without the data, for {number:,} classes: {error}'

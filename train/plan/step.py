@@ -162,7 +162,8 @@ def plan_step(config: Config, topology: Topology) -> Plan:
     devices = topology.devices()
     setup = set_up(config, devices)
     traced = setup.train_step.trace(setup.state, setup.batch)
-    needed = _needed(config, topology, traced)
+    recomputes = bool(config.model.args.get('remat'))
+    needed = model_flops(config, devices) if recomputes else count(traced.jaxpr.jaxpr)
     began = time.monotonic()
     refused, program, memory = '', None, None
     try:
@@ -188,7 +189,7 @@ def plan_step(config: Config, topology: Topology) -> Plan:
     if program is None or memory is None:
         return Plan(
             **common,
-            arguments=sum(state.values()) + _on_a_chip(setup.batch),
+            arguments=sum(state.values()) + bytes_on_a_device(setup.batch),
             temporaries=_asked(refused),
             program=0.0,
             flops=count(traced.jaxpr.jaxpr) / topology.size,
@@ -206,17 +207,6 @@ def plan_step(config: Config, topology: Topology) -> Plan:
         collectives=_kinds(program),
         exchanges=_exchanges(program, topology, list(setup.mesh.devices.flat)),
     )
-
-
-def _needed(config: Config, topology: Topology, traced: Any) -> float:
-    if not config.model.args.get('remat'):
-        return count(traced.jaxpr.jaxpr)
-
-    def trace(config: Config) -> Any:
-        setup = set_up(config, topology.devices())
-        return setup.train_step.trace(setup.state, setup.batch).jaxpr.jaxpr
-
-    return model_flops(config, trace)
 
 
 def _asked(refused: str) -> float:
@@ -240,12 +230,12 @@ def parts(state: TrainState) -> dict[str, Any]:
 
 
 def _state(setup: Setup) -> dict[str, float]:
-    return {name: _on_a_chip(tree) for name, tree in parts(setup.state).items()} | {
-        name: _on_a_chip(tree) for name, tree in abstract(setup.given).items()
+    return {name: bytes_on_a_device(tree) for name, tree in parts(setup.state).items()} | {
+        name: bytes_on_a_device(tree) for name, tree in abstract(setup.given).items()
     }
 
 
-def _on_a_chip(tree: Any) -> float:
+def bytes_on_a_device(tree: Any) -> float:
     """Bytes of a tree of shapes and shardings that lie on one device."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 

@@ -144,7 +144,9 @@ def parse(name: str) -> Topology:
     chip = CHIPS.get(family)
     if chip is None or not chip.dimensions:
         tpus = [key for key, chip in CHIPS.items() if chip.dimensions]
-        raise UserError(f'topology={name!r}: {family!r} is no chip known here: {nearest(family, [*tpus, "gpu", "cpu"])}')
+        raise UserError(
+            f'topology={name!r}: {family!r} is no chip known here: {nearest(family, [*tpus, "gpu", "cpu"])}'
+        )
     return Topology(name, family, chip, _slice(name, family, chip))
 
 
@@ -153,7 +155,9 @@ def _slice(name: str, family: str, chip: Chip) -> tuple[int, ...]:
     text = name.strip().lower().partition(':')[2]
     if not re.fullmatch(r'\d+(x\d+)*', text) or text.count('x') != chip.dimensions - 1:
         example = '4x4' if chip.dimensions == 2 else '4x4x4'
-        raise UserError(f'topology={name!r}: the shape of a {family} slice has {chip.dimensions} sizes, such as {example}')
+        raise UserError(
+            f'topology={name!r}: the shape of a {family} slice has {chip.dimensions} sizes, such as {example}'
+        )
     shape = tuple(map(int, text.split('x')))
     if chip.slices:
         if tuple(sorted(shape)) not in chip.slices:
