@@ -174,7 +174,7 @@ def _flops(config: Config, setup: Setup, lowered: Any, batch: dict[str, jax.Shap
         how = ', unrolled and in one part'
     variables = config.objective.network(setup.state.variables)
     images = jax.eval_shape(setup.scale.leaf, batch['image'])
-    forward = jax.jit(traced_for(setup.mesh, setup.model.apply)).lower(variables, images)
+    forward = jax.jit(traced_for(setup.mesh, setup.model.apply, config.batch_size)).lower(variables, images)
     step, ahead = (_counted(program) for program in (lowered, forward))
     if step is None or ahead is None:
         return ['FLOPs: this backend does not tell']

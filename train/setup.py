@@ -93,12 +93,13 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         # One row is enough to initialise with.
         one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
         # Compiled functions of the same arguments are traced once, here, where what is wrong with a model shows.
-        init = jax.jit(traced_for(mesh, lambda: objective.init(objective.module(model, scale), key, one)))
+        init = jax.jit(traced_for(mesh, lambda: objective.init(objective.module(model, scale), key, one), config.batch_size))
         params = jax.eval_shape(init)['params']
         by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
         deep = depths_of(objective, model, params, one) if by_depth else None
         tx = optimizer(config.optim, config.steps, params, deep)
-        train_step = traced_for(mesh, make_train_step(objective, model, tx, scale, config))
+        part = config.batch_size // config.optim.accumulate
+        train_step = traced_for(mesh, make_train_step(objective, model, tx, scale, config), part)
 
         def initial() -> TrainState:
             return initial_state(init(), tx, ema=config.optim.ema > 0)
@@ -124,9 +125,11 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         train_step=jax.jit(
             train_step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None)
         ),
-        eval_step=jax.jit(traced_for(mesh, make_eval_step(objective, model, scale, config))),
+        eval_step=jax.jit(traced_for(mesh, make_eval_step(objective, model, scale, config), config.batch_size)),
         sound=jax.jit(sound, out_shardings=whole),
-        features=jax.jit(traced_for(mesh, _features(objective, model, scale, shape)), out_shardings=whole),
+        features=jax.jit(
+            traced_for(mesh, _features(objective, model, scale, shape), config.batch_size), out_shardings=whole
+        ),
         fallbacks=fallbacks(params, mesh, config.mesh),
         gather=jax.jit(lambda tree: tree, out_shardings=whole),
     )
