@@ -158,7 +158,7 @@ def _flops(config: Config, setup: Setup) -> list[str]:
 
     images = jax.eval_shape(setup.scale.leaf, setup.batch['image'])
     variables = config.objective.network(setup.state.variables)
-    forward = flops(traced_for(setup.mesh, setup.model.apply), variables, images)
+    forward = flops(traced_for(setup.mesh, setup.model.apply, config.batch_size), variables, images)
     step, each = model_flops(config), config.batch_size
     return [
         f'FLOPs of the forward pass: {_si(forward)}, {_si(forward / each)} for each image',

@@ -183,7 +183,7 @@ def rows_of(
     """
     rows = -(-batch_size // run.mesh.size) * run.mesh.size
     whole = NamedSharding(run.mesh, PartitionSpec())
-    compiled = jax.jit(traced_for(run.mesh, function), out_shardings=whole)
+    compiled = jax.jit(traced_for(run.mesh, function, rows), out_shardings=whole)
     for batch in val_batches(records, run.config.augment, batch_size=rows, loader=run.config.loader):
         batch.pop('skipped', None)  # images that stand in for unreadable ones do not count
         found = jax.device_get(compiled(run.variables, place(batch, run.mesh, rows)))

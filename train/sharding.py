@@ -1,10 +1,11 @@
 """Where everything lives: the mesh, and the rules that split parameters, optimizer state and batches over it."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -52,19 +53,25 @@ def platform_of(mesh: jax.sharding.Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def traced_for(mesh: jax.sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function to be jitted for a mesh, whose devices need not be JAX's default ones, nor be here at all."""
+def traced_for(mesh: jax.sharding.Mesh, function: Callable[..., Any], rows: int) -> Callable[..., Any]:
+    """A function to be jitted for a mesh, whose devices need not be JAX's default ones, nor be here at all.
+
+    Args:
+      mesh: from `make_mesh`.
+      function: applies modules to batches.
+      rows: of a batch, or of a micro-batch, see `split_by_batch`.
+    """
 
     @wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
-        with compiling_for(platform_of(mesh)), split_by_batch(mesh):
+        with compiling_for(platform_of(mesh)), split_by_batch(mesh, rows):
             return function(*args, **kwargs)
 
     return traced
 
 
-def split_by_batch(mesh: jax.sharding.Mesh) -> AbstractContextManager[None]:
-    """A context in which what modules return stays split over the mesh by its leading axis, the batch.
+def split_by_batch(mesh: jax.sharding.Mesh, rows: int) -> AbstractContextManager[None]:
+    """A context in which what modules return or tap stays split over the mesh by its leading axis, the batch.
 
     The compiler only knows how the arguments of a program lie. Left alone, it moves activations to where the parameters
     are: under fsdp it splits the width of the tokens instead of the batch, and sums whole batches over the devices in
@@ -74,24 +81,22 @@ def split_by_batch(mesh: jax.sharding.Mesh) -> AbstractContextManager[None]:
 
     Under `tensor`, what a module projects to queries, keys and values at once is computed so that each of them is split
     by heads. Cut out of a product that is split in as many parts as there are devices, they would have to move.
+
+    Args:
+      mesh: from `make_mesh`.
+      rows: of a batch; an array whose leading axis is no multiple of it has none.
     """
     copies, tensor = mesh.shape['data'] * mesh.shape['fsdp'], mesh.shape['tensor']
 
     def constrained(x: Any, *last: str | None) -> Any:
-        if not isinstance(x, jax.Array) or x.ndim < 2 or not x.shape[0] or x.shape[0] % copies:
+        if not isinstance(x, jax.Array) or x.ndim < 2 or not x.shape[0] or x.shape[0] % rows:
             return x
         return _constrained(x, mesh, ROWS, *[FREE] * (x.ndim - 1 - len(last)), *last)
 
-    def after(call: Call, output: Any) -> Any:
-        # Other methods may return what has no batch, such as positions.
-        if call.method != '__call__':
-            return None
-        module, parts = call.module, FUSED.get(str(call.module.name), 1)
-        if not isinstance(module, Dense) or module.features % (parts * tensor) or 1 in (parts, tensor):
-            return jax.tree.map(constrained, output)
-        variables = module.variables['params']
-        x, kernel, *bias = module.promote(call.inputs[0], *(variables[name] for name in sorted(variables)[::-1]))
-        kernels = [_constrained(kernel, mesh, FREE, 'tensor') for kernel in jnp.split(kernel, parts, axis=1)]
+    def fused(module: Dense, parts: int, x: jax.Array) -> jax.Array:
+        params = module.variables['params']
+        x, kernel, *bias = module.promote(x, *(params[name] for name in ('kernel', 'bias') if name in params))
+        kernels = [_constrained(part, mesh, FREE, 'tensor') for part in jnp.split(kernel, parts, axis=1)]
         kernel = _constrained(jnp.stack(kernels, axis=1), mesh, FREE, None, 'tensor')
         products = einsum_float32('... c, c p d -> ... p d', x, kernel)
         if bias:
@@ -100,7 +105,21 @@ def split_by_batch(mesh: jax.sharding.Mesh) -> AbstractContextManager[None]:
         # The compiler takes them apart again where the module does.
         return jnp.concatenate([products[..., i, :] for i in range(parts)], axis=-1)
 
-    return watch(after=after) if copies > 1 or tensor > 1 else nullcontext()
+    def parts_of(call: Call) -> int:
+        """Into how many products a call is taken apart."""
+        dense, parts = isinstance(call.module, Dense) and call.method == '__call__', FUSED.get(str(call.module.name), 1)
+        fits = dense and call.module.features % (parts * tensor) == 0 and not call.module.is_initializing()
+        return parts if fits and tensor > 1 else 1
+
+    def before(call: Call) -> Call | None:
+        parts = parts_of(call)
+        return dataclasses.replace(call, function=partial(fused, call.module, parts)) if parts > 1 else None
+
+    def after(call: Call, output: Any) -> Any:
+        # Other methods may return what has no batch, such as positions; a concatenation would be moved.
+        return None if call.place is None or parts_of(call) > 1 else jax.tree.map(constrained, output)
+
+    return watch(before, after) if max(copies, tensor) > 1 and rows % copies == 0 else nullcontext()
 
 
 def _constrained(x: jax.Array, mesh: jax.sharding.Mesh, *spec: Any) -> jax.Array:
