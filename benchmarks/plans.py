@@ -13,8 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from train.plan.chips import CHIPS
+
 ROOT = Path(__file__).parent.parent
 RECORD, DOCS = ROOT / 'docs' / 'plans.jsonl', ROOT / 'docs' / 'scale.md'
+CHIPS_BETWEEN = '<!-- chips -->\n', '<!-- /chips -->'
 BEGIN, END = '<!-- plans: made by benchmarks/plans.py -->\n', '<!-- /plans -->'
 
 FSDP = '--model.remat --mesh.fsdp'
@@ -111,6 +114,16 @@ def table(found: dict[str, dict]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def chips() -> str:
+    """The chips in Markdown."""
+    lines = ['| | memory, GiB | bfloat16, TFLOP/s | memory, GB/s | one link, GB/s |', '|---|---|---|---|---|']
+    for name, chip in CHIPS.items():
+        figures = (chip.memory / 2**30, chip.peak['bfloat16'] / 1e12, chip.bandwidth / 1e9, chip.link / 1e9)
+        cells = [f'{figures[0]:.2f}', *(f'{figure:,.0f}' for figure in figures[1:])]
+        lines.append(f'| {chip.title} (`{name}`) | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('words', nargs='*', metavar='WORD')
@@ -130,8 +143,10 @@ def main() -> None:
             flush=True,
         )
     text = DOCS.read_text()
-    before, _, rest = text.partition(BEGIN)
-    DOCS.write_text(before + BEGIN + table(read()) + END + rest.partition(END)[2])
+    for begin, end, rows in ((BEGIN, END, table(read())), (*CHIPS_BETWEEN, chips())):
+        before, _, rest = text.partition(begin)
+        text = before + begin + rows + end + rest.partition(end)[2]
+    DOCS.write_text(text)
 
 
 if __name__ == '__main__':

@@ -122,16 +122,25 @@ class Program:
                 channel = line.attribute('channel_id')
                 overlaps = line.opcode.endswith('-start') or 'async_collective' in line.attributes + name
                 size = self._exchanged(line, kind, len(group))
-                layers = self._layers(line, self.computations[name], size)
+                layers = self._layers(line, name, size)
                 collective = Collective(kind, size, times, group, layers, overlaps)
                 found.setdefault(f'{kind} {channel or line.name}', collective)
         return list(found.values())
 
-    def _layers(self, line: Instruction, lines: Mapping[str, Instruction], size: float) -> dict[str, float]:
+    def _layers(self, line: Instruction, computation: str, size: float) -> dict[str, float]:
         """The bytes of a collective by the modules of its operands."""
+        lines = self.computations[computation]
         operands = [lines[name] for name in line.operands if name in lines]
-        total = sum(array.bytes for operand in operands for array in operand.result)
         named = line.layers if len(line.layers) == len(operands) else [line.layers[0]] * len(operands)
+        if computation in self._fusions:  # the collective inside a fusion has no name of its own
+            around, fusion = self._fusions[computation]
+            outside = [around.get(fusion.operands[int(one.text)]) for one in operands if one.opcode == 'parameter']
+            if len(outside) == len(operands):
+                operands = [
+                    _maker(around, one) if one else inside for one, inside in zip(outside, operands, strict=True)
+                ]
+            named = [layer or fusion.layers[0] for layer in named]
+        total = sum(array.bytes for operand in operands for array in operand.result)
         found: dict[str, float] = {}
         for operand, layer in zip(operands, named, strict=True):
             if len(operands) > 1 and len(operand.layers) == 1 and operand.layers[0]:
@@ -139,6 +148,16 @@ class Program:
             part = sum(array.bytes for array in operand.result) / total if total else 1 / len(operands)
             found[layer] = found.get(layer, 0.0) + part * size
         return found
+
+    @cached_property
+    def _fusions(self) -> dict[str, tuple[Mapping[str, Instruction], Instruction]]:
+        """By the computation of a fusion: the instructions around it, and the fusion itself."""
+        return {
+            line.attribute('calls').lstrip('%'): (lines, line)
+            for lines in self.computations.values()
+            for line in lines.values()
+            if line.opcode == 'fusion'
+        }
 
     def _exchanged(self, line: Instruction, kind: str, n: int) -> float:
         total = sum(array.bytes for array in line.result)
@@ -180,16 +199,10 @@ class Program:
     def traffic(self) -> float:
         """Bytes that one device reads from its memory and writes to it in a step: what goes into each operation and
         comes out of it, a fusion being one."""
-        fused = {
-            line.attribute('calls').lstrip('%')
-            for lines in self.computations.values()
-            for line in lines.values()
-            if line.opcode == 'fusion'
-        }
         return sum(
             times * self._moved(self.computations[name], line)
             for name, times in self.runs.items()
-            if name not in fused
+            if name not in self._fusions
             for line in self.computations[name].values()
         )
 
@@ -260,6 +273,16 @@ def read(text: str) -> Program:
             line = instruction(row)
             lines[line.name] = line
     return Program(computations, entry, int(devices[1]) if devices else 1)
+
+
+def _maker(lines: Mapping[str, Instruction], line: Instruction) -> Instruction:
+    """What has computed a result that is handed on without a name."""
+    while not line.layers[0] and line.opcode not in ('fusion', 'parameter') and line.operands:
+        before = lines.get(line.operands[0])
+        if before is None:
+            break
+        line = before
+    return line
 
 
 def _ring(line: Instruction) -> tuple[int, ...]:

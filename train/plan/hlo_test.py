@@ -153,3 +153,29 @@ def test_a_loop_of_libtpu():
     # Each fusion reads the array in the chip's memory, what they and the sum make stays in the core; then the sum
     # and the comparison of the counter.
     assert found.traffic == 6 * (2 * (2 * 8 * 4) + 3 * 4 + 2 * 4 + 1)
+
+
+# Gradients that libtpu reduces and scatters at once, of two layers together.
+SCATTER = """HloModule test, num_partitions=4
+%all-reduce-scatter.1 (p: bf16[8,4], q: bf16[8,12]) -> (bf16[2,4], bf16[2,12]) {
+  %p = bf16[8,4]{1,0} parameter(0)
+  %q = bf16[8,12]{1,0} parameter(1)
+  %all-reduce = (bf16[8,4]{1,0}, bf16[8,12]{1,0}) all-reduce(%p, %q), replica_groups=[1,4]<=[4], to_apply=%add
+  %part = bf16[8,4]{1,0} get-tuple-element(%all-reduce), index=0
+  ROOT %slice = bf16[2,4]{1,0} dynamic-slice(%part), dynamic_slice_sizes={2,4}
+}
+ENTRY %main (x: bf16[8,4], y: bf16[8,12]) -> bf16[2,4] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %y = bf16[8,12]{1,0} parameter(1)
+  %a = bf16[8,4]{1,0} negate(%x), metadata={op_name="jit(step)/jvp(ViT)/transformer/block_3/expand/dot_general"}
+  %b = bf16[8,12]{1,0} negate(%y), metadata={op_name="jit(step)/jvp(ViT)/transformer/block_4/contract/dot_general"}
+  %c = bf16[8,12]{1,0} bitcast(%b)
+  ROOT %fusion = bf16[2,4]{1,0} fusion(%a, %c), kind=kCustom, calls=%all-reduce-scatter.1
+}"""
+
+
+def test_gradients_that_are_reduced_and_scattered_at_once():
+    (found,) = hlo.read(SCATTER).collectives
+    assert (found.kind, found.count, found.bytes) == ('reduce-scatter', 1, 2 * 8 * (4 + 12))
+    assert found.layers == {'transformer/block_*/expand': 64, 'transformer/block_*/contract': 192}
+    assert found.sent == found.bytes * 3 / 4
