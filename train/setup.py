@@ -93,7 +93,9 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         # One row is enough to initialise with.
         one = scale({'image': np.zeros((1, *shape), np.uint8), 'label': np.zeros(1, np.int32)})
         # Compiled functions of the same arguments are traced once, here, where what is wrong with a model shows.
-        init = jax.jit(traced_for(mesh, lambda: objective.init(objective.module(model, scale), key, one), config.batch_size))
+        init = jax.jit(
+            traced_for(mesh, lambda: objective.init(objective.module(model, scale), key, one), config.batch_size)
+        )
         params = jax.eval_shape(init)['params']
         by_depth = config.optim.name == 'muon' or config.optim.layer_decay < 1
         deep = depths_of(objective, model, params, one) if by_depth else None
