@@ -69,12 +69,13 @@ def main() -> None:
         mesh=Mesh(fsdp=given.fsdp, tensor=given.tensor),
     )
     devices = topologies.get_topology_desc(topology_name=given.topology, platform='tpu').devices
-    free = mock.patch('train.sharding.split_by_batch', lambda mesh, rows: nullcontext())
+    free = mock.patch('train.sharding.split_by_batch', return_value=nullcontext())
     with free if given.unconstrained else nullcontext():
         setup = set_up(config, devices)
+        images, labels = (batch_sharding(setup.mesh, ndim) for ndim in (4, 1))
         rows = {
-            name: jax.ShapeDtypeStruct((given.batch, *shape), dtype, sharding=batch_sharding(setup.mesh, 1 + len(shape)))
-            for name, shape, dtype in (('image', (PIXELS, PIXELS, 3), np.uint8), ('label', (), np.int32))
+            'image': jax.ShapeDtypeStruct((given.batch, PIXELS, PIXELS, 3), np.uint8, sharding=images),
+            'label': jax.ShapeDtypeStruct((given.batch,), np.int32, sharding=labels),
         }
         began = time.monotonic()
         compiled = setup.train_step.lower(setup.state, rows).compile()

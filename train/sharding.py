@@ -93,7 +93,7 @@ def split_by_batch(mesh: jax.sharding.Mesh, rows: int) -> AbstractContextManager
             return x
         return _constrained(x, mesh, ROWS, *[FREE] * (x.ndim - 1 - len(last)), *last)
 
-    def fused(module: Dense, parts: int, x: jax.Array) -> jax.Array:
+    def fused(module: Any, parts: int, x: jax.Array) -> jax.Array:
         params = module.variables['params']
         x, kernel, *bias = module.promote(x, *(params[name] for name in ('kernel', 'bias') if name in params))
         kernels = [_constrained(part, mesh, FREE, 'tensor') for part in jnp.split(kernel, parts, axis=1)]
