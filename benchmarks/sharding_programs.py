@@ -48,7 +48,7 @@ def options() -> argparse.Namespace:
     parser.add_argument('--depth', type=int, help='other than that of the size')
     parser.add_argument('--remat', default='full')
     parser.add_argument('--moment-dtype', default='float32')
-    parser.add_argument('--gradient-dtype', default='float32')
+    parser.add_argument('--gradient-reduction', default='computation')
     parser.add_argument('--unconstrained', action='store_true')
     return parser.parse_args()
 
@@ -65,7 +65,7 @@ def main() -> None:
         augment=Augment(),
         model=Model('vit', {**args, 'scan': True, 'remat': given.remat}, dtype='bfloat16'),
         objective=Classification(),
-        optim=Optim(moment_dtype=given.moment_dtype, gradient_dtype=given.gradient_dtype),
+        optim=Optim(moment_dtype=given.moment_dtype, gradient_reduction=given.gradient_reduction),
         mesh=Mesh(fsdp=given.fsdp, tensor=given.tensor),
     )
     devices = topologies.get_topology_desc(topology_name=given.topology, platform='tpu').devices
