@@ -198,7 +198,7 @@ def _run(
     if step < config.steps:
         terminal.say(f'stopped after step {step} of {config.steps}: the same command continues from there')
         return
-    variables = jax.device_get(setup.gather(state.evaluated))
+    variables = setup.gather(state.evaluated)
     unreadable = len(skipped.found()), len(skipped_val.found())
     if main_host:
         seconds = seconds_before + time.monotonic() - began

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from train.sharding import (
     fallbacks,
     given_sharding,
     make_mesh,
+    onto_this_host,
     platform_of,
     state_sharding,
     traced_for,
@@ -56,7 +58,7 @@ class Setup:
       sound: see `train.step`.
       features: the network's features `[b d]` of a batch, its labels and weights, whole on every device; for probes.
       fallbacks: a line for each kind of parameter that the mesh does not divide, see `train.sharding`.
-      gather: copies a tree of arrays whole to every device.
+      gather: copies a tree of arrays onto devices of this host, see `train.sharding.onto_this_host`.
     """
 
     mesh: jax.sharding.Mesh
@@ -110,7 +112,8 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         deep = depths_of(objective, model, params, one) if by_depth else None
         tx = optimizer(config.optim, config.steps, params, deep)
         part = config.batch_size // config.optim.accumulate
-        train_step = traced_for(mesh, make_train_step(objective, model, tx, scale, config), part)
+        step = make_train_step(objective, model, tx, scale, config)
+        train_step = traced_for(mesh, step, part, config.optim.gradient_reduction)
 
         def initial() -> TrainState:
             return initial_state(init(), tx, ema=config.optim.ema > 0)
@@ -147,7 +150,7 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
             traced_for(mesh, _features(objective, model, scale, shape), config.batch_size), out_shardings=whole
         ),
         fallbacks=fallbacks(params, mesh, config.mesh),
-        gather=jax.jit(lambda tree: tree, out_shardings=whole),
+        gather=partial(onto_this_host, mesh=mesh, config=config.mesh),
     )
 
 

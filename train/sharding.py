@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from train.config import Mesh
+from train.config import Mesh, Reduction
 from train.errors import UserError
 from train.optim import paths
 from vit_flax.blocks.backend import compiling_for
@@ -53,24 +54,29 @@ def platform_of(mesh: jax.sharding.Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def traced_for(mesh: jax.sharding.Mesh, function: Callable[..., Any], rows: int) -> Callable[..., Any]:
+def traced_for(
+    mesh: jax.sharding.Mesh, function: Callable[..., Any], rows: int, reduction: Reduction = 'computation'
+) -> Callable[..., Any]:
     """A function to be jitted for a mesh, whose devices need not be JAX's default ones, nor be here at all.
 
     Args:
       mesh: from `make_mesh`.
       function: applies modules to batches.
       rows: of a batch, or of a micro-batch, see `split_by_batch`.
+      reduction: dtype in which gradients of matrices are summed, see `split_by_batch`.
     """
 
     @wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
-        with compiling_for(platform_of(mesh)), split_by_batch(mesh, rows):
+        with compiling_for(platform_of(mesh)), split_by_batch(mesh, rows, reduction):
             return function(*args, **kwargs)
 
     return traced
 
 
-def split_by_batch(mesh: jax.sharding.Mesh, rows: int) -> AbstractContextManager[None]:
+def split_by_batch(
+    mesh: jax.sharding.Mesh, rows: int, reduction: Reduction = 'computation'
+) -> AbstractContextManager[None]:
     """A context in which what modules return or tap stays split over the mesh by its leading axis, the batch.
 
     The compiler only knows how the arguments of a program lie. Left alone, it moves activations to where the parameters
@@ -85,6 +91,8 @@ def split_by_batch(mesh: jax.sharding.Mesh, rows: int) -> AbstractContextManager
     Args:
       mesh: from `make_mesh`.
       rows: of a batch; an array whose leading axis is no multiple of it has none.
+      reduction: dtype in which devices sum their parts of the gradient of a matrix: that of the computation, as the
+        compiler does, or another one.
     """
     copies, tensor = mesh.shape['data'] * mesh.shape['fsdp'], mesh.shape['tensor']
 
@@ -93,33 +101,64 @@ def split_by_batch(mesh: jax.sharding.Mesh, rows: int) -> AbstractContextManager
             return x
         return _constrained(x, mesh, ROWS, *[FREE] * (x.ndim - 1 - len(last)), *last)
 
-    def fused(module: Dense, parts: int, x: jax.Array) -> jax.Array:
+    def projected(module: Any, parts: int, x: jax.Array) -> jax.Array:
         params = module.variables['params']
-        x, kernel, *bias = module.promote(x, *(params[name] for name in ('kernel', 'bias') if name in params))
-        kernels = [_constrained(part, mesh, FREE, 'tensor') for part in jnp.split(kernel, parts, axis=1)]
-        kernel = _constrained(jnp.stack(kernels, axis=1), mesh, FREE, None, 'tensor')
-        products = einsum_float32('... c, c p d -> ... p d', x, kernel)
-        if bias:
-            products = products + to_float32(bias[0].reshape(parts, -1))
-        products = constrained(products.astype(x.dtype), None, 'tensor')
+        dtype = module.promote(x, *params.values())[0].dtype
+        kernel = params['kernel']
+        if parts > 1:
+            kernels = [_constrained(part, mesh, FREE, 'tensor') for part in jnp.split(kernel, parts, axis=1)]
+            kernel = _constrained(jnp.stack(kernels, axis=1), mesh, FREE, None, 'tensor')
+        else:
+            kernel = kernel[:, None]
+        products = product(x.astype(dtype), kernel, dtype if reduction == 'computation' else jnp.dtype(reduction))
+        if 'bias' in params:
+            products = products + to_float32(params['bias'].astype(dtype).reshape(parts, -1))
+        products = constrained(products.astype(dtype), None, *(['tensor'] if parts > 1 else [FREE]))
         # The compiler takes them apart again where the module does.
         return jnp.concatenate([products[..., i, :] for i in range(parts)], axis=-1)
 
     def parts_of(call: Call) -> int:
-        """Into how many products a call is taken apart."""
-        dense, parts = isinstance(call.module, Dense) and call.method == '__call__', FUSED.get(str(call.module.name), 1)
-        fits = dense and call.module.features % (parts * tensor) == 0 and not call.module.is_initializing()
-        return parts if fits and tensor > 1 else 1
+        """Into how many products a call is taken apart; 0 if it is left as it is."""
+        module = call.module
+        if not isinstance(module, Dense) or call.method != '__call__' or module.is_initializing():
+            return 0
+        parts = FUSED.get(str(module.name), 1) if tensor > 1 else 1
+        if parts > 1 and module.features % (parts * tensor) == 0:
+            return parts
+        return 0 if reduction == 'computation' else 1
 
     def before(call: Call) -> Call | None:
         parts = parts_of(call)
-        return dataclasses.replace(call, function=partial(fused, call.module, parts)) if parts > 1 else None
+        return dataclasses.replace(call, function=partial(projected, call.module, parts)) if parts else None
 
     def after(call: Call, output: Any) -> Any:
         # Other methods may return what has no batch, such as positions; a concatenation would be moved.
         return None if call.place is None or parts_of(call) > 1 else jax.tree.map(constrained, output)
 
     return watch(before, after) if max(copies, tensor) > 1 and rows % copies == 0 else nullcontext()
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, kernel: jax.Array, reduction: jnp.dtype) -> jax.Array:
+    """`[... c] [c p d] -> [... p d]` in float32 at least, of factors in the dtype of x; the gradient of the kernel is
+    summed in another one."""
+    return einsum_float32('... c, c p d -> ... p d', x, kernel.astype(x.dtype))
+
+
+def _product_and_factors(x: jax.Array, kernel: jax.Array, reduction: jnp.dtype) -> tuple[jax.Array, Any]:
+    return product(x, kernel, reduction), (x, kernel)
+
+
+def _gradients_of_factors(reduction: jnp.dtype, factors: Any, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = factors
+    slope = slope.astype(x.dtype)
+    of_x = jnp.einsum('... p d, c p d -> ... c', slope, kernel.astype(x.dtype))
+    # The devices sum what the product gives.
+    of_kernel = jnp.einsum('... c, ... p d -> c p d', x, slope, preferred_element_type=reduction)
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+product.defvjp(_product_and_factors, _gradients_of_factors)
 
 
 def _constrained(x: jax.Array, mesh: jax.sharding.Mesh, *spec: Any) -> jax.Array:
@@ -185,6 +224,54 @@ def given_sharding(given, mesh: jax.sharding.Mesh, config: Mesh):
         return parameter_sharding(name, leaf.shape, mesh, config)
 
     return jax.tree.map_with_path(place, given)
+
+
+def evaluation_mesh(config: Mesh) -> tuple[jax.sharding.Mesh, Mesh]:
+    """A mesh over the devices that are here for what was trained on another, and its config.
+
+    The same if it fits; otherwise one that splits parameters over all devices if `fsdp`, `tensor` or `seq` did.
+    """
+    whole, split = Mesh(), Mesh(fsdp=jax.device_count(), rules=config.rules, fsdp_min_size=config.fsdp_min_size)
+    splits = max(config.fsdp, config.tensor, config.seq) > 1
+    for found in (config, dataclasses.replace(config, data=0)) if splits else ():
+        try:
+            return make_mesh(found), found
+        except UserError:  # other devices than those of training
+            continue
+    found = split if splits else whole
+    return make_mesh(found), found
+
+
+# Bytes of an array that are gathered at a time.
+PIECE = 2**28
+
+
+def onto_this_host(tree, mesh: jax.sharding.Mesh, config: Mesh):
+    """A tree of arrays on devices of this host alone, so that it can compute with them by itself.
+
+    They are split over these devices by the rules. With one host they stay where they are.
+    """
+    if len({device.process_index for device in mesh.devices.flat}) == 1:
+        return tree
+    arrays, local = in_memory(tree, mesh), jax.local_devices()
+    here = dataclasses.replace(config, data=1, fsdp=len(local), tensor=1, seq=1)
+    return jax.device_put(arrays, given_sharding(arrays, make_mesh(here, local), here))
+
+
+def in_memory(tree, mesh: jax.sharding.Mesh):
+    """A tree of arrays as numpy's, in the memory of every host; gathered in pieces, so that none is ever whole on a
+    device."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    cut = jax.jit(jax.lax.dynamic_slice_in_dim, static_argnums=2, out_shardings=whole)
+
+    def copied(x: jax.Array) -> np.ndarray:
+        if x.is_fully_replicated:
+            return jax.device_get(x)
+        step = max(1, PIECE * x.shape[0] // x.nbytes)
+        starts = range(0, x.shape[0], step)
+        return np.concatenate([jax.device_get(cut(x, start, min(step, x.shape[0] - start))) for start in starts])
+
+    return jax.tree.map(copied, tree)
 
 
 def abstract(tree):

@@ -19,7 +19,16 @@ from train.errors import UserError
 from train.optim import paths
 from train.recipes.digits import CONFIG
 from train.setup import set_up
-from train.sharding import abstract, fallbacks, given_sharding, make_mesh, parameter_sharding
+from train.sharding import (
+    abstract,
+    evaluation_mesh,
+    fallbacks,
+    given_sharding,
+    in_memory,
+    make_mesh,
+    onto_this_host,
+    parameter_sharding,
+)
 from vit_flax.blocks.backend import compiling_for
 
 TINY = dataclasses.replace(
@@ -35,9 +44,9 @@ TINY = dataclasses.replace(
 )
 
 
-def trained(mesh, devices=None):
+def trained(mesh, devices=None, reduction='computation'):
     """Setup, final state and losses of a few steps."""
-    config = dataclasses.replace(TINY, mesh=mesh)
+    config = dataclasses.replace(TINY, mesh=mesh, optim=Optim(ema=0.9, gradient_reduction=reduction))
     setup = set_up(config, devices)
     state, losses = setup.initial(), []
     records = config.data.records('train')
@@ -54,12 +63,16 @@ def single():
 
 
 @pytest.mark.parametrize(
-    'mesh',
-    [Mesh(), Mesh(fsdp=8, fsdp_min_size=64), Mesh(fsdp=2, tensor=2, seq=2, fsdp_min_size=64)],
+    'mesh, reduction',
+    [
+        (Mesh(), 'computation'),
+        (Mesh(fsdp=8, fsdp_min_size=64), 'float32'),
+        (Mesh(fsdp=2, tensor=2, seq=2, fsdp_min_size=64), 'computation'),
+    ],
     ids=['data', 'fsdp', 'fsdp-tensor-seq'],
 )
-def test_every_mesh_trains_the_same(mesh, single):
-    _, state, losses = trained(mesh)
+def test_every_mesh_trains_the_same(mesh, reduction, single):
+    _, state, losses = trained(mesh, reduction=reduction)
     _, expected, expected_losses = single
     np.testing.assert_allclose(losses, expected_losses, rtol=2e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), state, expected)
@@ -189,3 +202,51 @@ def test_a_given_teacher_is_sharded_by_the_paths_of_its_parameters():
     teacher = {'params': {'attention': {'to_qkv': {'kernel': jax.ShapeDtypeStruct((8, 16), np.float32)}}}}
     found = given_sharding(teacher, make_mesh(config), config)['params']['attention']['to_qkv']['kernel']
     assert found.spec == PartitionSpec('fsdp', 'tensor')
+
+
+@pytest.mark.parametrize(
+    'trained_on, shape',
+    [
+        (Mesh(), (8, 1, 1, 1)),
+        (Mesh(data=2, fsdp=4), (2, 4, 1, 1)),
+        (Mesh(data=16, fsdp=2, tensor=2), (2, 2, 2, 1)),
+        (Mesh(fsdp=256), (1, 8, 1, 1)),
+        (Mesh(tensor=3), (1, 8, 1, 1)),
+    ],
+)
+def test_what_was_split_in_training_is_split_over_the_devices_that_are_here(trained_on, shape):
+    mesh, config = evaluation_mesh(trained_on)
+    assert mesh.devices.shape == shape and make_mesh(config).devices.shape == shape
+
+
+def test_arrays_are_gathered_in_pieces(monkeypatch):
+    monkeypatch.setattr('train.sharding.PIECE', 100)
+    mesh = make_mesh(Mesh(fsdp=8))
+    specs = [('fsdp', None), (None, 'fsdp'), ()]
+    values = [np.arange(16 * 24, dtype=np.float32).reshape(16, 24), np.arange(80).reshape(5, 16), np.float32(3)]
+    arrays = [jax.device_put(x, NamedSharding(mesh, PartitionSpec(*s))) for x, s in zip(values, specs, strict=True)]
+    jax.tree.map(np.testing.assert_array_equal, in_memory(arrays, mesh), values)
+    assert onto_this_host(arrays, mesh, Mesh(fsdp=8)) is arrays
+
+
+@pytest.mark.parametrize('reduction', ['float32', 'bfloat16'])
+def test_gradients_of_matrices_are_summed_in_the_dtype_asked_for(reduction):
+    """Whatever the dtype of the network's computation is."""
+    others: dict[Any, Any] = {'float32': 'bfloat16', 'bfloat16': 'float32'}
+    other = others[reduction]
+    model = dataclasses.replace(TINY.model, dtype=other)
+    optim = dataclasses.replace(TINY.optim, gradient_reduction=reduction)
+
+    def products(config):
+        """Dtypes of the gradients of the kernel of `expand`, 20x36, in the traced step."""
+        setup = set_up(config)
+        rows = {
+            'image': jax.ShapeDtypeStruct((16, 16, 16, 1), np.uint8),
+            'label': jax.ShapeDtypeStruct((16,), np.int32),
+        }
+        text = str(setup.train_step.trace(setup.state, rows).jaxpr)
+        return set(re.findall(r':(\w+)\[(?:20,1,36|36,1,20|36,20|20,36)\] = dot_general', text))
+
+    short = {'float32': 'f32', 'bfloat16': 'bf16'}
+    assert products(dataclasses.replace(TINY, model=model)) == {short[other]}
+    assert products(dataclasses.replace(TINY, model=model, optim=optim)) == {short[reduction]}
