@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,9 +90,7 @@ def _train(config: Config, dry_run: bool) -> None:
 
 
 def _execute(name: str, args: Sequence[str]) -> int:
-    command = commands.find(name)
-    prog, text = f'python -m train {name}', inspect.getdoc(command)
-    chosen = tyro.cli(command, args=list(args), prog=prog, description=text)
+    chosen = commands.find(name).parse(name, args)
     _prepare_libraries()
     return chosen.execute()
 
@@ -113,38 +111,54 @@ def overview() -> str:
 
 
 def parse(recipe: str, args: Sequence[str]) -> tuple[Config, bool]:
-    """A recipe's config with the overrides of a command line, and whether it is only tried.
+    """A recipe's config with the overrides of a command line, and whether it is only tried; see `parse_with`."""
+    config, chosen = parse_with(recipe, args, {'dry_run': (bool, DRY_RUN_HELP)})
+    if config.out:
+        return config, chosen['dry_run']
+    changed = differences(to_json(parse_with(recipe, [])[0]), to_json(config))
+    name = '-'.join([recipe, *(f'{key}={_plain(now)}' for key, (_, now) in changed.items())])
+    if len(name) > 100:
+        name = f'{recipe}-{hashlib.sha256(name.encode()).hexdigest()[:12]}'
+    return dataclasses.replace(config, out=str(Path('runs', name))), chosen['dry_run']
+
+
+def parse_with(
+    recipe: str, args: Sequence[str], own: Mapping[str, tuple[type, str]] | None = None, command: str = ''
+) -> tuple[Config, dict[str, Any]]:
+    """A recipe's config with the overrides of a command line, and the options of the command itself.
 
     An unknown key ends the process with exit code 2.
+
+    Args:
+      recipe: its name.
+      args: the command line behind it.
+      own: type and help of options that are no part of the config, by name; off or empty by default.
+      command: that takes a recipe, for the help.
 
     Raises:
       UserError: no such recipe, or no such model.
     """
-    preset = recipes.find(recipe).CONFIG
-    config, dry_run = _override(preset, args, prog=f'python -m train {recipe}', description=_docstring(recipe))
-    if config.out:
-        return config, dry_run
-    changed = differences(to_json(_override(preset, [])[0]), to_json(config))
-    name = '-'.join([recipe, *(f'{key}={_plain(now)}' for key, (_, now) in changed.items())])
-    if len(name) > 100:
-        name = f'{recipe}-{hashlib.sha256(name.encode()).hexdigest()[:12]}'
-    return dataclasses.replace(config, out=str(Path('runs', name))), dry_run
+    prog = ' '.join(['python -m train', *([command] if command else []), recipe])
+    return _override(recipes.find(recipe).CONFIG, args, own or {}, prog=prog, description=_docstring(recipe))
 
 
 def _docstring(recipe: str) -> str:
     return inspect.getdoc(recipes.find(recipe)) or recipe
 
 
-def _override(preset: Config, args: Sequence[str], prog: str = '', description: str = '') -> tuple[Config, bool]:
+def _override(
+    preset: Config, args: Sequence[str], own: Mapping[str, tuple[type, str]], prog: str, description: str
+) -> tuple[Config, dict[str, Any]]:
     """Parses with a config class made for this preset: its own objective, the data set, and the model's arguments."""
     model = _model_options(preset.model, _value_of('--model.name', args) or preset.model.name)
     data = _data_options(preset.data, _value_of('--data.name', args) or catalogue.name_of(preset.data))
     fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)}
     fields |= {'model': model, 'data': data}
     parts = ('data', 'augment', 'model', 'objective')
-    own: list[Any] = [(key, type(fields[key]), dataclasses.field(default=fields[key])) for key in parts]
-    own.append(('dry_run', Annotated[bool, tyro.conf.arg(help=DRY_RUN_HELP)], dataclasses.field(default=False)))
-    typed: Any = dataclasses.make_dataclass('Config', own, bases=(Config,), frozen=True, kw_only=True)
+    typed_fields: list[Any] = [(key, type(fields[key]), dataclasses.field(default=fields[key])) for key in parts]
+    for key, (kind, text) in own.items():
+        typed_fields.append((key, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=kind())))
+    typed: Any = dataclasses.make_dataclass('Config', typed_fields, bases=(Config,), frozen=True, kw_only=True)
     parsed = tyro.cli(typed, args=list(args), default=typed(**fields), prog=prog, description=description)
 
     chosen = {field.name: getattr(parsed.model, field.name) for field in dataclasses.fields(parsed.model)}
@@ -157,7 +171,8 @@ def _override(preset: Config, args: Sequence[str], prog: str = '', description: 
     source = sources.find(parsed.data.name)
     of_source = {field.name: getattr(parsed.data, field.name) for field in dataclasses.fields(source)}
     fields = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
-    return Config(**{**fields, 'model': Model(name, given, dtype), 'data': source(**of_source)}), parsed.dry_run
+    config = Config(**{**fields, 'model': Model(name, given, dtype), 'data': source(**of_source)})
+    return config, {key: getattr(parsed, key) for key in own}
 
 
 def _data_options(preset: Source, name: str) -> Any:

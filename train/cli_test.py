@@ -43,7 +43,7 @@ def test_help_lists_recipes_and_commands(capsys):
         assert f'\n  {name} ' in out and title(name) in out
     for name in commands.names():
         assert re.search(rf'^  {name} +{re.escape(str(commands.find(name).__doc__).splitlines()[0])}$', out, re.M)
-    assert {'eval', 'predict', 'features', 'plots', 'recipes'} == set(commands.names())
+    assert {'eval', 'predict', 'features', 'plan', 'plots', 'recipes'} == set(commands.names())
     assert main([]) == 2
 
 

@@ -24,10 +24,11 @@ class Clock:
       batch_size: images in a step.
       loader: of the run, for the warning.
       say: prints a line.
+      fastest: steps per second of devices that are never idle, for the model FLOPs utilisation; None if not known.
     """
 
-    def __init__(self, batch_size: int, loader: Loader, say: Callable[[str], None]):
-        self._batch_size, self._loader, self._say = batch_size, loader, say
+    def __init__(self, batch_size: int, loader: Loader, say: Callable[[str], None], fastest: float | None = None):
+        self._batch_size, self._loader, self._say, self._fastest = batch_size, loader, say, fastest
         self._since, self._steps, self._warm = 0.0, 0, False
         self._idle, self._parts, self._warned = 0.0, deque[float](maxlen=ROWS), False
         self._watch = ThreadPoolExecutor(1, thread_name_prefix='clock')
@@ -78,7 +79,10 @@ class Clock:
                 f'{self._loader.threads}) or --loader.workers (now {self._loader.workers}), smaller images in the '
                 'files, or less augmentation'
             )
-        return {'images_per_second': round(steps * self._batch_size / seconds, 1), 'waited': round(part, 3)}
+        row: Row = {'images_per_second': round(steps * self._batch_size / seconds, 1), 'waited': round(part, 3)}
+        if self._fastest is not None:
+            row['mfu'] = round(steps / seconds / self._fastest, 4)
+        return row
 
 
 def _when_ready(numbers: Any) -> float:

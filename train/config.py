@@ -16,6 +16,7 @@ from train.values import check_values
 
 Dtype = Literal['float32', 'bfloat16']
 Optimizer = Literal['adamw', 'lamb', 'lion', 'sgd', 'adafactor', 'muon']
+Reduction = Literal['computation', 'float32', 'bfloat16']
 Schedule = Literal['cosine', 'linear', 'rsqrt', 'constant']
 Group = Literal['decay', 'plain', 'frozen']
 Checkpoint = Literal['best', 'last']
@@ -77,6 +78,12 @@ class Optim:
     randomness inside the network, such as dropout, and for BatchNorm, which normalises each micro-batch and averages
     their statistics; objectives that need the whole batch at once refuse it. Metrics of a batch, such as standard
     deviations, are means over the micro-batches."""
+    moment_dtype: Dtype = 'float32'
+    """Data type of the first moment: of AdamW, LAMB, Lion and Muon, and the momentum of SGD and Adafactor. In bfloat16
+    it takes half the memory; the second moment stays in float32. State is not offloaded to the memory of hosts."""
+    gradient_reduction: Reduction = 'computation'
+    """Data type in which devices sum their gradients of matrices: that of the network's computation, so that with
+    `model.dtype` bfloat16 half the bytes are sent, or another one."""
     ema: float = 0.0
     """EMA decay: an exponential moving average of the parameters, which is then evaluated; 0 turns it off."""
 

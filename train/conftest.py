@@ -119,7 +119,7 @@ def number_in(pattern: str, text: str) -> int:
 def rows_without_speed(folder: Path) -> list[dict]:
     """`metrics.jsonl` without what differs from run to run."""
     return [
-        {key: value for key, value in row.items() if key not in ('images_per_second', 'waited')}
+        {key: value for key, value in row.items() if key not in ('images_per_second', 'waited', 'mfu')}
         for row in read_rows(folder / 'metrics.jsonl')
     ]
 

@@ -1,6 +1,5 @@
 """What a run would compute and need, and one step of it; nothing is written."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -17,9 +16,12 @@ from train.commands.command import console
 from train.config import Config, Loader
 from train.data.stream import host_rows, place, train_batches
 from train.errors import UserError
+from train.flops import flops, model_flops
 from train.init import begin, inherit
 from train.log import duration
 from train.optim import assign, paths
+from train.plan.standin import described
+from train.plan.step import bytes_on_a_device, parts
 from train.setup import Setup, set_up
 from train.sharding import abstract, traced_for
 from train.sources.source import InMemory, Record
@@ -32,10 +34,13 @@ def dry_run(config: Config) -> None:
     Raises:
       UserError: something in the config cannot be.
     """
+    config, _ = described(config)
     setup = set_up(config)
     inherited = inherit(config, setup) if config.init else None
     screen = console() if jax.process_index() == 0 else Console(quiet=True)
     screen.print(_parameters(config, setup))
+    for line in setup.fallbacks:
+        screen.print(line, markup=False)
     screen.print(_totals(setup))
 
     records, source = _records(config)
@@ -51,11 +56,10 @@ def dry_run(config: Config) -> None:
 
     placed = {**place(batch, setup.mesh, config.batch_size), **setup.given}
     began = time.monotonic()
-    lowered = setup.train_step.lower(setup.state, abstract(placed))
-    compiled = lowered.compile()
+    compiled = setup.train_step.lower(setup.state, abstract(placed)).compile()
     screen.print(f'compiled in {duration(time.monotonic() - began)}')
     screen.print(_memory(compiled))
-    for line in _flops(config, setup, lowered, abstract(placed)):
+    for line in _flops(config, setup):
         screen.print(line, markup=False)
 
     state = setup.initial()
@@ -114,18 +118,10 @@ def _split(sharding: Any) -> str:
 def _totals(setup: Setup) -> Table:
     table = _plain('', 'numbers', 'bytes', 'on each device')
     state = setup.state
-    parts = {
-        'parameters': state.params,
-        'optimizer': state.opt_state,
-        'average (EMA)': state.ema,
-        **{name.replace('_', ' '): tree for name, tree in state.collections.items()},
-    }
-    for name, tree in {**parts, 'together': state}.items():
+    for name, tree in {**parts(state), 'together': state}.items():
         leaves = jax.tree.leaves(tree)
-        if leaves:
-            here = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
-            whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-            table.add_row(name, f'{sum(leaf.size for leaf in leaves):,}', _bytes(whole), _bytes(here))
+        whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        table.add_row(name, f'{sum(leaf.size for leaf in leaves):,}', _bytes(whole), _bytes(bytes_on_a_device(tree)))
     return table
 
 
@@ -157,36 +153,19 @@ def _memory(compiled: Any) -> Table | str:
     return table
 
 
-def _flops(config: Config, setup: Setup, lowered: Any, batch: dict[str, jax.ShapeDtypeStruct]) -> list[str]:
-    """Operations of one step and of the forward pass, for all devices together.
+def _flops(config: Config, setup: Setup) -> list[str]:
+    """Of one step and of the forward pass, for all devices together; see `train.flops`."""
 
-    Counted in the program before the compiler has changed it. There a loop counts once, so that of a network whose
-    blocks are scanned its unrolled twin is counted, and of a batch in parts the whole batch at once.
-    """
-    how = ''
-    if config.model.args.get('scan') or config.optim.accumulate > 1:
-        args = {name: value for name, value in config.model.args.items() if name != 'scan'}
-        model, optim = dataclasses.replace(config.model, args=args), dataclasses.replace(config.optim, accumulate=1)
-        setup = set_up(dataclasses.replace(config, model=model, optim=optim))
-        lowered = setup.train_step.lower(setup.state, batch)
-        how = ', unrolled and in one part'
+    images = jax.eval_shape(setup.scale.leaf, setup.batch['image'])
     variables = config.objective.network(setup.state.variables)
-    images = jax.eval_shape(setup.scale.leaf, batch['image'])
-    forward = jax.jit(traced_for(setup.mesh, setup.model.apply)).lower(variables, images)
-    step, ahead = (_counted(program) for program in (lowered, forward))
-    if step is None or ahead is None:
-        return ['FLOPs: this backend does not tell']
-    each = config.batch_size
+    forward = flops(traced_for(setup.mesh, setup.model.apply, config.batch_size), variables, images)
+    step, each = model_flops(config), config.batch_size
     return [
-        f'FLOPs of the forward pass: {_si(ahead)}, {_si(ahead / each)} for each image',
+        f'FLOPs of the forward pass: {_si(forward)}, {_si(forward / each)} for each image',
         f'FLOPs of one step: {_si(step)}, {_si(step / each)} for each image',
-        f'(counted in the traced program{how}; a multiplication and an addition are two)',
+        '(matrix products and convolutions of the traced program, without what remat computes twice; a multiplication '
+        'and an addition are two)',
     ]
-
-
-def _counted(lowered: Any) -> float | None:
-    costs = lowered.cost_analysis()
-    return None if costs is None else costs.get('flops')
 
 
 def _plain(*headings: str) -> Table:

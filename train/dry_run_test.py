@@ -30,11 +30,10 @@ def test_it_counts_and_steps(capsys, tmp_path):
     block = tokens * dim * (3 * inner) + 2 * tokens**2 * inner + tokens * inner * dim + 2 * tokens * dim * hidden
     matrices = 2 * (4 * patch * dim + 2 * block + dim * 10)
     forward = number(r'forward pass: .*, ([\d.]+) ?(k?M?) for each image', out)
-    assert matrices < forward < 1.4 * matrices
-    # Backward costs twice as much again, all but the gradient of the pixels; the derivatives of element-wise functions,
-    # which releases of JAX expand differently (3.5 and 3.6 times), weigh more than in a network of usual width.
+    assert forward == pytest.approx(matrices, rel=1e-3)
+    # Backward costs twice as much again: there is a norm before the first matrix, too.
     step = number(r'one step: [\d.]+ ?\w?, ([\d.]+) ?(k?M?) for each image', out)
-    assert 2.5 * forward < step < 4 * forward
+    assert step == pytest.approx(3 * matrices, rel=1e-3)
     assert re.search(r'parameters +5,322 +20.79 KiB +20.79 KiB', out)
     assert re.search(r'average \(EMA\) +5,322 ', out)
     assert re.search(r'transformer/block_\{0..1\}/attention/to_qkv/kernel +\[16 48\] +1,536 +float32 +decay', out)
@@ -48,10 +47,9 @@ def test_scanned_blocks_and_parts_count_as_often_as_they_run(capsys, tmp_path):
         for more in ((), ('--model.scan', '--optim.accumulate=2'))
     )
     count = r'forward pass: ([\d.]+) ?(k?M?)'
-    assert number(count, scanned) == pytest.approx(number(count, plain), rel=1e-3)
+    assert number(count, scanned) == number(count, plain)
     count = r'FLOPs of one step: ([\d.]+) ?(k?M?)'
-    assert number(count, scanned) == pytest.approx(number(count, plain), rel=0.01)
-    assert 'unrolled and in one part' in scanned and 'unrolled' not in plain
+    assert number(count, scanned) == number(count, plain)
 
 
 def test_what_is_split_is_said(capsys, tmp_path):

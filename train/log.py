@@ -156,6 +156,8 @@ def describe(row: Row) -> str:
             parts.append(f'{title} {100 * row[f"val/{name}_accuracy"]:.1f} %')
     if 'images_per_second' in row:
         parts.append(f'{row["images_per_second"]:,.0f} images/s')
+    if 'mfu' in row:
+        parts.append(f'MFU {100 * row["mfu"]:.0f} %')
     return '  '.join(parts)
 
 

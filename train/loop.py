@@ -16,6 +16,7 @@ from train.config import Config
 from train.data.skipped import Skipped
 from train.data.stream import host_rows, place, train_batches, val_batches
 from train.errors import Diverged, UserError, is_out_of_memory
+from train.flops import model_flops, peak_flops
 from train.folder import locked, open_folder, read_summary
 from train.init import Inherited, begin, inherit
 from train.log import Metrics, Row, Terminal, describe
@@ -92,6 +93,8 @@ def _run(
         best = meta
         checkpoints.save_best(state, meta)
     terminal.say(_title(config, setup, folder))
+    for line in setup.fallbacks:
+        terminal.say(line)
     if step:
         terminal.say(f'continuing after step {step}')
     for line in inherited.lines if inherited else ():
@@ -114,7 +117,9 @@ def _run(
     )
     learning_rate = schedule(config.optim, config.steps)
     metrics = Metrics(folder, after=step, write=main_host)
-    clock = Clock(config.batch_size, config.loader, terminal.say)
+    peak = peak_flops(setup.mesh, config.model.dtype)
+    fastest = None if peak is None else peak / model_flops(config)
+    clock = Clock(config.batch_size, config.loader, terminal.say, fastest)
     unseen: tuple[int, Numbers] | None = None
     warned = False
     terminal.start(step)
@@ -193,7 +198,7 @@ def _run(
     if step < config.steps:
         terminal.say(f'stopped after step {step} of {config.steps}: the same command continues from there')
         return
-    variables = jax.device_get(setup.gather(state.evaluated))
+    variables = setup.gather(state.evaluated)
     unreadable = len(skipped.found()), len(skipped_val.found())
     if main_host:
         seconds = seconds_before + time.monotonic() - began

@@ -72,7 +72,8 @@ def optimizer(
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == 'lamb':
         # The trust ratio is that of the update with the decay in it.
-        decayed = optax.chain(optax.scale_by_adam(config.beta1, config.beta2, eps=1e-6), decay)
+        adam = optax.scale_by_adam(config.beta1, config.beta2, eps=1e-6, mu_dtype=_moment(config))
+        decayed = optax.chain(adam, decay)
         parts += [decayed, _layer_by_layer(optax.scale_by_trust_ratio(), params)]
     else:
         parts += [_rule(config, params, depths), decay]
@@ -88,18 +89,21 @@ def optimizer(
 
 def _rule(config: Optim, params: Params, depths: Mapping[str, np.ndarray] | None) -> optax.GradientTransformation:
     """What makes an update of a gradient, before decay and learning rate."""
-    adam = optax.scale_by_adam(config.beta1, config.beta2)
+    moment = _moment(config)
+    adam = optax.scale_by_adam(config.beta1, config.beta2, mu_dtype=moment)
     if config.name == 'adamw':
         return adam
     if config.name == 'lion':
-        return optax.scale_by_lion(config.beta1, config.beta2)
+        return optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=moment)
     if config.name == 'sgd':
-        return optax.trace(config.beta1, nesterov=True)
+        return optax.trace(config.beta1, nesterov=True, accumulator_dtype=moment)
     if config.name == 'adafactor':
         # As for ViT-G: no scaling by the size of the parameters, a cap on the memory, momentum.
         factored = optax.scale_by_factored_rms(decay_rate_fn=lambda step, _: _capped(step, config.beta2))
         clipped = optax.chain(factored, optax.clip_by_block_rms(1.0))
-        return optax.chain(_layer_by_layer(clipped, params), optax.ema(config.beta1, debias=False))
+        return optax.chain(
+            _layer_by_layer(clipped, params), optax.ema(config.beta1, debias=False, accumulator_dtype=moment)
+        )
     depths = _needed(depths)
     deepest = max(int(depth.max()) for depth in depths.values())
 
@@ -108,6 +112,11 @@ def _rule(config: Optim, params: Params, depths: Mapping[str, np.ndarray] | None
         return 'matrix' if inside and _is_matrix(path, leaf) else 'rest'
 
     return optax.partition({'matrix': _layer_by_layer(_muon(config), params), 'rest': adam}, _by_path(kind))
+
+
+def _moment(config: Optim) -> Any:
+    """Dtype of the first moment; None is that of the parameters."""
+    return None if config.moment_dtype == 'float32' else jnp.dtype(config.moment_dtype)
 
 
 def _capped(step: Array, beta2: float) -> Array:
@@ -124,7 +133,10 @@ def _muon(config: Optim) -> optax.GradientTransformation:
     def resized(updates: Params, _) -> Params:
         return jax.tree.map(lambda x: 0.2 * math.sqrt(max(x.size // x.shape[-1], x.shape[-1])) * x, updates)
 
-    return optax.chain(scale_by_muon(beta=config.beta1, weight_dimension_numbers=numbers), optax.stateless(resized))
+    return optax.chain(
+        scale_by_muon(beta=config.beta1, weight_dimension_numbers=numbers, mu_dtype=_moment(config)),
+        optax.stateless(resized),
+    )
 
 
 def _is_matrix(path: str, leaf) -> bool:

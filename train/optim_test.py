@@ -204,6 +204,21 @@ def test_muon_makes_matrices_of_blocks_orthogonal_and_leaves_the_ends_to_adam():
     np.testing.assert_allclose(u.T @ update @ v.T - np.diag(np.diag(u.T @ update @ v.T)), 0, atol=1e-3)
 
 
+@pytest.mark.parametrize('name', ['adamw', 'lamb', 'lion', 'sgd', 'adafactor', 'muon'])
+def test_the_first_moment_is_kept_in_bfloat16_where_asked(name):
+    """One array of each parameter, no other statistic; the parameters hardly differ."""
+    model = vit()
+    params = random_like(initial(model))
+    grads, deep = jax.tree.map(lambda x: jnp.cos(7 * x), params), depths(model, IMAGES)
+    wide = Optim(name=name, warmup=0.0, learning_rate=0.01)
+    narrow = dataclasses.replace(wide, moment_dtype='bfloat16')
+    state = jax.eval_shape(optimizer(narrow, 10, params, deep).init, params)
+    in_16_bits = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.bfloat16]
+    assert sorted(in_16_bits) == sorted(leaf.shape for leaf in jax.tree.leaves(params))
+    found, expected = (stepped(config, params, grads, deep) for config in (narrow, wide))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), found, expected)
+
+
 # ---------------------------------------------------------------------- scanned layers, and depth
 
 

@@ -21,7 +21,7 @@ from train.model import build
 from train.objectives.objective import Batch, Variables
 from train.places import place as place_of
 from train.scale import Scale
-from train.sharding import make_mesh, traced_for
+from train.sharding import evaluation_mesh, given_sharding, traced_for
 from train.sources.source import Record, Source, Split
 from vit_flax.blocks.backbone import Backbone
 
@@ -37,7 +37,7 @@ class Run:
       mesh: over all devices here, which share the rows of a batch.
       model: the network.
       scale: bytes of images to what the network takes.
-      variables: of its objective, those that are evaluated, whole on every device.
+      variables: of its objective, those that are evaluated, split over the mesh as in training.
       step: updates that were made until then.
     """
 
@@ -69,8 +69,8 @@ def open_run(folder: str, checkpoint: Checkpoint) -> Run:
     path, config, facts = open_config(folder)
     model = build(config.model, facts.shape, len(facts.classes))
     scale = Scale(facts.mean, facts.std)
-    mesh = make_mesh(Mesh())
-    variables, step = _variables(path, checkpoint, config, facts, model, NamedSharding(mesh, PartitionSpec()))
+    mesh, rules = evaluation_mesh(config.mesh)
+    variables, step = _variables(path, checkpoint, config, facts, model, mesh, rules)
     return Run(path, config, facts, mesh, model, scale, variables, step)
 
 
@@ -114,13 +114,20 @@ def _config(values: dict[str, Any]) -> Config:
 
 
 def _variables(
-    folder: Path, checkpoint: Checkpoint, config: Config, facts: Facts, model: Backbone, sharding: NamedSharding
+    folder: Path,
+    checkpoint: Checkpoint,
+    config: Config,
+    facts: Facts,
+    model: Backbone,
+    mesh: jax.sharding.Mesh,
+    rules: Mesh,
 ) -> tuple[Variables, int]:
     """What is evaluated, and after which step."""
     shapes = dict(variable_shapes(config, model, facts.shape))
     params = 'ema' if config.optim.ema > 0 else 'params'
     wanted = {params: shapes.pop('params'), **({'collections': shapes} if shapes else {})}
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted)
+    shardings = {name: given_sharding(tree, mesh, rules) for name, tree in wanted.items()}
+    wanted = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), wanted, shardings)
     try:
         stored, meta = read(folder / 'checkpoints' / checkpoint, wanted)
     except UserError as error:
@@ -183,7 +190,7 @@ def rows_of(
     """
     rows = -(-batch_size // run.mesh.size) * run.mesh.size
     whole = NamedSharding(run.mesh, PartitionSpec())
-    compiled = jax.jit(traced_for(run.mesh, function), out_shardings=whole)
+    compiled = jax.jit(traced_for(run.mesh, function, rows), out_shardings=whole)
     for batch in val_batches(records, run.config.augment, batch_size=rows, loader=run.config.loader):
         batch.pop('skipped', None)  # images that stand in for unreadable ones do not count
         found = jax.device_get(compiled(run.variables, place(batch, run.mesh, rows)))

@@ -80,7 +80,8 @@ def test_every_option_is_of_its_type_and_in_proportion_or_refused(name, tmp_path
 def test_every_argument_of_a_command_is_of_its_type(name):
     command = commands.find(name)
     fields = {field.name for field in dataclasses.fields(command)}
-    given: dict[str, Any] = {key: value for key, value in (('run', 'x'), ('images', ())) if key in fields}
+    required = {'run': 'x', 'images': (), 'recipe': 'x', 'topology': 'x'}
+    given: dict[str, Any] = {key: value for key, value in required.items() if key in fields}
     chosen = command(**given)
     check_values(chosen)
     for key in leaves(chosen):

@@ -64,26 +64,26 @@ class Call:
 
 
 def watch(
-    before: Callable[[Call], Call | None] | None = None, after: Callable[[Call, Any], None] | None = None
+    before: Callable[[Call], Call | None] | None = None, after: Callable[[Call, Any], Any] | None = None
 ) -> AbstractContextManager[None]:
     """A context that shows each call of a method of each module, in the order in which they begin or end.
 
     Inside a transformation (scan, remat, vmap) the arrays are tracers that must not leave it.
 
     Args:
-      before: sees a call before it is made; if it returns another one, that is made instead.
-      after: sees a call and its output.
+      before: sees a call before it is made; if it returns another one, of the same `function` or of one in its place,
+        that is made instead.
+      after: sees a call and its output; if it returns something, that is the output instead.
     """
 
     def intercept(function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], context: Any) -> Any:
         if context.module.scope is None:
             return function(*args, **kwargs)
-        call = Call(context.module, context.method_name, context.orig_method, args, kwargs)
-        call = (before and before(call)) or call
-        output = function(*call.args, **call.kwargs)
-        if after:
-            after(call, output)
-        return output
+        asked = Call(context.module, context.method_name, context.orig_method, args, kwargs)
+        call = (before and before(asked)) or asked
+        output = (function if call.function is asked.function else call.function)(*call.args, **call.kwargs)
+        replaced = after(call, output) if after else None
+        return output if replaced is None else replaced
 
     return nn.intercept_methods(intercept)
 

@@ -1,7 +1,9 @@
 """What a command must offer."""
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import tyro
 from rich.console import Console
@@ -26,6 +28,11 @@ class Data:
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """Its docstring is the command's help, its fields are the arguments."""
+
+    @classmethod
+    def parse(cls, name: str, args: Sequence[str]) -> Self:
+        """The command of a command line. What is wrong with it ends the process with exit code 2."""
+        return tyro.cli(cls, args=list(args), prog=f'python -m train {name}', description=inspect.getdoc(cls))
 
     def execute(self) -> int:
         """Does it, and returns the exit code.

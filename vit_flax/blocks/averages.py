@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def weighted_mean(x: Array, weights: Array | None, axis: int = 0, keepdims: bool = False) -> Array:
-    """Mean along an axis; without weights the plain mean, and 0 if all weights are 0.
+def weighted_mean(x: Array, weights: Array | None, axis: int | tuple[int, ...] = 0, keepdims: bool = False) -> Array:
+    """Mean along an axis, or several; without weights the plain mean, and 0 if all weights are 0.
 
     Args:
       x: `[... b ...]`, float32 or wider.
-      weights: `[b]`, at least 0, such as 0 for padding.
+      weights: `[b]`, of the shape of these axes, at least 0, such as 0 for padding.
       axis: of the rows.
       keepdims: whether the axis is kept, with length 1.
     """
@@ -17,7 +17,8 @@ def weighted_mean(x: Array, weights: Array | None, axis: int = 0, keepdims: bool
         return x.mean(axis=axis, keepdims=keepdims)
     weights = weights.astype(x.dtype)
     weights = weights / jnp.maximum(weights.sum(), jnp.finfo(x.dtype).tiny)
-    along = jnp.expand_dims(weights, [i for i in range(x.ndim) if i != axis % x.ndim])
+    rows = {i % x.ndim for i in ((axis,) if isinstance(axis, int) else axis)}
+    along = jnp.expand_dims(weights, [i for i in range(x.ndim) if i not in rows])
     return (x * along).sum(axis=axis, keepdims=keepdims)
 
 

@@ -35,12 +35,13 @@ def sigreg_loss(
     """
     x = to_float32(x)
     directions = unit_length(jnp.asarray(projections, x.dtype))
-    along = (x @ directions.T).reshape(-1, len(directions))
     knots = np.linspace(*domain, num_knots)
     gaussian = jnp.asarray(np.exp(-(knots**2) / 2), x.dtype)
-    angles = along[..., None] * jnp.asarray(knots, x.dtype)
-    of_each = None if weights is None else jnp.broadcast_to(weights, x.shape[:-1]).reshape(-1)
-    real, imaginary = (weighted_mean(part(angles), of_each) for part in (jnp.cos, jnp.sin))
+    angles = (x @ directions.T)[..., None] * jnp.asarray(knots, x.dtype)
+    of_each = None if weights is None else jnp.broadcast_to(weights, x.shape[:-1])
+    # not merged first: one of them may be a batch that is split over devices
+    axes = tuple(range(x.ndim - 1))
+    real, imaginary = (weighted_mean(part(angles), of_each, axes) for part in (jnp.cos, jnp.sin))
     distance = (real - gaussian) ** 2 + imaginary**2
     return jnp.trapezoid(distance * gaussian, dx=knots[1] - knots[0]).mean()
 

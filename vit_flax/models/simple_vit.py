@@ -174,4 +174,12 @@ CARD = ModelCard(
     arxiv='2205.01580',
     takes='image [b h w c]',
     paper_size=published_size(16, 384, 12, 6),
+    presets={
+        'simple_vit_small_patch16_224': published_size(16, 384, 12, 6),
+        'simple_vit_base_patch16_224': published_size(16, 768, 12, 12),
+        'simple_vit_large_patch16_224': published_size(16, 1024, 24, 16),
+        'simple_vit_huge_patch14_224': published_size(14, 1280, 32, 16),
+        'simple_vit_giant_patch14_224': {**published_size(14, 1408, 40, 16), 'mlp_dim': 6144},
+        'simple_vit_22b_patch14_224': published_size(14, 6144, 48, 48),
+    },
 )

@@ -298,5 +298,9 @@ CARD = ModelCard(
         'vit_pytorch_large_patch16_224': published_size(16, 1024, 24, 16),
         'vit_pytorch_large_patch32_224': published_size(32, 1024, 24, 16),
         'vit_pytorch_huge_patch14_224': published_size(14, 1280, 32, 16),
+        # arXiv:2106.04560
+        'vit_pytorch_giant_patch14_224': {**published_size(14, 1408, 40, 16), 'mlp_dim': 6144},
+        # the size of arXiv:2302.05442, which also norms queries and keys and has parallel layers
+        'vit_pytorch_22b_patch14_224': published_size(14, 6144, 48, 48),
     },
 )

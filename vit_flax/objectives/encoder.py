@@ -110,12 +110,13 @@ def gather_tokens(x: Array, indices: Array) -> Array:
 def scatter_tokens(x: Array, indices: Array, values: Array) -> Array:
     """Rows of each sequence replaced, `[b n d], int [b m], [b m d] -> [b n d]`; x of integers becomes float32 first."""
     x = jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.floating) else to_float32(x)
-    return x.at[jnp.arange(x.shape[0])[:, None], indices].set(values.astype(x.dtype))
+    # Mapped over the batch and not indexed by it: the compiler then keeps a batch that is split over devices apart.
+    return jax.vmap(lambda row, index, new: row.at[index].set(new))(x, indices, values.astype(x.dtype))
 
 
 def mask_from_indices(indices: Array, patches: int) -> Array:
     """The mask of these patches, int `[b m]` to bool `[b n]`."""
-    return jnp.zeros((indices.shape[0], patches), bool).at[jnp.arange(indices.shape[0])[:, None], indices].set(True)
+    return jax.vmap(lambda index: jnp.zeros(patches, bool).at[index].set(True))(indices)
 
 
 def patch_embedding_ties(encoder: str, sequence: str, first: int = 0) -> dict[str, Any]:

@@ -163,17 +163,18 @@ class LeVJEPALoss(Objective, kw_only=True):
                 f'{local_views.shape}'
             )
         batch, views = global_views.shape[1], len(local_views) + 1
-        local = jnp.swapaxes(local_views, 0, 1).reshape(-1, *local_views.shape[2:])
-        every = jnp.concatenate([global_views[0], local])
+        # The views of an image follow each other, so that a batch that is split over devices stays where it is.
+        every = jnp.swapaxes(jnp.concatenate([global_views, local_views]), 0, 1).reshape(-1, *local_views.shape[2:])
+        if kept_patches is not None:
+            large, rest = kept_patches[:batch, None], kept_patches[batch:].reshape(batch, views - 1, -1)
+            kept_patches = jnp.concatenate([large, rest], axis=1).reshape(batch * views, -1)
         tokens = self.encoder(every, train=train, kept_patches=kept_patches)
-        projected = to_float32(self.projector(tokens[:, 0], train))
-        if self.views_in_order:
-            local = projected[batch:].reshape(batch, views - 1, -1)
-            projected = jnp.concatenate([projected[:batch, None], local], axis=1)
-        else:
+        projected = to_float32(self.projector(tokens[:, 0], train)).reshape(batch, views, -1)
+        if not self.views_in_order:
             # upstream: the large views of all inputs come first in the batch, which is then taken apart as if each
             # input's views followed each other: with more than one input, views of different inputs are compared.
-            projected = projected.reshape(batch, views, -1)
+            large, rest = projected[:, 0], projected[:, 1:].reshape(batch * (views - 1), -1)
+            projected = jnp.concatenate([large, rest]).reshape(batch, views, -1)
         invariance = ((projected - projected[:, :1]) ** 2).mean() * self.invariance_loss_weight
         sets = jnp.swapaxes(projected, 0, 1)
         regularisation = sigreg.sigreg_statistic(sets, projections, self.sigreg['knots']) * self.sigreg_loss_weight

@@ -147,5 +147,8 @@ def of_views(module: nn.Module, views: Array, train: bool, keeps_statistics: boo
             split_rngs={'params': False, 'dropout': True, 'drop_path': True, 'mask': True, 'tokens': True},
         )
         return one_by_one(module, None, views)[1]
-    outputs = module(views.reshape(-1, *views.shape[2:]), train=train)
-    return jax.tree.map(lambda array: array.reshape(*views.shape[:2], *array.shape[1:]), outputs)
+    # The views of an image follow each other, so that a batch that is split over devices stays where it is.
+    merged = jnp.swapaxes(views, 0, 1).reshape(-1, *views.shape[2:])
+    batch_and_views = views.shape[1], views.shape[0]
+    outputs = module(merged, train=train)
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(*batch_and_views, *x.shape[1:]), 0, 1), outputs)
