@@ -36,19 +36,20 @@ NAVIT_L = (
     '--model.dim-head 64 --model.mlp-dim 4096'
 )
 
+VIT = 'imagenet --model.name vit_pytorch'
 # What a row is called, and the options of its command.
 ROWS = (
-    ('ViT-B/16', 'imagenet --model.name vit_pytorch_base_patch16_224 --topology v5e:2x4 --batch-size 1024 --model.remat'),
-    ('ViT-B/16', 'imagenet --model.name vit_pytorch_base_patch16_224 --topology v5e:16x16 --batch-size 4096'),
-    ('ViT-B/16', f'imagenet --model.name vit_pytorch_base_patch16_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
-    ('ViT-B/16', 'imagenet --model.name vit_pytorch_base_patch16_224 --topology gpu:8xh100 --batch-size 1024 --model.remat'),
-    ('ViT-L/16', f'imagenet --model.name vit_pytorch_large_patch16_224 --topology v6e:4x8 --batch-size 4096 {FSDP} 32'),
-    ('ViT-L/16', f'imagenet --model.name vit_pytorch_large_patch16_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
-    ('ViT-L/16', f'imagenet --model.name vit_pytorch_large_patch16_224 --topology gpu:8xh100 --batch-size 1024 {FSDP} 8'),
-    ('ViT-H/14', f'imagenet --model.name vit_pytorch_huge_patch14_224 --topology v4:4x4x8 --batch-size 4096 {FSDP} 128'),
-    ('ViT-g/14', f'imagenet --model.name vit_pytorch_giant_patch14_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
-    ('ViT-g/14', f'imagenet --model.name vit_pytorch_giant_patch14_224 --topology v6e:16x16 --batch-size 4096 {FSDP} 256'),
-    ('ViT-22B/14', f'imagenet --model.name vit_pytorch_22b_patch14_224 --topology v5p:8x8x16 --batch-size 4096 {FSDP} 1024'),
+    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology v5e:2x4 --batch-size 1024 --model.remat'),
+    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology v5e:16x16 --batch-size 4096'),
+    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
+    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology gpu:8xh100 --batch-size 1024 --model.remat'),
+    ('ViT-L/16', f'{VIT}_large_patch16_224 --topology v6e:4x8 --batch-size 4096 {FSDP} 32'),
+    ('ViT-L/16', f'{VIT}_large_patch16_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
+    ('ViT-L/16', f'{VIT}_large_patch16_224 --topology gpu:8xh100 --batch-size 1024 {FSDP} 8'),
+    ('ViT-H/14', f'{VIT}_huge_patch14_224 --topology v4:4x4x8 --batch-size 4096 {FSDP} 128'),
+    ('ViT-g/14', f'{VIT}_giant_patch14_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
+    ('ViT-g/14', f'{VIT}_giant_patch14_224 --topology v6e:16x16 --batch-size 4096 {FSDP} 256'),
+    ('ViT-22B/14', f'{VIT}_22b_patch14_224 --topology v5p:8x8x16 --batch-size 4096 {FSDP} 1024'),
     ('MAE, ViT-H/14', f'{MAE_H} --topology v5e:8x16 --batch-size 4096 {FSDP} 128'),
     ('DINO, ViT-L/16', f'{DINO_L} --topology v5p:4x4x4 --batch-size 1024 {FSDP} 64'),
     ('NaViT-L/16', f'{NAVIT_L} --topology v5e:8x8 --batch-size 2048 {FSDP} 64'),
