@@ -15,7 +15,7 @@ from train.config import Model
 from train.errors import UserError, nearest
 from train.values import check_value
 from vit_flax.blocks.backbone import Backbone
-from vit_flax.registry import list_models, model_info, presets, stems
+from vit_flax.registry import list_models, model_info, sized, stems
 
 # Not options: the trainer sets the dtypes, linen the rest.
 NOT_OPTIONS = {'dtype', 'param_dtype', 'parent', 'name'}
@@ -97,9 +97,10 @@ def build(config: Model, shape: tuple[int, ...], classes: int) -> Backbone:
 def _constructor(name: str) -> tuple[Callable[..., Backbone], Mapping[str, Any]]:
     if name in stems():
         return model_info(name).build, {}
-    if name not in presets():
+    found = sized(name)
+    if found is None:
         raise UserError(f'model.name={name!r} is unknown: {nearest(name, list_models())}')
-    info, kwargs = presets()[name]
+    info, kwargs = found
     return info.build, kwargs
 
 

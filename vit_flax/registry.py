@@ -42,6 +42,14 @@ def list_models(pattern: str = '*') -> list[str]:
     return sorted(fnmatch.filter(names, pattern))
 
 
+def sized(name: str) -> tuple[ModelCard, Mapping[str, Any]] | None:
+    """The model and keyword arguments of a preset, or of one of timm's names with a tag; None if there is no such."""
+    if '.' not in name:
+        return presets().get(name)
+    tagged = timm.tagged(name)
+    return None if tagged is None else (presets()[name.partition('.')[0]][0], tagged)
+
+
 def create_model(name: str, **kwargs: Any) -> Backbone:
     """Builds a model by name.
 
@@ -55,11 +63,10 @@ def create_model(name: str, **kwargs: Any) -> Backbone:
     """
     if name in stems():
         return model_info(name).build(**kwargs)
-    if '.' in name and (tagged := timm.tagged(name)) is not None:
-        return presets()[name.partition('.')[0]][0].build(**{**tagged, **kwargs})
-    if name not in presets():
+    found = sized(name)
+    if found is None:
         near = difflib.get_close_matches(name, list_models(), n=1)
         hint = f'did you mean {near[0]!r}?' if near else 'vit_flax.list_models() has them all'
         raise ValueError(f'no model is called {name!r}: {hint}')
-    info, preset = presets()[name]
+    info, preset = found
     return info.build(**{**preset, **kwargs})

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from vit_flax.card import ModelCard
 from vit_flax.cli.errors import UserError, as_user_error, nearest
-from vit_flax.registry import list_models, model_info, presets, stems
+from vit_flax.registry import list_models, model_info, sized, stems
 
 # linen's own, and the dtypes, which follow from the file.
 NOT_OPTIONS = {'dtype', 'param_dtype', 'parent', 'name'}
@@ -45,9 +45,10 @@ def find(name: str) -> tuple[str, ModelCard, Mapping[str, Any]]:
     """
     if name in stems():
         return name, model_info(name), {}
-    if name not in presets():
+    found = sized(name)
+    if found is None:
         raise UserError(f'no model is called {name!r}: {nearest(name, list_models())}')
-    info, kwargs = presets()[name]
+    info, kwargs = found
     return next(stem for stem in stems() if model_info(stem) is info), info, kwargs
 
 

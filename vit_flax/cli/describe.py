@@ -14,6 +14,9 @@ from typing import Any
 
 from vit_flax.cli.text import columns, table
 
+# More are not listed.
+MANY = 30
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('name', metavar='NAME')
@@ -41,13 +44,19 @@ def run(args: argparse.Namespace) -> int:
     examples = example_inputs(model)
     shapes = ', '.join(_shape(leaf.shape) for leaf in jax.tree.leaves(examples))
     write(f'\ninput\n  {info.takes}: {shapes} at the size below\n')
-    output = jax.eval_shape(lambda *inputs: model.init_with_output(jax.random.key(0), *inputs)[0], *examples)
+    output, variables = jax.eval_shape(lambda *inputs: model.init_with_output(jax.random.key(0), *inputs), *examples)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables.get('params', {})))
     leaves = jax.tree.leaves(output)
     write(f'output\n  {first_sentence(info.build)}\n  {", ".join(_shape(leaf.shape) for leaf in leaves)}\n')
 
-    write(f'\nsize{"" if preset else " that the paper leads with"}\n')
-    write(f'  {sizes({**info.paper_size, **preset})}\n')
-    if info.presets:
+    of_preset = args.name != stem
+    write(f'\nsize{"" if of_preset else " that the paper leads with"}: {parameters:,} parameters\n')
+    write(f'  {sizes({**info.paper_size, **preset}) or "all arguments as above"}\n')
+    if of_preset:
+        write(weights_of(args.name))
+    elif len(info.presets) > MANY:
+        write(f"\npresets\n  {len(info.presets)}: `models '*{next(iter(info.presets))[:4]}*'` lists those of a kind\n")
+    elif info.presets:
         write('\npresets\n' + table([[f'  {name}', sizes(kwargs)] for name, kwargs in info.presets.items()]))
     found = quirks(inspect.getsource(module))
     if found:
@@ -55,6 +64,20 @@ def run(args: argparse.Namespace) -> int:
         width = _width() - 4
         write(''.join('  - ' + '\n    '.join(columns(quirk, width)) + '\n' for quirk in found))
     return 0
+
+
+def weights_of(name: str) -> str:
+    """What timm has of pretrained weights for one of its names, and how their images are prepared."""
+    from vit_flax.weights import timm
+
+    base, _, wanted = name.partition('.')
+    tags = timm.published().get(base, {}).get('tags', {})
+    rows = [
+        [f'  {base}.{tag}', *(f'{key} {value}' for key, value in entry['images'].items() if key != 'crop_mode')]
+        for tag, entry in tags.items()
+        if wanted in ('', tag)
+    ]
+    return '\npretrained weights, for --source timm\n' + table(rows) if rows else ''
 
 
 def arguments_table(known: Mapping[str, Any], preset: Mapping[str, Any]) -> str:

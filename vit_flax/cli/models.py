@@ -18,15 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vit_flax.registry import list_models, model_info, presets, stems
+    from vit_flax.registry import list_models, model_info, sized, stems
 
     names = list(stems()) if args.pattern == '*' else list_models(args.pattern)
     if not names:
         raise UserError(f'no model is called {args.pattern!r}: {nearest(args.pattern, stems())}')
     rows = [['name', 'class', *(['parameters'] if args.parameters else []), 'arXiv', 'paper']]
     for name in names:
-        base = name.partition('.')[0]
-        info = model_info(name) if name in stems() else presets()[base][0]
+        found = sized(name)
+        info = model_info(name) if found is None else found[0]
         number = [f'{count_parameters(name):,}'] if args.parameters else []
         arxiv = info.arxiv if not info.arxiv.startswith('http') else ''
         rows.append([name, info.build.__name__, *number, arxiv or '-', info.title])
