@@ -52,11 +52,10 @@ def run(args: argparse.Namespace) -> int:
     of_preset = args.name != stem
     write(f'\nsize{"" if of_preset else " that the paper leads with"}: {parameters:,} parameters\n')
     write(f'  {sizes({**info.paper_size, **preset}) or "all arguments as above"}\n')
-    if of_preset:
-        write(weights_of(args.name))
-    elif len(info.presets) > MANY:
+    write(weights_of(args.name))
+    if len(info.presets) > MANY and not of_preset:
         write(f"\npresets\n  {len(info.presets)}: `models '*{next(iter(info.presets))[:4]}*'` lists those of a kind\n")
-    elif info.presets:
+    elif 0 < len(info.presets) <= MANY:
         write('\npresets\n' + table([[f'  {name}', sizes(kwargs)] for name, kwargs in info.presets.items()]))
     found = quirks(inspect.getsource(module))
     if found:
