@@ -72,7 +72,7 @@ def weights_of(name: str) -> str:
     base, _, wanted = name.partition('.')
     tags = timm.published().get(base, {}).get('tags', {})
     rows = [
-        [f'  {base}.{tag}', *(f'{key} {value}' for key, value in entry['images'].items() if key != 'crop_mode')]
+        [f'  {base}.{tag}', ', '.join(f'{key} {value}' for key, value in entry['images'].items())]
         for tag, entry in tags.items()
         if wanted in ('', tag)
     ]

@@ -77,7 +77,7 @@ def test_describe(run, monkeypatch):
         assert re.search(line, out, re.MULTILINE), line
     code, out, _ = run('describe', 'vit_tiny_patch16_224.augreg_in21k')
     assert code == 0 and 'size: 9,740,115 parameters' in out and 'num_classes=21843' in out
-    assert re.search(r'^  vit_tiny_patch16_224\.augreg_in21k +mean 0\.5 .*license apache-2\.0$', out, re.MULTILINE)
+    assert re.search(r'^  vit_tiny_patch16_224\.augreg_in21k +mean 0\.5, .*license apache-2\.0$', out, re.MULTILINE)
     code, out, _ = run('describe', 'vit_base_patch16_224')
     assert code == 0 and 'size: 86,567,656 parameters' in out and 'vit_base_patch16_224.mae' in out
     code, _, err = run('describe', 'vti')
