@@ -9,6 +9,7 @@ from rich.table import Table
 
 from train import catalogue, recipes
 from train.commands.command import Command, console
+from vit_flax.registry import presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,14 @@ class Recipes(Command):
             text = inspect.getdoc(module) or ''
             config = module.CONFIG
             title = text.partition('\n')[0]
-            table.add_row(name, title, catalogue.name_of(config.data), config.model.name, _expected(text))
+            table.add_row(name, title, catalogue.name_of(config.data), _stem(config.model.name), _expected(text))
         console().print(table)
         return 0
+
+
+def _stem(name: str) -> str:
+    """The model that a name is a preset of, or the name itself."""
+    return presets()[name][0].build.__module__.rpartition('.')[2] if name in presets() else name
 
 
 def _expected(text: str) -> str:

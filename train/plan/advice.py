@@ -112,18 +112,17 @@ def search(
 ) -> tuple[Changes, Plan] | None:
     """The fastest of `layouts` that fits, compiled; None if none does. Of equal ones that of the least memory."""
     found: list[tuple[Changes, Plan]] = []
-    enough: set[tuple[Any, ...]] = set()
+    impossible: list[Changes] = []
     for changes in layouts(config, topology):
-        mesh = tuple(item for item in changes.items() if item[0].startswith('mesh.'))
-        if mesh in enough:
+        mesh = {key: value for key, value in changes.items() if key.startswith('mesh.')}
+        if mesh in impossible:
             continue
         tried = _tried(config, topology, changes)
         say(changes, tried)
-        if isinstance(tried, Plan) and tried.fits:
+        if isinstance(tried, str) or sum(tried.state.values()) > topology.chip.memory:
+            impossible.append(mesh)
+        elif tried.fits:
             found.append((changes, tried))
-            enough.add(mesh)  # computing more of it twice is slower
-        elif isinstance(tried, str) or sum(tried.state.values()) > topology.chip.memory:
-            enough.add(mesh)
     return min(found, key=lambda one: (one[1].step_seconds or one[1].flops, one[1].total), default=None)
 
 
