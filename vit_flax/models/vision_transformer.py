@@ -39,7 +39,7 @@ from vit_flax.blocks.torch_like import (
     silu,
     uniform_by_fan_in,
 )
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.weight_ops import UnitAxes, kernel_op
 from vit_flax.card import ModelCard
 from vit_flax.weights.timm import sizes
@@ -278,7 +278,8 @@ class VisionTransformer(Backbone, kw_only=True):
       embed_norm: a norm on each embedded patch, of the same kind.
       mlp: 'mlp', or gated by `act`: 'glu', 'swiglu_packed' or 'swiglu', which differ in where the gate is stored.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: images of another size, heads do not divide the width, or pooling, tokens and heads do not go
@@ -325,7 +326,7 @@ class VisionTransformer(Backbone, kw_only=True):
     embed_norm: bool = False
     mlp: Literal['mlp', 'glu', 'swiglu_packed', 'swiglu'] = 'mlp'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     can_embed_patches: ClassVar[bool] = True
     can_drop_tokens: ClassVar[bool] = True
