@@ -25,8 +25,9 @@ def test_each_policy_stores_less_than_the_one_before():
     def run(remat):
         slope = jax.jit(jax.grad(lambda variables: (trunk(remat).apply(variables, tokens) ** 2).sum()))
         compiled = slope.lower(variables).compile()
-        memory: Any = compiled.memory_analysis()
-        return compiled(variables), memory.temp_size_in_bytes
+        planned = compiled.memory_analysis()
+        assert planned is not None
+        return compiled(variables), planned.temp_size_in_bytes
 
     gradients, memory = zip(*map(run, POLICIES), strict=True)
     assert sorted(memory, reverse=True) == [*memory] and len({*memory}) == len(POLICIES)
