@@ -85,6 +85,7 @@ def main() -> None:
     print(f'{setup.parameters / 1e9:.3f} billion parameters, compiled in {time.monotonic() - began:.0f} s; of a chip:')
     print(f'  state and batch    {memory.argument_size_in_bytes / gib:8.3f} GiB')
     print(f'  temporaries        {memory.temp_size_in_bytes / gib:8.3f} GiB')
+    print(f'  most in use        {memory.peak_memory_in_bytes / gib:8.3f} GiB at a time, state and batch among it')
     print(f'  inputs of blocks   {depth * tokens * dim * 2 / gib:8.3f} GiB, of {depth} blocks in bfloat16')
     print(f'  FLOPs              {compiled.cost_analysis()["flops"]:8.3g}')
     for line in setup.fallbacks:
