@@ -95,6 +95,8 @@ def compiles(monkeypatch):
             state={'all': 16 * GIB / (config.mesh.fsdp * config.mesh.tensor)},
             temporaries=rows * (20 / 4**again) * seen_scale[0] * GIB,
             flops=(4 if again else 3) * 1e12 * config.mesh.tensor,
+            traffic=0.0,
+            exchanges=[],
         )
 
     seen_scale = [1.0]
