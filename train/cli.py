@@ -68,7 +68,7 @@ def _enough_memory() -> Iterator[None]:
             raise
         first = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(
-            f'not enough memory ({first}): try a smaller batch_size, a larger optim.accumulate, --model.remat, or '
+            f'not enough memory ({first}): try a smaller batch_size, a larger optim.accumulate, --model.remat full, or '
             'mesh.fsdp over more devices; what was saved is untouched'
         ) from error
 

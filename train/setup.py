@@ -149,9 +149,17 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         features=jax.jit(
             traced_for(mesh, _features(objective, model, scale, shape), config.batch_size), out_shardings=whole
         ),
-        fallbacks=fallbacks(params, mesh, config.mesh),
+        fallbacks=[*fallbacks(params, mesh, config.mesh), *_gathered_heads(model, mesh)],
         gather=partial(onto_this_host, mesh=mesh, config=config.mesh),
     )
+
+
+def _gathered_heads(model: Backbone, mesh: jax.sharding.Mesh) -> list[str]:
+    """A line if attention cannot be split by its heads as `mesh.tensor` asks."""
+    heads, tensor = getattr(model, 'heads', 1), mesh.shape['tensor']
+    if all(number % tensor == 0 for number in np.ravel(heads)):
+        return []
+    return [f'model.heads={heads}: mesh.tensor={tensor} does not divide them: they are gathered in every layer']
 
 
 def _spread(array: np.ndarray, sharding: NamedSharding) -> Array | jax.ShapeDtypeStruct:

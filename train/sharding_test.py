@@ -161,6 +161,12 @@ def test_a_mesh_that_does_not_fit_is_one_clear_error(mesh, words):
         assert word in str(error.value)
 
 
+def test_heads_that_cannot_be_split_are_named():
+    found = set_up(dataclasses.replace(TINY, mesh=Mesh(tensor=4))).fallbacks
+    assert found == ['model.heads=2: mesh.tensor=4 does not divide them: they are gathered in every layer']
+    assert not set_up(dataclasses.replace(TINY, mesh=Mesh(tensor=2))).fallbacks
+
+
 def test_sizes_that_do_not_divide_are_named():
     with pytest.raises(UserError, match=r'batch_size=12 does not divide over mesh.data=8 x mesh.fsdp=1.*multiple of 8'):
         set_up(dataclasses.replace(TINY, batch_size=12))

@@ -1,15 +1,46 @@
 """The feed-forward network, the block and the stack of blocks, the only place that scans and rematerialises."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
+
+# What the backward pass of a trunk finds stored; the rest it computes again, block by block.
+#   'none' or False   everything.
+#   'dots'            what enters a block, and the products with its parameters: not the attention maps, not what is
+#                     elementwise.
+#   'block_inputs'    what enters a block, and what enters its feed-forward network. Both halves are computed again by
+#                     themselves, but for the last product of each and, under tensor parallelism, the sum of its parts
+#                     over the devices. For blocks that are a `Block`; for others the same as 'full'.
+#   'full' or True    what enters a block.
+Remat = bool | Literal['none', 'dots', 'block_inputs', 'full']
+
+_POLICIES = {
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'block_inputs': jax.checkpoint_policies.save_only_these_names('block_inputs'),
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialised(step: Callable[..., Any], remat: Remat, scan: bool) -> Callable[..., Any]:
+    """The step of a trunk, a function of a bound block and its inputs, that stores what `remat` names.
+
+    Args:
+      step: to be called for each block, or scanned.
+      remat: see `Remat`.
+      scan: whether it is scanned.
+    """
+    if remat in (False, 'none'):
+        return step
+    policy = _POLICIES['full' if remat is True else str(remat)]
+    return nn.remat(step, policy=policy, prevent_cse=not scan)
 
 
 class FeedForward(Module):
@@ -68,6 +99,7 @@ class Block(Module):
     @nn.compact
     def __call__(self, x: Array, *context: Any, train: bool = False, **per_layer: Any) -> Array:
         x = x + self.attention(name='attention')(x, *context, train=train, **per_layer)
+        x = checkpoint_name(x, 'block_inputs')
         x = x + self.feedforward(name='feedforward')(x, train=train)
         return self.tap('block', x)
 
@@ -98,15 +130,14 @@ class Transformer(Module):
       scan: one traced block for all layers, with parameters stacked along a leading axis under
         `block` instead of `block_0`, `block_1`, ...: compiles in constant time. A seed draws other
         initial values in this layout.
-      remat: forget activations inside a block and compute them again in the backward pass. Saves
-        memory on a CPU only together with `scan`.
+      remat: what is computed again in the backward pass, see `Remat`. Saves memory on a CPU only together with `scan`.
     """
 
     depth: int
     block: Callable[..., nn.Module]
     norm: Callable[..., nn.Module] | None = None
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(
@@ -126,8 +157,7 @@ class Transformer(Module):
             return block(x, *context, train=train, **row), x if return_hiddens else None
 
         check_layout(self, self.scan)
-        if self.remat:
-            step = nn.remat(step, prevent_cse=not self.scan)
+        step = rematerialised(step, self.remat, self.scan)
         if self.scan and self.depth > 0:
             step = nn.scan(step, variable_axes={True: 0}, split_rngs={True: True}, length=self.depth)
             x, hiddens = step(self.block(name='block'), x, per_layer)

@@ -21,7 +21,7 @@ from vit_flax.blocks.layer_scale import LayerScale, LayerScaleBlock, paper_layer
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
@@ -69,7 +69,8 @@ class CaiT(ViTBase, kw_only=True):
       cls_depth: blocks after them in which the class token attends to itself and the patches.
       layer_dropout: rate at which whole blocks are left out in training.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -77,7 +78,7 @@ class CaiT(ViTBase, kw_only=True):
     cls_depth: int
     layer_dropout: float = 0.0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

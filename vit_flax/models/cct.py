@@ -28,7 +28,7 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, LayerNorm, gelu
 from vit_flax.blocks.torch_like import Dense as TorchDense
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 
@@ -163,7 +163,8 @@ class TransformerClassifier(Module, kw_only=True):
       sequence_length: number of tokens; without positions also an upper bound, fewer are filled up with zeros,
         and None takes any number.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: an unknown kind of positions, positions without a length or of another length than the tokens,
@@ -182,7 +183,7 @@ class TransformerClassifier(Module, kw_only=True):
     positional_embedding: str = 'sine'
     sequence_length: int | None = None
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def setup(self) -> None:
         check_choice('positional_embedding', self.positional_embedding, ('sine', 'learnable', 'none'))
@@ -324,7 +325,7 @@ class CCT(Backbone, kw_only=True):
     num_classes: int = 1000
     positional_embedding: str = 'sine'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('classifier/mlp_head',)
 

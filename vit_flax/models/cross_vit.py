@@ -22,7 +22,7 @@ from vit_flax.blocks.grids import TokenGrid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 
 
@@ -159,7 +159,8 @@ class CrossViT(Backbone, kw_only=True):
       emb_dropout: rate on the embedded tokens.
       channels: of the images.
       scan: compile one block for all layers of an encoder, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than a position table.
@@ -187,7 +188,7 @@ class CrossViT(Backbone, kw_only=True):
     emb_dropout: float = 0.1
     channels: int = 3
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('sm_mlp_head', 'lg_mlp_head')
     taps_latent = False

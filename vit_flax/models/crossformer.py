@@ -24,7 +24,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import take_rows
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, from_windows, relative_positions, to_grids, to_windows
 from vit_flax.card import ModelCard
 
@@ -194,7 +194,8 @@ class CrossFormer(Backbone, kw_only=True):
       channels: of the images.
       paper_bias_index: index the bias by the relative offset.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: windows do not tile a stage's map, kernels that give maps of different sizes, a width below 32, a
@@ -213,7 +214,7 @@ class CrossFormer(Backbone, kw_only=True):
     channels: int = 3
     paper_bias_index: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('to_logits',)
 

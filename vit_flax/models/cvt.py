@@ -22,7 +22,7 @@ from vit_flax.blocks.conv import ChannelLayerNorm, ConvFeedForward
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, Remat, Transformer
 from vit_flax.card import ModelCard
 
 
@@ -89,7 +89,7 @@ class Stage(Module):
     mlp_mult: int
     dropout: float = 0.0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -140,7 +140,8 @@ class CvT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: an even kernel, or images of another layout.
@@ -174,7 +175,7 @@ class CvT(Backbone, kw_only=True):
     dropout: float = 0.0
     channels: int = 3
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('to_logits',)
 

@@ -18,6 +18,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -76,14 +77,15 @@ class DeepViT(ViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     pool: str = 'cls'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

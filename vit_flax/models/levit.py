@@ -25,7 +25,7 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, PointwiseConv, gelu, hard_swish
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, Remat, Transformer
 from vit_flax.card import ModelCard
 
 
@@ -162,7 +162,8 @@ class LeViT(Backbone, kw_only=True):
       channels: of the images.
       paper_bias: add the position bias to the scores as it is, not divided by their scale.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: an image size that 16 does not divide, more settings than stages, images of another size or layout.
@@ -182,7 +183,7 @@ class LeViT(Backbone, kw_only=True):
     channels: int = 3
     paper_bias: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('mlp_head', 'distill_head')
 

@@ -27,7 +27,7 @@ from vit_flax.blocks.patches import PatchEmbedding, patchify
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.rotary import rotate
 from vit_flax.blocks.torch_like import Dense, LayerNorm, MeanSquareNorm
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 
 
@@ -77,7 +77,8 @@ class PositionedTransformerBase(Backbone, kw_only=True):
       emb_dropout: rate on the embedded patches.
       rotary_max_freq: twice the highest frequency of the positions, in half turns over the whole axis.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the input, an input of another layout, heads too narrow to turn.
@@ -93,7 +94,7 @@ class PositionedTransformerBase(Backbone, kw_only=True):
     emb_dropout: float = 0.0
     rotary_max_freq: float = 10.0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ()
     taps_latent = False

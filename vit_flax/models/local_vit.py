@@ -16,6 +16,7 @@ from vit_flax.blocks.attention import ProjectedAttention
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Conv, LayerNorm, PointwiseConv, hard_swish
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -76,13 +77,14 @@ class LocalViT(ViTBase, kw_only=True):
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
     can_drop_tokens = False

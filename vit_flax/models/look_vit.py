@@ -28,7 +28,7 @@ from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.positions import sincos_2d
 from vit_flax.blocks.torch_like import Conv, Dense, gelu
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.card import ModelCard
 
 
@@ -159,7 +159,8 @@ class LookViT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       channels: of the images.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: either patch size does not tile the image, the fine one is not the smaller, an even kernel,
@@ -182,7 +183,7 @@ class LookViT(Backbone, kw_only=True):
     dropout: float = 0.1
     channels: int = 3
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('to_logits',)
 

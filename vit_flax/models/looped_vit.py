@@ -28,7 +28,7 @@ from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 
 Weighting = str | Sequence[float]
@@ -187,7 +187,8 @@ class LoopedViT(Backbone, kw_only=True):
       adaptive_loop: have a gate that guesses the benefit of further loops.
       exit_threshold: the loop ends once the gate promises no image of the batch more than this.
       scan: compile one block for all layers of a stack, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: no shape given or of other than `ndim` axes, patches do not tile it, unknown pool or weighting,
@@ -215,7 +216,7 @@ class LoopedViT(Backbone, kw_only=True):
     adaptive_loop: bool = False
     exit_threshold: float = 0.0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     taps_latent = False
 

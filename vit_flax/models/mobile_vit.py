@@ -19,7 +19,7 @@ from vit_flax.blocks.checks import check_images, pair, patch_grid
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, PointwiseConv, silu
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, Remat, Transformer
 from vit_flax.blocks.windows import check_windows, from_grids, to_grids
 from vit_flax.card import ModelCard
 
@@ -130,7 +130,7 @@ class MobileViTBlock(Module):
     patch_size: tuple[int, int]
     mlp_dim: int
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -177,7 +177,8 @@ class MobileViT(Backbone, kw_only=True):
       depths: blocks of the three transformers.
       in_channels: of the images.
       scan: compile one block for all layers of a transformer, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: not three dims and depths or eleven channels, channels that do not follow each other, an even kernel,
@@ -194,7 +195,7 @@ class MobileViT(Backbone, kw_only=True):
     depths: Sequence[int] = (2, 4, 3)
     in_channels: int = 3
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('to_logits',)
 

@@ -15,7 +15,7 @@ from vit_flax.blocks.attention import attend, merge_heads, split_heads
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import FeedForward
+from vit_flax.blocks.transformer import FeedForward, Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -52,14 +52,15 @@ class ViT(SimpleViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       dropout: rate after each projection and on the attention maps.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     dropout: float = 0.0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

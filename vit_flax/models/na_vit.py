@@ -26,7 +26,7 @@ from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import BARE_FEEDFORWARD, Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, Block, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import published_size
 from vit_flax.packing import Lists, Rate, draw_kept_tokens, pack_images, tokens_kept
@@ -162,7 +162,8 @@ class PackedViTBase(Backbone, kw_only=True):
         of its lengths in pixels that gives the share. `pack` leaves them out; of a plain batch the model
         itself does, with the rng `mask`.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile `image_size` or the input, an input of another layout, or one with
@@ -180,7 +181,7 @@ class PackedViTBase(Backbone, kw_only=True):
     emb_dropout: float = 0.0
     token_dropout_prob: Rate | None = None
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     # names of the position tables, one for each axis of the grid
     axes: ClassVar[tuple[str, ...]] = ('height', 'width')

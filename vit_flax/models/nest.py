@@ -28,7 +28,7 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, PointwiseConv
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, Remat, Transformer
 from vit_flax.blocks.windows import from_windows, to_windows
 from vit_flax.card import ModelCard
 
@@ -79,7 +79,7 @@ class Hierarchy(Module):
     dropout: float = 0.0
     paper_positions: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def position_tables(self) -> dict[str, PositionTable]:
         return {'pos_emb': PositionTable(self.size, channels=int(self.paper_positions))}
@@ -156,7 +156,8 @@ class NesT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       paper_positions: a vector for each position of each block instead of a number for each position of a block.
       scan: compile one block for all layers of a hierarchy, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the image, blocks do not tile the patches, images of another layout or larger.
@@ -176,7 +177,7 @@ class NesT(Backbone, kw_only=True):
     dropout: float = 0.0
     paper_positions: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def setup(self) -> None:
         rows, columns = patch_grid(self.image_size, self.patch_size)

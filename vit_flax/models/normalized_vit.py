@@ -24,7 +24,7 @@ from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import matmul, silu, uniform_by_fan_in
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.weight_ops import Permute
 from vit_flax.card import ModelCard
 
@@ -145,7 +145,8 @@ class nViT(Backbone, kw_only=True):
       dim_head: width of one head.
       residual_lerp_scale_init: initial rate at which a token turns; 1 / depth if None.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than the position table.
@@ -163,7 +164,7 @@ class nViT(Backbone, kw_only=True):
     dim_head: int = 64
     residual_lerp_scale_init: float | None = None
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('to_pred', 'logit_scale')
 

@@ -14,7 +14,7 @@ from jax import Array
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
-from vit_flax.blocks.transformer import Block
+from vit_flax.blocks.transformer import Block, Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -46,7 +46,8 @@ class ViT(ViTBase, kw_only=True):
       num_parallel_branches: attentions in a block, and feed-forward networks.
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -54,7 +55,7 @@ class ViT(ViTBase, kw_only=True):
     num_parallel_branches: int = 2
     pool: str = 'cls'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

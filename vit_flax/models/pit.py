@@ -24,7 +24,7 @@ from vit_flax.blocks.kernels.pooling import pooled_length
 from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 
 Grid = tuple[int, int]
@@ -70,7 +70,8 @@ class PiT(Backbone, kw_only=True):
       emb_dropout: rate on the embedded tokens.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the image or are one pixel small, depth is no tuple, heads are not one
@@ -89,7 +90,7 @@ class PiT(Backbone, kw_only=True):
     emb_dropout: float = 0.0
     channels: int = 3
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def setup(self) -> None:
         stages = len(self.depth)

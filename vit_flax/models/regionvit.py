@@ -28,7 +28,7 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, relative_positions, to_windows
 from vit_flax.card import ModelCard
 
@@ -101,7 +101,7 @@ class RegionTransformer(Module):
     attn_dropout: float = 0.0
     ff_dropout: float = 0.0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, regions: Array, local: Array, train: bool = False) -> tuple[Array, Array]:
@@ -176,7 +176,8 @@ class RegionViT(Backbone, kw_only=True):
       ff_dropout: rate inside the feed-forward networks.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: regions do not tile the image, local tokens cannot be shared out to them in a later stage or are more
@@ -194,7 +195,7 @@ class RegionViT(Backbone, kw_only=True):
     ff_dropout: float = 0.0
     channels: int = 3
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('to_logits',)
 

@@ -21,6 +21,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -115,7 +116,8 @@ class RvT(ViTBase, kw_only=True):
       use_ds_conv: depthwise convolution before the queries.
       use_glu: gated feed-forward networks.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -124,7 +126,7 @@ class RvT(ViTBase, kw_only=True):
     use_ds_conv: bool = True
     use_glu: bool = True
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
     # its convolutions and rotations want the whole grid

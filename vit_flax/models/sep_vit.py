@@ -26,7 +26,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.stages import per_stage
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, PointwiseConv, gelu
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, Remat, Transformer
 from vit_flax.blocks.weight_ops import Chain, Permute, UnitAxes
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
 from vit_flax.card import ModelCard
@@ -102,7 +102,7 @@ class Stage(Module):
     dropout: float
     norm: bool
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -145,7 +145,8 @@ class SepViT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps.
       use_sizes: take `window_size` and `dim_head` as given, not 7 and 32.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: windows do not tile a stage's map, a setting for another number of stages, depth is no sequence,
@@ -163,7 +164,7 @@ class SepViT(Backbone, kw_only=True):
     dropout: float = 0.0
     use_sizes: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def setup(self) -> None:
         stages = len(self.depth)

@@ -7,6 +7,7 @@ end of the trunk. A fused attention kernel is a matter of the device here, for e
 from collections.abc import Sequence
 
 from vit_flax.blocks.grids import Grid, image_grid
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -21,7 +22,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       use_flash: upstream's switch; both values compute the same, and the
         implementation is chosen by device and dtype (`blocks.attention.attend`).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -29,7 +31,7 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     # upstream: `use_flash=False` raises a NameError; here it is the same attention.
     use_flash: bool = True
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 
 from vit_flax.blocks.grids import Grid, video_grid
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit_3d import published_size
@@ -24,7 +24,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       frames: of a video.
       frame_patch_size: frames of a patch; must divide the video's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
       use_flash_attn: upstream's switch; both values compute the same, and the
         implementation is chosen by device and dtype (`blocks.attention.attend`).
     """
@@ -34,7 +35,7 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     frames: int
     frame_patch_size: int
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
     use_flash_attn: bool = True
 
     @property

@@ -6,7 +6,7 @@ instead of a class token, one linear layer as head, and no dropout.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.positions import sincos_2d, sincos_grid
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, SimpleFeedForward, Transformer
+from vit_flax.blocks.transformer import Block, Remat, SimpleFeedForward, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import NormedHead, published_size
 
@@ -57,7 +57,8 @@ class SimpleViTBase(Backbone, kw_only=True):
     can_embed_patches = can_drop_tokens = True
 
     # what only some models have as an argument
-    scan = remat = False
+    scan = False
+    remat = cast(Remat, False)
 
     def setup(self) -> None:
         self.to_patch_embedding = self.patch_embedding()
@@ -155,13 +156,14 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

@@ -6,6 +6,7 @@ in the series.
 
 from vit_flax.blocks.checks import check_divisible
 from vit_flax.blocks.grids import Grid, series_grid
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit_1d import CARD as VIT_1D
@@ -18,13 +19,14 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       seq_len: length of a series.
       patch_size: length of a patch; must divide the series'.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     seq_len: int
     patch_size: int
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

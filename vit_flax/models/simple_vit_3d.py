@@ -7,6 +7,7 @@ cosines of all three coordinates; the channels that they leave over are zero.
 from collections.abc import Sequence
 
 from vit_flax.blocks.grids import Grid, video_grid
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit_3d import published_size
@@ -21,7 +22,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       frames: of a video.
       frame_patch_size: frames of a patch; must divide the video's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -29,7 +31,7 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     frames: int
     frame_patch_size: int
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

@@ -18,7 +18,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.torch_like import Dense
-from vit_flax.blocks.transformer import Block
+from vit_flax.blocks.transformer import Block, Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -61,14 +61,15 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       orthog_residual_update_kwargs: arguments of `OrthogonalUpdate`: `double_precision`, `learned`.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     orthog_residual_update_kwargs: Mapping[str, Any] = field(default_factory=dict)
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

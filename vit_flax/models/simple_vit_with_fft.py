@@ -14,6 +14,7 @@ from jax import Array
 from vit_flax.blocks.checks import pair, patch_grid
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.patches import PatchEmbedding
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -27,14 +28,15 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       freq_patch_size: height and width of a patch of the spectrum; must divide the image's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     freq_patch_size: int | Sequence[int]
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     # its tokens of the spectrum are of the whole image
     can_embed_patches = can_drop_tokens = False

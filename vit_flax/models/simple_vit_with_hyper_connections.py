@@ -16,7 +16,7 @@ from jax.nn.initializers import constant, ones, zeros
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, repeat, to_float32
 from vit_flax.blocks.torch_like import LayerNorm
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit_with_register_tokens import WithRegisters
 from vit_flax.models.vit import published_size
@@ -79,7 +79,7 @@ class HyperTransformer(Module):
     num_residual_streams: int
     block: Callable[..., nn.Module]
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def setup(self) -> None:
         self.blocks = Transformer(self.depth, self.block, scan=self.scan, remat=self.remat)
@@ -99,12 +99,13 @@ class SimpleViT(WithRegisters, kw_only=True):
     Attributes:
       num_residual_streams: streams, the paper's expansion rate.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     num_residual_streams: int
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def block(self) -> Callable[..., nn.Module]:
         return partial(HyperBlock, attention=self.attention(), feedforward=self.feedforward(), **self.precision)

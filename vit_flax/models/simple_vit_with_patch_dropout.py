@@ -11,6 +11,7 @@ from jax import Array
 
 from vit_flax.blocks.dropping import draw_patches
 from vit_flax.blocks.grids import Grid, image_grid
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -24,14 +25,15 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       patch_dropout: share of the patches that is left out in training, in [0, 1).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     patch_dropout: float = 0.5
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

@@ -15,6 +15,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import HeadRMSNorm
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -46,14 +47,15 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       classifier: end in a linear layer to `num_classes` logits; upstream ends in a LayerNorm.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     classifier: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

@@ -13,6 +13,7 @@ from jax.nn.initializers import normal
 
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.precision import repeat
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -66,11 +67,12 @@ class SimpleViT(WithRegisters, kw_only=True):
 
     Attributes:
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
 
 CARD = ModelCard(

@@ -20,6 +20,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import einsum_float32, take_rows
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -99,7 +100,8 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       num_distance_basis: learned curves for each axis.
       max_dist: distances of `max_dist` patches and more have no bias.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -107,7 +109,7 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     num_distance_basis: int = 16
     max_dist: int = 512
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     # its tokens stay on their grid
     can_embed_patches = can_drop_tokens = False

@@ -23,7 +23,7 @@ from vit_flax.blocks.kernels.pooling import pooled_length
 from vit_flax.blocks.kernels.unfold import unfold
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 
 
@@ -77,7 +77,8 @@ class T2TViT(Backbone, kw_only=True):
         with tokens `[b n d]`; for example `vit_flax.transformers.nystromformer.Nystromformer`.
       t2t_layers: size and step of each soft split, whose zero padding is half a step.
       scan: compile one block for all layers of the trunk, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: neither a transformer nor its sizes, unknown pool, images of another layout, too small for
@@ -98,7 +99,7 @@ class T2TViT(Backbone, kw_only=True):
     transformer: nn.Module | None = None
     t2t_layers: Sequence[tuple[int, int]] = ((7, 4), (3, 2), (3, 2))
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def setup(self) -> None:
         check_choice('pool', self.pool, ('cls', 'mean'))

@@ -21,7 +21,7 @@ from vit_flax.blocks.conv import PEG, ChannelLayerNorm, ConvFeedForward, PatchCo
 from vit_flax.blocks.grids import TokenGrid, stage_grids
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, PointwiseConv
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.windows import check_windows, from_windows, to_windows
 from vit_flax.card import ModelCard
 
@@ -130,7 +130,7 @@ class Stage(Module):
     peg_kernel_size: int
     dropout: float = 0.0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -163,7 +163,8 @@ class TwinsSVT(Backbone, kw_only=True):
       dropout: rate after each projection and on the attention maps to the summaries.
       channels: of the images.
       scan: compile one block for all layers of a stage, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches or windows do not tile a map, a summary larger than the map, an even kernel, or images of
@@ -195,7 +196,7 @@ class TwinsSVT(Backbone, kw_only=True):
     dropout: float = 0.0
     channels: int = 3
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('to_logits',)
 

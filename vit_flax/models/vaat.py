@@ -24,7 +24,7 @@ from vit_flax.blocks.positions import sincos_2d
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.spectrogram import hann_window, spectrogram
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.vat import README_SIZE, SMALL_NORMAL, ActionBlock, ActionTransformer, Attention, ViT, given
 
@@ -51,7 +51,8 @@ class AST(Module):
       spec_hop_length: samples from one window to the next; windows overlap by half if None.
       num_register_tokens: further learned tokens, before the patches (arXiv:2309.16588).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: input of another layout or too short for one patch, dim not a multiple of 4, spectrograms that
@@ -78,7 +79,7 @@ class AST(Module):
     spec_pad_mode: str = 'reflect'
     num_register_tokens: int = 4
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def spectrogram_sizes(self) -> dict[str, Any]:

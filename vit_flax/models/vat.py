@@ -24,7 +24,7 @@ from vit_flax.blocks.module import Module, example_inputs
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import multiply, repeat, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import FeedForward, Transformer
+from vit_flax.blocks.transformer import FeedForward, Remat, Transformer
 from vit_flax.blocks.weight_ops import Inverse, UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase
@@ -145,14 +145,15 @@ class ViT(ViTBase, kw_only=True):
       pool: 'cls' classifies the class token, 'mean' the average of the patches.
       num_register_tokens: further learned tokens, before all others (arXiv:2309.16588).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     num_register_tokens: int = 0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
     pool: str = 'cls'
 
     @property
@@ -235,7 +236,8 @@ class ActionTransformer(Backbone, kw_only=True):
       num_advantage_bins: number of advantage classes that actions are conditioned on; 0 for none.
       film_around_one: scale by one plus the learned factor instead of the factor itself.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     dim: int
@@ -259,7 +261,7 @@ class ActionTransformer(Backbone, kw_only=True):
     num_advantage_bins: int = 0
     film_around_one: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ()
     taps_latent = False

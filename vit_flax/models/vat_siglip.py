@@ -22,7 +22,7 @@ from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu_tanh
-from vit_flax.blocks.transformer import Block, Transformer
+from vit_flax.blocks.transformer import Block, Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models import vat
 from vit_flax.models.vat import ImageActionTransformer
@@ -83,7 +83,8 @@ class SigLIP(Backbone):
       mlp_dim: hidden width of the feed-forward networks.
       norm_eps: of all norms.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the image, images of another layout or larger than the position table.
@@ -97,7 +98,7 @@ class SigLIP(Backbone):
     mlp_dim: int = 4304
     norm_eps: float = 1e-6
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ()
     taps_latent = False

@@ -9,7 +9,7 @@ positions drawn from N(0, 1).
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 
@@ -82,7 +82,8 @@ class ViTBase(Backbone, kw_only=True):
 
     # what only some models have as an argument
     pool = 'cls'
-    scan = remat = False
+    scan = False
+    remat = cast(Remat, False)
 
     @property
     def num_cls_tokens(self) -> int:
@@ -240,14 +241,15 @@ class ViT(ViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       pool: 'cls' classifies the class token, 'mean' the average token (there is no class token then).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     pool: str = 'cls'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

@@ -5,6 +5,7 @@ neighbours of the series with all their channels; the last norm is in the head, 
 """
 
 from vit_flax.blocks.grids import Grid, series_grid
+from vit_flax.blocks.transformer import Remat
 from vit_flax.blocks.weight_ops import Inverse, UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase
@@ -17,13 +18,14 @@ class ViT(ViTBase, kw_only=True):
       seq_len: length of a series.
       patch_size: length of a patch; must divide the series'.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     seq_len: int
     patch_size: int
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_flax.blocks.grids import Grid, video_grid
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase
 
@@ -22,7 +23,8 @@ class ViT(ViTBase, kw_only=True):
       frame_patch_size: frames of a patch; must divide the video's.
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -31,7 +33,7 @@ class ViT(ViTBase, kw_only=True):
     frame_patch_size: int
     pool: str = 'cls'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

@@ -20,7 +20,7 @@ from vit_flax.blocks.norms import RMSNorm
 from vit_flax.blocks.patches import PatchProjection
 from vit_flax.blocks.rotary import axial_angles, rotate
 from vit_flax.blocks.torch_like import Dense
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase, published_size
 
@@ -62,14 +62,15 @@ class ViT(ViTBase, kw_only=True):
       dim_head: width of one head, a multiple of 4.
       num_registers: learned tokens that take part and are not classified.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     num_registers: int = 4
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     can_drop_tokens = False
 

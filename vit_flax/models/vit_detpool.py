@@ -17,6 +17,7 @@ from jax.nn.initializers import Initializer, normal
 from vit_flax.blocks.checks import pair, patch_grid
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase, published_size
 
@@ -59,7 +60,8 @@ class ViTDetPool(ViTBase, kw_only=True):
       mask_generator: a module that gives an object mask for images `[b h w c]` where the caller
         gives none; no gradient flows into it.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: a mask of another shape than the images' or their patches'.
@@ -70,7 +72,7 @@ class ViTDetPool(ViTBase, kw_only=True):
     use_cls_token: bool = True
     mask_generator: nn.Module | None = None
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

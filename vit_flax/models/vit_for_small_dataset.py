@@ -22,6 +22,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
 from vit_flax.blocks.precision import to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
+from vit_flax.blocks.transformer import Remat
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase
 
@@ -100,7 +101,8 @@ class ViT(ViTBase, kw_only=True):
       paper_shifts: shift the copies of the image as the paper does, diagonally by half a patch.
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -108,7 +110,7 @@ class ViT(ViTBase, kw_only=True):
     paper_shifts: bool = False
     pool: str = 'cls'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
     # a token covers more of the image than its patch

@@ -16,6 +16,7 @@ from jax import Array
 from vit_flax.blocks.attention import Attention
 from vit_flax.blocks.grids import Grid, nd_grid
 from vit_flax.blocks.patches import NormedPatchProjection
+from vit_flax.blocks.transformer import Remat
 from vit_flax.blocks.vit_nd_masking import dense_mask, get_nd_causal_mask_fn
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase
@@ -40,7 +41,8 @@ class CausalViTBase(ViTBase, kw_only=True):
       causal_dims: axes (or one axis) of the grid with causal attention; a
         class token attends to all tokens and all attend to it.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     ndim: int
@@ -48,7 +50,7 @@ class CausalViTBase(ViTBase, kw_only=True):
     patch_size: int | Sequence[int]
     causal_dims: int | Sequence[int] | None = None
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

@@ -14,6 +14,7 @@ from jax import Array
 from vit_flax.blocks.dropping import draw_patches
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.patches import PatchProjection
+from vit_flax.blocks.transformer import Remat
 from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import ViTBase, published_size
@@ -28,7 +29,8 @@ class ViT(ViTBase, kw_only=True):
       patch_dropout: share of the patches that is left out in training, in [0, 1).
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -36,7 +38,7 @@ class ViT(ViTBase, kw_only=True):
     patch_dropout: float = 0.25
     pool: str = 'cls'
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     norm_in_head = True
 

@@ -23,7 +23,7 @@ from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import Block, FeedForward, Transformer
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, Transformer
 from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 
@@ -76,7 +76,8 @@ class ViViTBase(Backbone, kw_only=True):
       use_flash_attn: upstream's switch; both values compute the same, and the
         implementation is chosen by device and dtype (`blocks.attention.attend`).
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the video, unknown pool, a video of another layout or larger than the
@@ -103,7 +104,7 @@ class ViViTBase(Backbone, kw_only=True):
     # are all seen alike.
     use_flash_attn: bool = True
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

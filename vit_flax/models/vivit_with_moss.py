@@ -22,7 +22,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import unit_length
 from vit_flax.blocks.precision import repeat, to_float32
 from vit_flax.blocks.torch_like import Conv, Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import Block, FeedForward, check_layout
+from vit_flax.blocks.transformer import Block, FeedForward, Remat, check_layout, rematerialised
 from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import NormedHead
@@ -206,7 +206,8 @@ class Transformer(Module, kw_only=True):
       use_flash_attn: as of ViViT.
       causal: tokens attend to no later token.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     dim: int
@@ -218,7 +219,7 @@ class Transformer(Module, kw_only=True):
     use_flash_attn: bool = True
     causal: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(
@@ -250,8 +251,7 @@ class Transformer(Module, kw_only=True):
             return x, after if return_cache else None
 
         check_layout(self, self.scan)
-        if self.remat:
-            step = nn.remat(step, prevent_cse=not self.scan)
+        step = rematerialised(step, self.remat, self.scan)
         caches: list[Any] = [None] * self.depth if cache is None else [*cache]
         if self.scan and self.depth > 0:
             step = nn.scan(step, variable_axes={True: 0}, split_rngs={True: True}, length=self.depth)

@@ -28,7 +28,7 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, einsum_float32, multiply, repeat, to_float32
 from vit_flax.blocks.sigreg import draw_projections, sigreg_loss
 from vit_flax.blocks.torch_like import Dense, LayerNorm, PointwiseConv, gelu
-from vit_flax.blocks.transformer import BARE_FEEDFORWARD, FeedForward, Transformer
+from vit_flax.blocks.transformer import BARE_FEEDFORWARD, FeedForward, Remat, Transformer
 from vit_flax.card import ModelCard
 
 UnbiasedNorm = partial(LayerNorm, use_bias=False)
@@ -291,7 +291,8 @@ class WWT(Backbone, kw_only=True):
       sigreg_seed: of the directions of the SIGReg loss in evaluation, where there is no rng: those that
         `draw_projections` makes of `jax.random.key(sigreg_seed)`, split over the levels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the image, slots do not fall, interactions are repeated, do not rise or
@@ -321,7 +322,7 @@ class WWT(Backbone, kw_only=True):
     task_heads: nn.Module | Sequence[nn.Module] = ()
     sigreg_seed: int = 0
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     head = ('mlp_head/linear', 'mlp_head_tokens/linear')
     taps_latent = False

@@ -26,7 +26,7 @@ from vit_flax.blocks.patches import PatchEmbedding
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.precision import add, repeat, to_float32
 from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
-from vit_flax.blocks.transformer import FeedForward, Transformer
+from vit_flax.blocks.transformer import FeedForward, Remat, Transformer
 from vit_flax.blocks.weight_ops import UnitAxes
 from vit_flax.card import ModelCard
 
@@ -159,7 +159,8 @@ class XCiT(Backbone, kw_only=True):
       channels: of the images.
       layer_scale_init: index of a block to its initial LayerScale; `paper_layer_scale` is the paper's.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: patches do not tile the image, an even kernel, images of another layout or
@@ -182,7 +183,7 @@ class XCiT(Backbone, kw_only=True):
     channels: int = 3
     layer_scale_init: Callable[[Array], Array] = upstream_layer_scale
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:

@@ -17,7 +17,7 @@ from vit_flax.blocks.attention import attend, attention_scores, merge_heads, spl
 from vit_flax.blocks.kernels.depthwise import depthwise_conv
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu, uniform_by_fan_in
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.weight_ops import Chain, Permute, UnitAxes
 
 
@@ -166,7 +166,8 @@ class Nystromformer(Module, kw_only=True):
       scale_each_map: start the inverse of each map at its own norms, as the paper does, not at those of
         the whole batch, as nystrom-attention does.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: tokens of another width, or an even kernel.
@@ -184,7 +185,7 @@ class Nystromformer(Module, kw_only=True):
     ff_dropout: float = 0.0
     scale_each_map: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:

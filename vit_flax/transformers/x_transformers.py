@@ -20,7 +20,7 @@ from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import OffsetLayerNorm, unit_length
 from vit_flax.blocks.precision import in_float32, to_float32
 from vit_flax.blocks.torch_like import Dense, gelu, silu
-from vit_flax.blocks.transformer import Transformer
+from vit_flax.blocks.transformer import Remat, Transformer
 
 
 class OffsetRMSNorm(Module):
@@ -145,7 +145,8 @@ class Encoder(Module, kw_only=True):
       use_rmsnorm: RMSNorm instead of LayerNorm; `use_simple_rmsnorm`: without factors; `use_scalenorm`: with
         one factor for all channels.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
 
     Raises:
       ValueError: tokens of another width, two kinds of norm or of activation, or a single head that is not as
@@ -169,7 +170,7 @@ class Encoder(Module, kw_only=True):
     use_simple_rmsnorm: bool = False
     use_scalenorm: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
