@@ -20,7 +20,8 @@ RECORD, DOCS = ROOT / 'docs' / 'plans.jsonl', ROOT / 'docs' / 'scale.md'
 CHIPS_BETWEEN = '<!-- chips -->\n', '<!-- /chips -->'
 BEGIN, END = '<!-- plans: made by benchmarks/plans.py -->\n', '<!-- /plans -->'
 
-FSDP = '--model.remat --mesh.fsdp'
+REMAT = '--model.remat full'
+FSDP = f'{REMAT} --mesh.fsdp'
 MAE_H = (
     'mae --augment.image-size 224 --model.patch-size 14 --model.dim 1280 --model.depth 32 --model.heads 16 '
     '--model.dim-head 80 --model.mlp-dim 5120 --model.dtype bfloat16 --model.scan --objective.decoder-dim 512 '
@@ -39,10 +40,10 @@ NAVIT_L = (
 VIT = 'imagenet --model.name vit_pytorch'
 # What a row is called, and the options of its command.
 ROWS = (
-    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology v5e:2x4 --batch-size 1024 --model.remat'),
+    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology v5e:2x4 --batch-size 1024 --model.remat full'),
     ('ViT-B/16', f'{VIT}_base_patch16_224 --topology v5e:16x16 --batch-size 4096'),
     ('ViT-B/16', f'{VIT}_base_patch16_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
-    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology gpu:8xh100 --batch-size 1024 --model.remat'),
+    ('ViT-B/16', f'{VIT}_base_patch16_224 --topology gpu:8xh100 --batch-size 1024 {REMAT}'),
     ('ViT-L/16', f'{VIT}_large_patch16_224 --topology v6e:4x8 --batch-size 4096 {FSDP} 32'),
     ('ViT-L/16', f'{VIT}_large_patch16_224 --topology v5e:16x16 --batch-size 4096 {FSDP} 256'),
     ('ViT-L/16', f'{VIT}_large_patch16_224 --topology gpu:8xh100 --batch-size 1024 {FSDP} 8'),

@@ -8,6 +8,7 @@ import pytest
 from train import clock
 from train.clock import ROWS, Clock
 from train.config import Loader
+from train.log import describe
 
 
 class Device:
@@ -59,10 +60,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     return device
 
 
-def rows(device: Device, batch_seconds: float, step_seconds: float, steps: int = 8 * ROWS) -> tuple[list, list[str]]:
+def rows(
+    device: Device, batch_seconds: float, step_seconds: float, steps: int = 8 * ROWS, fastest: float | None = None
+) -> tuple[list, list[str]]:
     """Rows of every fourth step, and what was said."""
     said: list[str] = []
-    watch = Clock(8, Loader(threads=2), said.append)
+    watch = Clock(8, Loader(threads=2), said.append, fastest)
 
     def batches():
         for index in range(steps + 1):
@@ -100,6 +103,12 @@ def test_what_is_prepared_while_the_device_computes_costs_nothing(device):
 def test_a_little_waiting_is_not_worth_a_word(device):
     found, said = rows(device, batch_seconds=0.04, step_seconds=0.036)
     assert all(row['waited'] == pytest.approx(0.1) for row in found[1:]) and not said
+
+
+def test_of_a_known_chip_the_utilisation_is_in_the_row(device):
+    found, _ = rows(device, batch_seconds=0.02, step_seconds=0.04, fastest=100.0)
+    assert all(row['mfu'] == pytest.approx(0.25) for row in found[1:])
+    assert 'MFU 25 %' in describe(found[1])
 
 
 def test_a_step_is_over_when_it_is_ready(device):

@@ -1,19 +1,25 @@
 """The count of FLOPs against XLA's cost analysis, and against itself where XLA counts a loop once."""
 
+import dataclasses
 import inspect
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
-from train.flops import flops, peak_flops
+from train.cli import parse
+from train.flops import count, flops, model_flops, peak_flops
+from train.setup import set_up
 from vit_flax.blocks.backend import compiling_for
 from vit_flax.blocks.module import example_inputs
 from vit_flax.registry import model_info, stems
 
-FEW = ('cct', 'levit', 'vit')
+FEW = ('cct', 'vit')
 RNGS = ('params', 'dropout', 'drop_path', 'mask', 'tokens')
 
 
@@ -103,3 +109,14 @@ def test_of_models(stem):
 def test_the_peak_is_told_of_known_chips_alone():
     mesh = jax.make_mesh((8,), ('data',))
     assert peak_flops(mesh, 'bfloat16') is None
+    device = SimpleNamespace(device_kind='TPU v5 lite')
+    known: Any = SimpleNamespace(devices=np.full((2, 4), device), size=8)
+    assert peak_flops(known, 'bfloat16') == 8 * 197e12
+
+
+def test_what_remat_computes_twice_is_not_what_the_model_needs():
+    config = parse('digits', ['--model.scan', '--optim.accumulate=2'])[0]
+    twice = dataclasses.replace(config.model, args={**config.model.args, 'remat': True})
+    setup = set_up(dataclasses.replace(config, model=twice))
+    done = count(setup.train_step.trace(setup.state, setup.batch).jaxpr.jaxpr)
+    assert model_flops(dataclasses.replace(config, model=twice)) == model_flops(config) < done

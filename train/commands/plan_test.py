@@ -36,7 +36,7 @@ def test_a_plan_in_words(capsys, tmp_path, monkeypatch):
 
 def test_a_plan_in_json_of_data_that_are_not_there(capsys):
     size = ('--model.name=simple_vit', '--model.patch-size=56', *SMALL)
-    out = planned(capsys, '--json', '--topology=gpu:8xh100', 'imagenet', *size, '--batch-size=16', '--model.remat')
+    out = planned(capsys, '--json', '--topology=gpu:8xh100', 'imagenet', *size, '--batch-size=16', '--model.remat=full')
     found = json.loads(out)
     assert found['fits'] is True and found['limit_gib'] == pytest.approx(0.75 * 80e9 / 2**30)
     # 16 patches; two blocks and the head by hand, forward and twice as much backward, but for the pixels

@@ -41,9 +41,9 @@ def steps_down(config: Config, topology: Topology, plan: Plan) -> Iterator[Chang
             changes |= _mesh(config, fsdp=shared)
             yield dict(changes)
         if not first and 'remat' in known:
-            least = [*remats(config)][-1]
-            if config.model.args.get('remat', known['remat'].default) != least:
-                changes['model.remat'] = least
+            most = remats(config)[-1]
+            if config.model.args.get('remat') not in (True, most):
+                changes['model.remat'] = most
                 if 'scan' in known and not config.model.args.get('scan'):
                     changes['model.scan'] = True
                 yield dict(changes)
@@ -69,22 +69,23 @@ def _mesh(config: Config, **sizes: int) -> dict[str, int]:
     return {f'mesh.{axis}': size for axis, size in sizes.items() if axis == 'fsdp' or size != getattr(mesh, axis)}
 
 
-def remats(config: Config) -> Iterator[Any]:
-    """What `model.remat` may be, from the least to the most that is computed twice."""
+def remats(config: Config) -> list[Any]:
+    """What `model.remat` may be, from the least to the most that is computed twice; none of a model without it."""
     known = options(config.model.name)
-    if 'remat' in known:
-        words = typing.get_args(known['remat'].type)
-        yield from words or (False, True)
+    if 'remat' not in known:
+        return []
+    return [word for part in typing.get_args(known['remat'].type) for word in typing.get_args(part)]
 
 
 def layouts(config: Config, topology: Topology) -> Iterator[Changes]:
-    """Meshes, and for each what is computed twice."""
+    """Meshes, and for each that nothing is computed twice and that everything is."""
     size = topology.size
-    meshes = {(1, 1), (size, 1), *((split, 1) for split in (8, 16) if split < size and size % split == 0)}
-    meshes |= {(size // tensor, tensor) for tensor in (2, 4, 8) if size % tensor == 0}
+    meshes = {(1, 1), (size, 1)}
+    meshes |= {(8, 1)} if size % 8 == 0 else set()
+    meshes |= {(size // 4, 4)} if size % 4 == 0 else set()
     for fsdp, tensor in sorted(meshes, key=lambda mesh: (mesh[1], mesh[0])):
         mesh = _mesh(config, fsdp=fsdp, tensor=tensor, seq=1)
-        for remat in [*remats(config)] or [None]:
+        for remat in remats(config)[:: max(1, len(remats(config)) - 1)] or [None]:
             yield mesh | ({} if remat is None else {'model.remat': remat})
 
 

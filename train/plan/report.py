@@ -20,9 +20,10 @@ def report(config: Config, plan: Plan, screen: Console) -> None:
     """Prints a plan."""
     topology, chip = plan.topology, plan.topology.chip
     mesh = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items() if size > 1) or 'one device'
-    options = [name for name in ('scan', 'remat') if config.model.args.get(name)]
-    remat = config.model.args.get('remat')
-    words = [name if name == 'scan' or remat is True else f'remat={remat}' for name in options]
+    args = config.model.args
+    remat = args.get('remat', 'none')
+    remat = {True: 'full', False: 'none'}.get(remat, remat)
+    words = [*(['scan'] if args.get('scan') else []), *([f'remat={remat}'] if remat != 'none' else [])]
     parts = [f'optim.accumulate={config.optim.accumulate}'] if config.optim.accumulate > 1 else []
     per_chip = plan.batch_size / (plan.mesh['data'] * plan.mesh['fsdp'])
     screen.print(

@@ -5,7 +5,7 @@ mixup 0.2; SimpleViT-S/16, with sine-cosine positions and the mean of its tokens
 batches of 1,024. Other sizes by --model.name: simple_vit_{small,base,large}_patch16_224,
 simple_vit_{huge,giant,22b}_patch14_224; vit_pytorch_ in place of simple_vit_ for learned positions and a class token;
 or timm's vit_{tiny,small,base,large}_patch16_224. Blocks are scanned, so that every depth compiles in the time of one
-block; --model.remat where memory is short.
+block; --model.remat full where memory is short.
 
 Command: python -m train imagenet --data.path DIR, with DIR/train/CLASS/*.JPEG and DIR/val/CLASS/*.JPEG; or
 --data.name tfds --data.dataset imagenet2012 --data.path DIR. Before it, without the images,
