@@ -162,7 +162,7 @@ def plan_step(config: Config, topology: Topology) -> Plan:
     devices = topology.devices()
     setup = set_up(config, devices)
     traced = setup.train_step.trace(setup.state, setup.batch)
-    recomputes = config.model.args.get('remat', 'none') not in (False, 'none')
+    recomputes = config.model.args.get('remat', 'none') not in (False, 'none') or config.model.dtype != 'float32'
     needed = model_flops(config, devices) if recomputes else count(traced.jaxpr.jaxpr)
     began = time.monotonic()
     refused, program, memory = '', None, None
