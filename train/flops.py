@@ -31,8 +31,8 @@ def count(jaxpr: Jaxpr) -> int:
 def model_flops(config: Config, devices: Sequence[Any] | None = None) -> int:
     """Of a training step without what `remat` computes a second time: what the model needs, not what it is made to do.
 
-    In 16 bits, where attention forms its map twice, it is traced in float32. Inputs so long that it does so in any dtype
-    count a product of each layer once too often.
+    It is traced in float32, since in 16 bits attention forms its map twice. Inputs so long that it does so in any dtype
+    count one product of each layer too many.
 
     Args:
       config: of the run.
