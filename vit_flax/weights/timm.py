@@ -1,13 +1,9 @@
-"""timm's names of networks, and its state dicts of `VisionTransformer`."""
+"""timm's names of networks; its names of weights are in `vit_flax.weights.sources.timm`."""
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from flax import linen as nn
 
 
 @cache
@@ -36,12 +32,3 @@ def tagged(name: str) -> dict[str, Any] | None:
         return None
     args = {**entry['args'], **{key: value for key, value in entry['tags'][tag].items() if key != 'images'}}
     return {key: value for key, value in args.items() if value is not None}
-
-
-def read(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """As they are: `VisionTransformer` has timm's names."""
-    return dict(state_dict)
-
-
-def write(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return dict(state_dict)
