@@ -319,8 +319,8 @@ def _behind(pattern: str) -> re.Pattern[str]:
 
 
 def _is_named(rows: Sequence[Row], name: str) -> bool:
-    """Whether there is a row for an array of theirs."""
-    return any(match(pattern, name) is not None for row in rows for pattern in row.sides[0])
+    """Whether there is a row for an array of theirs, other than one for all."""
+    return any(pattern and match(pattern, name) is not None for row in rows for pattern in row.sides[0])
 
 
 def summary(names: Iterable[str]) -> str:
