@@ -86,7 +86,7 @@ def test_own_names(convert, tmp_path):
 
 def test_mistakes(convert, tmp_path):
     torch.save(ViT(**VIT).state_dict(), tmp_path / 'a.pth')
-    torch.save({'model': ViT(**VIT).state_dict()}, tmp_path / 'nested.pth')
+    torch.save({'model': {'a.weight': torch.ones(2)}}, tmp_path / 'nested.pth')
     args = '--model', 'vit', *arguments(VIT)
     assert convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args)[0] == 0
     before = (tmp_path / 'b.npz').read_bytes()

@@ -92,7 +92,7 @@ class Family:
         """The beginnings under which a state dict holds such networks; `['']` for one without a prefix."""
         if self.spelling is not None:
             names = [self.spelling(name, None)[0] for name in names]
-        text = '\n'.join(names)
+        text = '\n'.join(name for name in names if '\n' not in name)
         found = set.intersection(*({*_behind(mark).findall(text)} for mark in self.marks))
         return sorted(found.difference(*({*_behind(mark).findall(text)} for mark in self.absent)))
 

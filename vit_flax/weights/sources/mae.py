@@ -4,7 +4,6 @@ from vit_flax.weights.source import Family, Source
 from vit_flax.weights.sources.dino import ALL, REQUIRES
 from vit_flax.weights.sources.timm import configuration
 
-
 SOURCE = Source(
     'mae',
     "facebookresearch/mae's",
