@@ -1,7 +1,10 @@
 """Files of the Hugging Face hub: through `huggingface_hub`, with its cache, each checked before it is read."""
 
 import hashlib
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vit_flax.printing import shown
@@ -48,7 +51,8 @@ def download(
     where = f'{shown(repository)} on {constants.ENDPOINT}'
     at = f' at revision {shown(revision)}' if revision else ''
     try:
-        path = hf_hub_download(repository, file, revision=revision, cache_dir=cache, local_files_only=offline)
+        with _quiet():
+            path = hf_hub_download(repository, file, revision=revision, cache_dir=cache, local_files_only=offline)
     except errors.GatedRepoError as error:
         raise HubError(f'{where}: its owner asks you to accept conditions there first, then set HF_TOKEN') from error
     except errors.RepositoryNotFoundError as error:
@@ -72,6 +76,18 @@ def commit(path: Path) -> str:
     """The commit that a file of the cache belongs to."""
     found = re.search(r'[/\\]snapshots[/\\]([^/\\]+)[/\\]', str(path))
     return found[1] if found else ''
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a warning for each try: the last one is an error, which says it."""
+    logger = logging.getLogger('huggingface_hub')
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _verify(path: Path, where: str) -> None:

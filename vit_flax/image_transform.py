@@ -53,13 +53,14 @@ class Preprocessing:
         Returns:
           `[h w c]` in float32.
         """
-        picture = self._cropped(_picture(image, 'L' if len(self.mean) == 1 else 'RGB'))
-        values = np.asarray(picture, np.float32).reshape(*self.size, len(self.mean)) / np.float32(255)
+        values = self.crop(image).astype(np.float32) / np.float32(255)
         return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
-    def _cropped(self, picture: 'Image.Image') -> 'Image.Image':
+    def crop(self, image: 'Image.Image | np.ndarray') -> np.ndarray:
+        """What is normalised then: the resized and cropped image, `[h w c]` in uint8."""
         from PIL import Image
 
+        picture = _picture(image, 'L' if len(self.mean) == 1 else 'RGB')
         whole = tuple(math.floor(length / self.crop_pct) for length in self.size)
         height, width = picture.height, picture.width
         if self.crop_mode == 'squash':
@@ -76,7 +77,7 @@ class Preprocessing:
         filter_ = Image.Resampling[self.interpolation.upper()]
         picture = picture.resize((max(resized[1], 1), max(resized[0], 1)), filter_)
         fill = tuple(round(255 * channel) for channel in self.mean) if self.crop_mode == 'border' else None
-        return _center_crop(picture, self.size, fill)
+        return np.asarray(_center_crop(picture, self.size, fill)).reshape(*self.size, len(self.mean))
 
 
 def of_pretrained_cfg(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ FILES = (
     'pytorch_model.bin.index.json',
     'flax_model.msgpack',
 )
+# Before a name that could be a path, too.
+HUB = 'hf-hub:'
 CONFIG, PROCESSOR = 'config.json', 'preprocessor_config.json'
 # Names of one argument, in the order in which they are tried.
 ARGUMENTS = {
@@ -39,6 +41,8 @@ ARGUMENTS = {
     'num_classes': ('num_classes',),
     'in_chans': ('in_chans', 'channels', 'n_input_channels'),
 }
+# Descriptions of the classes of ImageNet-1k, in their order.
+IMAGENET, IMAGENET_CLASSES = Path(__file__).parent / 'weights' / 'imagenet.txt', 1000
 # Networks that an error names.
 SHOWN = 6
 
@@ -69,16 +73,35 @@ class Checkpoint:
     def preprocessing(self) -> Preprocessing:
         """How its images are prepared."""
         if not self.model or self.images is None:
-            raise ValueError(f'{self.name}: no configuration says how its images are prepared')
+            tags = timm.published().get(self.model, {}).get('tags', {})
+            hint = f': name the weights too, such as model={self.model}.{next(iter(tags))}' if tags else ''
+            raise ValueError(f'{self.name}: no configuration says how its images are prepared{hint}')
         height, width = create_model(self.model, **self.args).grid.lengths
         return Preprocessing((height, width), **self.images)
 
-    def read(self) -> dict[str, np.ndarray]:
-        """All arrays by the names of the source."""
+    def class_names(self, count: int) -> tuple[str, ...]:
+        """Of so many outputs: the configuration's; of a thousand without names, ImageNet-1k's; otherwise numbers."""
+        if len(self.classes) == count:
+            return self.classes
+        if count == IMAGENET_CLASSES:
+            return tuple(IMAGENET.read_text(encoding='utf-8').splitlines())
+        return tuple(f'class {i}' for i in range(count))
+
+    def load(self, **kwargs: Any) -> tuple[Backbone, dict[str, Any], str]:
+        """The network at the checkpoint's own sizes, its variables, and the source whose names the file has.
+
+        Args:
+          **kwargs: arguments of the network that win over the checkpoint's.
+
+        Raises:
+          ValueError: names and shapes do not tell source or network, or do not fit them.
+        """
         arrays: dict[str, np.ndarray] = {}
         for file in self.files:
             arrays |= read_arrays(file)
-        return arrays
+        found = _completed(self, arrays)
+        network = create_model(found.model, **{**found.args, **kwargs})
+        return network, from_torch(network, arrays, source=found.source), found.source
 
 
 def from_pretrained(
@@ -102,8 +125,8 @@ def from_pretrained(
     """A network with published weights.
 
     Args:
-      name: a file or folder on disk; a repository of the hub, `google/vit-base-patch16-224`, also with a revision
-        behind an `@`; or one of timm's names with its tag, `vit_base_patch16_224.augreg_in21k`.
+      name: a file or folder on disk; a repository of the hub, `google/vit-base-patch16-224` or `hf-hub:google/...`,
+        also with a revision behind an `@`; or one of timm's names with its tag, `vit_base_patch16_224.augreg_in21k`.
       model: name of the network as for `create_model`, for a file without a configuration that does not tell.
       source: whose names the file has; recognised if left out.
       image_size: height and width in pixels; position tables are resampled as the source does it.
@@ -129,15 +152,11 @@ def from_pretrained(
     if resize_as:
         check_choice('resize_as', resize_as, tuple(SOURCES))
     found = open_checkpoint(name, model=model, source=source, revision=revision, cache=cache, offline=offline)
-    arrays = found.read()
-    found = _completed(found, arrays)
-    shared = {**found.args, **kwargs} | ({} if dtype is None else {'dtype': dtype})
+    old, variables, own = found.load(**kwargs, **({} if dtype is None else {'dtype': dtype}))
     sizes = {'image_size': image_size, 'patch_size': patch_size, 'num_classes': num_classes, 'in_chans': in_chans}
-    old = create_model(found.model, **shared)
-    new = create_model(found.model, **shared | _arguments(old, sizes))
-    variables = from_torch(old, arrays, source=found.source)
+    new = old.clone(**_arguments(old, sizes))
     if new != old:
-        resampling = SOURCES[resize_as or found.source].RESAMPLING
+        resampling = SOURCES[resize_as or own].RESAMPLING
         variables = fit(variables, old, new, resampling, jax.random.key(0) if key is None else key)
     if param_dtype is not None:
         variables = jax.tree.map(
@@ -187,7 +206,7 @@ def _on_disk(path: Path) -> Checkpoint:
 
 
 def _of_hub(name: str, revision: str | None, cache: str | None, offline: bool) -> Checkpoint:
-    repository, _, after = name.removeprefix('hf-hub:').removeprefix('hf_hub:').partition('@')
+    repository, _, after = name.removeprefix(HUB).partition('@')
     revision = revision or after or None
     if '/' not in repository:
         base = repository.partition('.')[0]
@@ -201,7 +220,7 @@ def _of_hub(name: str, revision: str | None, cache: str | None, offline: bool) -
                 )
             raise ValueError(f'{name!r} is no file, no repository owner/name, and none of timm{_near(repository)}')
         repository = f'timm/{repository}'
-    elif not _is_repository(repository):
+    elif not name.startswith(HUB) and not _is_repository(repository):
         raise FileError(f'{shown(name)}: there is no such file or folder')
     options: dict[str, Any] = {'cache': cache, 'offline': offline}
     config = hub.download(repository, CONFIG, revision=revision, **options)
@@ -228,10 +247,12 @@ def _of_hub(name: str, revision: str | None, cache: str | None, offline: bool) -
 
 
 def _is_repository(name: str) -> bool:
-    """Names of the hub may have dots, as version numbers and timm's tags do."""
+    """A name of the hub, which may have dots, as timm's tags do, and not the path of a file that is missing."""
     owner, _, rest = name.partition('/')
     known = ('.safetensors', '.bin', '.pth', '.pt', '.npz', '.msgpack', '.ckpt', '.json')
-    return bool(owner) and '/' not in rest and not name.startswith(('.', '~')) and Path(name).suffix not in known
+    if name.startswith(('.', '~')) or Path(name).suffix in known or Path(owner).is_dir():
+        return False
+    return bool(owner) and bool(rest) and '/' not in rest
 
 
 def _shards(first: Path, get: Any) -> Iterator[Path]:
@@ -287,7 +308,8 @@ def _completed(found: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoin
         fitting = [name for name, module in SOURCES.items() if hasattr(module, 'matches') and module.matches(arrays)]
         if len(fitting) != 1:
             which = ' or '.join(fitting) if fitting else f'none of {", ".join(SOURCES)}'
-            raise ValueError(f'{found.name}: whose names are these? They look like {which}: say source=...')
+            some = shown(repr(next(iter(arrays), '')))
+            raise ValueError(f'{found.name}: whose names are these, such as {some}? They look like {which}')
         source = fitting[0]
     if not model:
         try:
