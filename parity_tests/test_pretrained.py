@@ -16,9 +16,9 @@ from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.positions import Resampling
 from vit_flax.image_transform import Preprocessing, of_processor
 from vit_flax.pretrained import FILES
-from vit_flax.weights import convert
 from vit_flax.weights.files import FileError, write_arrays
 from vit_flax.weights.fit import fold_channels, resize_kernel
+from vit_flax.weights.sources import SOURCES
 
 NAME = 'test_vit'
 
@@ -95,7 +95,7 @@ def test_a_new_head(folder):
 @pytest.mark.parametrize(
     ('resampling', 'options'),
     [
-        (convert.SOURCES['timm'].RESAMPLING, dict(mode='bicubic', antialias=True)),
+        (SOURCES['timm'].resampling, dict(mode='bicubic', antialias=True)),
         (Resampling(), dict(mode='bicubic')),
         (Resampling('bilinear'), dict(mode='bilinear')),
         (Resampling('bilinear', antialias=True), dict(mode='bilinear', antialias=True)),

@@ -25,11 +25,11 @@ from vit_flax.blocks.position_tables import OF_POSITIONS, PositionTable, positio
 from vit_flax.blocks.positions import Resampling
 from vit_flax.cli.text import fold
 from vit_flax.pretrained import Checkpoint
-from vit_flax.weights.convert import SOURCES
 from vit_flax.weights.files import FileError, read_arrays
 from vit_flax.weights.fit import fold_channels, resize_kernel
 from vit_flax.weights.formats.names import without_prefix
 from vit_flax.weights.layers import stacked_path
+from vit_flax.weights.sources import SOURCES
 
 Shape = tuple[int, ...]
 
@@ -192,7 +192,7 @@ def _published(config: Config, setup: Setup) -> _Origin:
         jax.device_get(flatten_dict(variables, sep='/')),
         found.name,
         _tables(network, (height, width, channels)),
-        resampling=SOURCES[source].RESAMPLING,
+        resampling=SOURCES[source].resampling,
         lines=_of_images(found, setup),
     )
 

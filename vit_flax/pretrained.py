@@ -19,9 +19,9 @@ from vit_flax.image_transform import Preprocessing, of_pretrained_cfg, of_proces
 from vit_flax.printing import shown
 from vit_flax.registry import create_model, list_models, sized, stems
 from vit_flax.weights import from_torch, timm
-from vit_flax.weights.convert import SOURCES
-from vit_flax.weights.files import FileError, read_arrays
+from vit_flax.weights.files import FileError, read_arrays, read_contents
 from vit_flax.weights.fit import fit
+from vit_flax.weights.sources import SOURCES
 
 # By preference; of a repository the first that is there is read.
 FILES = (
@@ -156,7 +156,7 @@ def from_pretrained(
     sizes = {'image_size': image_size, 'patch_size': patch_size, 'num_classes': num_classes, 'in_chans': in_chans}
     new = old.clone(**_arguments(old, sizes))
     if new != old:
-        resampling = SOURCES[resize_as or own].RESAMPLING
+        resampling = SOURCES[resize_as or own].resampling
         variables = fit(variables, old, new, resampling, jax.random.key(0) if key is None else key)
     if param_dtype is not None:
         variables = jax.tree.map(
@@ -279,7 +279,11 @@ def _configured(name: str, folder: Path, files: tuple[Path, ...]) -> Checkpoint:
         source = 'huggingface'
     else:
         return Checkpoint(name, files)
-    model, args = SOURCES[source].configuration(config)
+    names = [array for file in files for array in read_contents(file).specs]
+    try:
+        model, args = SOURCES[source].configuration(config, names)
+    except ValueError as error:
+        raise ValueError(f'{shown(path)}: {error}') from error
     if source == 'timm':
         images = of_pretrained_cfg(config['pretrained_cfg']) if 'pretrained_cfg' in config else None
     else:
@@ -305,7 +309,7 @@ def _completed(found: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoin
     """
     source, model, args = found.source, found.model, found.args
     if not source:
-        fitting = [name for name, module in SOURCES.items() if hasattr(module, 'matches') and module.matches(arrays)]
+        fitting = [name for name, module in SOURCES.items() if module.matches(arrays)]
         if len(fitting) != 1:
             which = ' or '.join(fitting) if fitting else f'none of {", ".join(SOURCES)}'
             some = shown(repr(next(iter(arrays), '')))
