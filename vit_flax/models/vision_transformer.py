@@ -331,6 +331,7 @@ class VisionTransformer(Backbone, kw_only=True):
     can_embed_patches: ClassVar[bool] = True
     can_drop_tokens: ClassVar[bool] = True
     pools_without_classes: ClassVar[bool] = True
+    input_kernel: ClassVar[str] = 'patch_embed/kernel'
 
     def setup(self) -> None:
         self._check()

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_flax.blocks.position_tables import OF_POSITIONS
+from vit_flax.blocks.positions import Resampling
 from vit_flax.printing import shown
 from vit_flax.weights.check import problems
 from vit_flax.weights.rows import Arrays, Row, match, renamed, to_ours, to_theirs
@@ -206,11 +208,13 @@ class Source:
       name: the `source` of `from_torch` and `to_torch`.
       title: a line for `--help` and the documentation.
       families: the classes of networks; of those that fit a state dict, or a model, the first is taken.
+      resampling: of position tables, where the source moves them to another grid.
     """
 
     name: str
     title: str
     families: tuple[Family, ...]
+    resampling: Resampling = OF_POSITIONS
 
     def matches(self, names: Iterable[str]) -> bool:
         """Whether a state dict with these names is of this source, below any prefix."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from vit_flax.blocks.positions import Resampling
 from vit_flax.blocks.weight_ops import KEEP, Op, kernel_op
 from vit_flax.weights.rows import Rearrange, Row
 from vit_flax.weights.source import Family, Shapes, Source, count_layers, grid_of, mlp_ratio_of
@@ -148,4 +149,5 @@ SOURCE = Source(
             configuration=configuration,
         ),
     ),
+    resampling=Resampling('bilinear'),
 )

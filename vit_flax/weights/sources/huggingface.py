@@ -7,6 +7,7 @@ read too, and those of Flax in `flax_model.msgpack`.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from vit_flax.blocks.positions import Resampling
 from vit_flax.blocks.weight_ops import kernel_op
 from vit_flax.weights.rows import Rearrange, Row
 from vit_flax.weights.source import GIVEN, Configuration, Family, Source, mlp_ratio_of
@@ -382,4 +383,9 @@ def _size(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-SOURCE = HuggingFace('huggingface', "Hugging Face's transformers, PyTorch and Flax", FAMILIES)
+SOURCE = HuggingFace(
+    'huggingface',
+    "Hugging Face's transformers, PyTorch and Flax",
+    FAMILIES,
+    resampling=Resampling(),
+)

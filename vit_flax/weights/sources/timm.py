@@ -1,11 +1,13 @@
 """timm's names, which `VisionTransformer` has itself, and those of its older releases and of OpenCLIP around it."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from vit_flax.weights.rows import Arrays, Row, to_ours
-from vit_flax.weights.source import Family, OwnSource, Report, Shapes, sizes_of
+from vit_flax.weights.source import Configuration, Family, OwnSource, Report, Shapes
+from vit_flax.weights.timm import published, sizes, tagged
 
 # LayerScale before it was a module.
 OLDER = (Row('blocks.{i}.gamma_1', 'blocks.{i}.ls1.gamma'), Row('blocks.{i}.gamma_2', 'blocks.{i}.ls2.gamma'))
@@ -46,37 +48,25 @@ class Timm(OwnSource):
             found.setdefault('visual.trunk.head.bias', np.zeros(len(kernel), kernel.dtype))
         return super().read(model, {**rest, **found}, shapes, report)
 
+    def configuration(self, given: Mapping[str, Any], names: Iterable[str] = ()) -> Configuration:
+        """Name and arguments for `create_model` of the fields of the `config.json` that timm writes.
 
-def configuration(shapes: Shapes) -> dict[str, Any]:
-    """Arguments of a plain network."""
-    registers = shapes['reg_token'][1] if 'reg_token' in shapes else 0
-    class_token, distilled = 'cls_token' in shapes, 'dist_token' in shapes
-    prefix = class_token + distilled + registers
-    patches = shapes['pos_embed'][1]
-    # the table has no rows for these tokens if it is a square without them
-    embeds = round((patches - prefix) ** 0.5) ** 2 == patches - prefix
-    pooled = 'fc_norm.weight' in shapes
-    pooling = 'map' if 'attn_pool.latent' in shapes else 'avg' if pooled or not class_token else 'token'
-    given = dict(
-        sizes_of(
-            shapes,
-            kernel='patch_embed.proj.weight',
-            positions='pos_embed',
-            block='blocks.{i}',
-            hidden='blocks.0.mlp.fc1.weight',
-            prefix=prefix if embeds else 0,
-            head='head.weight',
-        ),
-        class_token=class_token,
-        distilled=distilled,
-        reg_tokens=registers,
-        no_embed_class=not embeds,
-        global_pool=pooling,
-        fc_norm=pooled,
-        qkv_bias='blocks.0.attn.qkv.bias' in shapes,
-        pre_norm='norm_pre.weight' in shapes,
-    )
-    return given | ({'init_values': 1e-5} if 'blocks.0.ls1.gamma' in shapes else {})
+        Raises:
+          ValueError: there is no architecture, or one that is not built. Names and shapes alone do not tell heads,
+            activations and epsilons.
+        """
+        if 'architecture' not in given:
+            raise ValueError("timm's names do not tell heads, activations and epsilons")
+        name, images = str(given['architecture']).partition('.')[0], given.get('pretrained_cfg') or {}
+        if name not in sizes():
+            reason = published().get(name, {}).get('reason', 'it is no plain ViT of timm')
+            raise ValueError(f'architecture {name!r} is not built here: {reason}')
+        args = tagged(f'{name}.{images.get("tag", "")}') or dict(sizes()[name])
+        if images.get('fixed_input_size') and 'input_size' in images:
+            args['img_size'] = tuple(images['input_size'][1:])
+        args |= given.get('model_args') or {}
+        args |= {key: given[key] for key in ('num_classes', 'global_pool') if given.get(key) is not None}
+        return name, args
 
 
 SOURCE = Timm(
@@ -90,7 +80,6 @@ SOURCE = Timm(
             lambda model: (),
             absent=('mask_token', 'decoder_embed', 'blocks.{i}.{j}'),
             vintages=OLDER,
-            configuration=configuration,
         ),
     ),
     newest=newest,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vit_flax.blocks.positions import Resampling
 from vit_flax.weights.rows import Row
 from vit_flax.weights.source import Family, Shapes, Source, sizes_of
 
@@ -66,4 +67,5 @@ SOURCE = Source(
             configuration=configuration,
         ),
     ),
+    resampling=Resampling(align_corners=True),
 )
