@@ -1,31 +1,21 @@
 """timm's networks, built from our arguments."""
 
-import sys
 from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from parity_tests.foreign import imported
+
 VERSION = '1.0.31'
 
 
 @cache
 def timm() -> ModuleType:
-    """The package, with the torchvision of the index beside a PyTorch without its operators, which timm does not need.
-
-    What stands in for torchvision elsewhere is put back.
-    """
-    before = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'torchvision'}
-    sys.modules['torchvision._meta_registrations'] = ModuleType('torchvision._meta_registrations')
-    try:
-        import timm
-        import timm.models
-    finally:
-        for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
-            del sys.modules[name]
-        sys.modules.update(before)
-    return timm
+    """The package."""
+    imported('timm.models')
+    return imported('timm')
 
 
 def VisionTransformer(

@@ -21,7 +21,7 @@ from vit_flax.registry import create_model, list_models, sized, stems
 from vit_flax.weights import from_torch, timm
 from vit_flax.weights.files import FileError, read_arrays, read_contents
 from vit_flax.weights.fit import fit
-from vit_flax.weights.sources import SOURCES
+from vit_flax.weights.sources import SOURCES, recognised
 
 # By preference; of a repository the first that is there is read.
 FILES = (
@@ -309,12 +309,10 @@ def _completed(found: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoin
     """
     source, model, args = found.source, found.model, found.args
     if not source:
-        fitting = [name for name, module in SOURCES.items() if module.matches(arrays)]
-        if len(fitting) != 1:
-            which = ' or '.join(fitting) if fitting else f'none of {", ".join(SOURCES)}'
-            some = shown(repr(next(iter(arrays), '')))
-            raise ValueError(f'{found.name}: whose names are these, such as {some}? They look like {which}')
-        source = fitting[0]
+        source = recognised(arrays).partition(' ')[0]
+        if not source:
+            some, known = shown(repr(next(iter(arrays), ''))), ', '.join(SOURCES)
+            raise ValueError(f'{found.name}: whose names are these, such as {some}? They look like none of {known}')
     if not model:
         try:
             model, args = SOURCES[source].configuration(arrays)

@@ -1,9 +1,10 @@
 """Names of facebookresearch/deit: DeiT, arXiv:2012.12877, and DeiT III, arXiv:2204.07118."""
 
+from vit_flax.blocks.positions import Resampling
 from vit_flax.weights.rows import Row
 from vit_flax.weights.source import GIVEN, Family, Source
-from vit_flax.weights.sources.dino import ALL, REQUIRES
-from vit_flax.weights.sources.timm import OLDER, configuration
+from vit_flax.weights.sources.dino import ALL, REQUIRES, configuration
+from vit_flax.weights.sources.timm import OLDER
 
 # LayerScale is a parameter of the block: as timm had it.
 THREE = tuple(Row(row.theirs, row.ours, row.op) for row in OLDER)
@@ -46,4 +47,5 @@ SOURCE = Source(
             configuration=configuration,
         ),
     ),
+    resampling=Resampling(),
 )

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from vit_flax.blocks.positions import Resampling
 from vit_flax.weights.rows import Row
 from vit_flax.weights.source import GIVEN, Family, Shapes, Source, mlp_ratio_of
-from vit_flax.weights.sources.dino import ALL, REQUIRES
-from vit_flax.weights.sources.timm import configuration
+from vit_flax.weights.sources.dino import ALL, REQUIRES, configuration
 
 GATED = (Row('blocks.{i}.mlp.w12', 'blocks.{i}.mlp.fc1'), Row('blocks.{i}.mlp.w3', 'blocks.{i}.mlp.fc2'))
 # Training in FSDP has blocks in chunks, numbered throughout.
@@ -54,4 +54,5 @@ SOURCE = Source(
             configuration=arguments,
         ),
     ),
+    resampling=Resampling(offset=0.1),
 )

@@ -1,8 +1,8 @@
 """Names of facebookresearch/mae, arXiv:2111.06377: the encoder of a pretrained or fine-tuned network."""
 
+from vit_flax.blocks.positions import Resampling
 from vit_flax.weights.source import Family, Source
-from vit_flax.weights.sources.dino import ALL, REQUIRES
-from vit_flax.weights.sources.timm import configuration
+from vit_flax.weights.sources.dino import ALL, REQUIRES, configuration
 
 SOURCE = Source(
     'mae',
@@ -28,4 +28,5 @@ SOURCE = Source(
             configuration=configuration,
         ),
     ),
+    resampling=Resampling(),
 )
