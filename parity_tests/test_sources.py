@@ -21,6 +21,7 @@ from parity_tests.foreign import imported
 from parity_tests.timm_side import VisionTransformer as TimmVisionTransformer
 from parity_tests.timm_side import timm
 from vit_flax.models.vision_transformer import VisionTransformer
+from vit_flax.objectives.mae import MAE
 from vit_flax.weights.files import read_arrays, write_arrays
 from vit_flax.weights.sources import SOURCES, recognised
 
@@ -236,6 +237,89 @@ def test_one_of_several_networks_that_fit():
         ValueError, match=r"source='huggingface/Siglip' is unknown: use one of 'huggingface/ViT', .*SigLIP"
     ):
         vit_flax.to_torch(model, variables, source='huggingface/Siglip')
+
+
+def masked_autoencoder() -> tuple[torch.nn.Module, MAE]:
+    """ViTMAE with its decoder, and our objective around our encoder."""
+    config = imported('transformers.models.vit_mae').ViTMAEConfig
+    sizes = dict(
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=64,
+        norm_pix_loss=True,
+        mask_ratio=0.75,
+        layer_norm_eps=1e-6,
+    )
+    network = randomised(transformers('vit_mae').ViTMAEForPreTraining(config(**SMALL, **sizes)))
+    encoder = VisionTransformer(**{**OURS, 'num_classes': 0, 'num_heads': 2})
+    objective = MAE(
+        encoder=encoder,
+        decoder_dim=16,
+        decoder_depth=2,
+        decoder_heads=2,
+        decoder_dim_head=8,
+        norm_pixels=True,
+        class_token=True,
+        decoder_qkv_bias=True,
+        decoder_norm_eps=1e-6,
+    )
+    return network, objective
+
+
+def test_masked_autoencoder_with_its_decoder(tmp_path: Path):
+    """Loss, and its gradients in the names of both sides; the names of the authors too."""
+    network, objective = masked_autoencoder()
+    network.save_pretrained(tmp_path)
+    on_disk = load_file(tmp_path / 'model.safetensors')
+    variables = vit_flax.from_torch(objective, network.state_dict(), source='huggingface')
+    same(variables, vit_flax.from_torch(objective, on_disk, source='huggingface'))
+    noise = np.random.default_rng(2).random((2, 16))
+    order = noise.argsort(axis=1)
+    loss = network(nchw(), noise=torch.from_numpy(noise)).loss
+    loss.backward()
+
+    def ours(params: Any) -> Any:
+        return objective.apply({**variables, 'params': params}, IMAGES, order[:, 4:], order[:, :4])
+
+    value, gradients = jax.jit(jax.value_and_grad(ours))(variables['params'])
+    assert relative_error(np.asarray(value), loss.detach().numpy()) <= 1e-9
+    written = vit_flax.to_torch(objective, {**variables, 'params': gradients}, source='huggingface')
+    wanted = vit_flax.from_torch(
+        objective,
+        {name: x.grad if x.grad is not None else torch.zeros_like(x) for name, x in network.named_parameters()},
+        source='huggingface',
+    )
+    wanted = vit_flax.to_torch(objective, wanted, source='huggingface')
+    fixed = ('position_embeddings', 'decoder_pos_embed')  # of sines and cosines, learned here
+    assert written.keys() == wanted.keys()
+    for name in wanted:
+        if name.endswith('key.bias'):  # which no softmax feels
+            assert max(np.abs(written[name]).max(), np.abs(wanted[name]).max()) <= 1e-12
+        else:
+            assert name.endswith(fixed) or relative_error(written[name], wanted[name]) <= 1e-9, name
+
+    written = vit_flax.to_torch(objective, variables, source='huggingface')
+    assert all('decoder_layers' in name or name in on_disk for name in written)
+    save_file(written, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+    again, info = type(network).from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float64)
+    assert not any(info.values())
+    same(*({name: x.numpy() for name, x in one.state_dict().items()} for one in (network, again)))
+
+    authors = vit_flax.to_torch(objective, variables, source='mae')
+    assert {name.partition('.')[0] for name in authors} == {
+        *('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'mask_token'),
+        *('decoder_embed', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred'),
+    }
+    assert recognised(authors) == 'mae (pretraining)' and authors['mask_token'].shape == (1, 1, 16)
+    same(variables, vit_flax.from_torch(objective, authors, source='mae'))
+    # the encoder alone, without the decoder
+    said: list[str] = []
+    encoder = vit_flax.from_torch(objective.encoder, authors, source='mae', report=said.append)
+    same(encoder['params'], variables['params']['encoder'])
+    assert (
+        said == ['left out 32 arrays without use here: ' + said[0].partition(': ')[2]] and 'decoder_blocks' in said[0]
+    )
 
 
 # torchvision, Google, timm --------------------------------------------------------------------------------------------

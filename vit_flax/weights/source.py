@@ -175,10 +175,13 @@ class Family:
             report(f'left out {len(outside)} arrays beside these: {summary(outside)}')
         if self.stack:
             trunk = {one: layer for name, array in trunk.items() for one, layer in self._unstacked(name, array)}
-        found, rest = to_ours(self.vintages, trunk)
+        return self._newest(trunk), self._newest(beside), outer
+
+    def _newest(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        found, rest = to_ours(self.vintages, arrays)
         if twice := found.keys() & rest.keys():
             raise ValueError(f'the state dict holds {shown(min(twice))} twice, under names of several releases')
-        return {**rest, **found}, beside, outer
+        return {**rest, **found}
 
     def _unstacked(self, name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
         if not name.startswith(f'{self.stack}/') or not array.ndim:

@@ -47,6 +47,28 @@ DINOV2_MODULES = (
     Row((f'{BLOCK}.mlp.gate_proj', f'{BLOCK}.mlp.up_proj'), f'{BLOCK}.mlp.weights_in'),
     Row(f'{BLOCK}.mlp.down_proj', f'{BLOCK}.mlp.weights_out'),
 )
+LAYER = 'decoder.decoder_layers.{i}'
+DECODER = (
+    Row('decoder.mask_token', 'mask_token', Rearrange('1 1 d -> d')),
+    Row('decoder.decoder_embed', 'enc_to_dec'),
+    Row('decoder.decoder_pos_embed', 'decoder_pos_emb.weight', Rearrange('1 n d -> n d')),
+    Row(f'{LAYER}.layernorm_before', 'decoder.layers.{i}.0.norm'),
+    Row(tuple(f'{LAYER}.attention.attention.{part}' for part in QKV), 'decoder.layers.{i}.0.to_qkv'),
+    Row(f'{LAYER}.attention.output.dense', 'decoder.layers.{i}.0.to_out.0'),
+    Row(f'{LAYER}.layernorm_after', 'decoder.layers.{i}.1.net.0'),
+    Row(f'{LAYER}.intermediate.dense', 'decoder.layers.{i}.1.net.1'),
+    Row(f'{LAYER}.output.dense', 'decoder.layers.{i}.1.net.4'),
+    Row('decoder.decoder_norm', 'decoder.norm'),
+    Row('decoder.decoder_pred', 'to_pixels'),
+)
+DECODER_MODULES = (
+    *(Row(f'{LAYER}.attention.{part[0]}_proj', f'{LAYER}.attention.attention.{part}') for part in QKV),
+    Row(f'{LAYER}.attention.o_proj', f'{LAYER}.attention.output.dense'),
+    Row(f'{LAYER}.mlp.fc1', f'{LAYER}.intermediate.dense'),
+    Row(f'{LAYER}.mlp.fc2', f'{LAYER}.output.dense'),
+    # as transformers 5 writes them
+    Row('decoder.decoder_encoder.layer.{i}', LAYER),
+)
 CLIP = (
     Row('embeddings.class_embedding', 'cls_token', Rearrange('d -> 1 1 d')),
     Row('embeddings.position_embedding.weight', 'pos_embed', Rearrange('n d -> 1 n d')),
@@ -98,6 +120,11 @@ def clip(model: Any) -> tuple[Row, ...]:
 
 def siglip(model: Any) -> tuple[Row, ...]:
     return *clip(model), *(POOLING_HEAD if model.global_pool == 'map' else ())
+
+
+def mae(model: Any) -> tuple[Row, ...]:
+    """The encoder of our objective; its decoder stands beside it."""
+    return tuple(Row(row.theirs, f'encoder.{row.ours}') for row in (*VIT, Row('layernorm', 'norm')))
 
 
 def vat_siglip(model: Any) -> tuple[Row, ...]:
@@ -251,6 +278,18 @@ FAMILIES = (
         requires={**PLAIN, 'class_token': (False,), 'reg_tokens': (0,), 'representation_size': (None,)},
         head_requires={'global_pool': ('avg',), 'fc_norm': (False,)},
         left_out=('embeddings.position_ids', 'head', 'text_model', 'logit_scale', 'logit_bias'),
+    ),
+    Family(
+        'ViTMAE',
+        'MAE',
+        ('embeddings.cls_token', 'embeddings.patch_embeddings.projection', 'layernorm'),
+        mae,
+        absent=('embeddings.distillation_token', f'{BLOCK}.layer_scale1', *BEIT),
+        spelling=spelling,
+        heads=lambda model: DECODER,
+        prefix='vit.',
+        requires={'class_token': (True,), 'decoder_positions': ('learned',), 'decoder_qkv_bias': (True,)},
+        vintages=(*VIT_MODULES, *DECODER_MODULES),
     ),
     Family(
         'SigLIP',
