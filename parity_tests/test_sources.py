@@ -239,6 +239,23 @@ def test_one_of_several_networks_that_fit():
         vit_flax.to_torch(model, variables, source='huggingface/Siglip')
 
 
+def test_siglip_with_a_head_of_classes(tmp_path: Path):
+    """Which reads the mean of the patches, and leaves the pooling head that it has aside."""
+    config = imported('transformers.models.siglip').SiglipConfig(vision_config=SMALL, id2label=CLASSES['id2label'])
+    network = randomised(transformers('siglip').SiglipForImageClassification(config))
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    said: list[str] = []
+    name, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(name, **kwargs)
+    variables = vit_flax.from_torch(model, arrays, source='huggingface', report=said.append)
+    assert said == ['left out 11 arrays without use here: vision_model.* (11)']
+    with torch.no_grad():
+        assert relative_error(outputs(model, variables), network(nchw()).logits.numpy()) <= 1e-9
+    written = vit_flax.to_torch(model, variables, source='huggingface/SigLIP')
+    assert all((written[name] == arrays[name]).all() for name in written) and len(written) == len(arrays) - 11
+
+
 def masked_autoencoder() -> tuple[torch.nn.Module, MAE]:
     """ViTMAE with its decoder, and our objective around our encoder."""
     config = imported('transformers.models.vit_mae').ViTMAEConfig

@@ -37,6 +37,7 @@ class Family:
     Attributes:
       title: what the source calls it.
       model: name of our class.
+      also: other classes there with the same names.
       marks: beginnings of names that all its state dicts have, of any release: they are found behind any prefix.
       absent: beginnings of names that none of them has.
       rows: of a model; the first that fits a name is taken.
@@ -61,6 +62,7 @@ class Family:
     model: str
     marks: tuple[str, ...]
     rows: Callable[[Any], Sequence[Row]]
+    also: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     heads: Callable[[Any], Sequence[Row]] = _none
     prefix: str = ''

@@ -187,6 +187,7 @@ FAMILIES = (
         'layernorm',
         absent=('embeddings.distillation_token', f'{BLOCK}.layer_scale1', *BEIT),
         rows=vit,
+        also=('ViTMSN', "ViTMAE's encoder"),
         heads=lambda model: HEAD,
         prefix='vit.',
         requires={**WITH_CLASS, 'distilled': (False,), 'reg_tokens': (0,)},
@@ -348,9 +349,10 @@ def _clip_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _siglip_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    pooled = config.get('vision_use_head', True)
+    # SiglipForImageClassification does without the pooling head that it has
+    pooled = config.get('vision_use_head', True) and not config['classified']
     pooling = {'global_pool': 'map'} if pooled else {'global_pool': 'avg', 'fc_norm': False}
-    return {'class_token': False, 'num_classes': 0, **pooling}
+    return {'class_token': False, **pooling}
 
 
 # `model_type` of a configuration: its arguments, epsilon, activation and image size where it does not say.
@@ -384,6 +386,7 @@ class HuggingFace(Source):
         if 'vision_config' in given:  # of CLIP and SigLIP as a whole
             config = {**given['vision_config'], 'architectures': given.get('architectures')}
             config.setdefault('projection_dim', given.get('projection_dim', 512))
+            config |= {key: given[key] for key in ('id2label', 'num_labels') if key in given}
             kind = config.get('model_type') or f'{kind}_vision_model'
             kind = f'{kind}_vision_model' if kind in ('clip', 'siglip') else kind
         if kind not in TYPES:
@@ -415,7 +418,8 @@ class HuggingFace(Source):
         poolers = [name for name in names if name.endswith(('pooler.dense.weight', 'pooler/dense/kernel'))]
         has_pooler = bool(poolers) if names else any(name.endswith('Model') for name in architectures)
         has_pooler = has_pooler and not classified
-        return 'vision_transformer', kwargs | arguments({**config, 'hidden_size': width, 'has_pooler': has_pooler})
+        told = {'hidden_size': width, 'has_pooler': has_pooler, 'classified': classified}
+        return 'vision_transformer', kwargs | arguments({**config, **told})
 
 
 def _size(value: Any) -> Any:
