@@ -61,3 +61,32 @@ def VisionTransformer(
     if distilled:
         model.set_distilled_training()
     return model
+
+
+def HybridVisionTransformer(
+    *,
+    patch_size: Any = 1,
+    in_chans: int = 3,
+    layers: Any = (3, 4, 9),
+    widths: Any = (256, 512, 1024, 2048),
+    stem_chs: int = 64,
+    num_groups: int = 32,
+    **kwargs: Any,
+) -> torch.nn.Module:
+    """timm's class around a backbone as its names have it."""
+    models, layer = timm().models, timm().layers
+    parts = dict(
+        stem_type='same',
+        preact=False,
+        conv_layer=partial(layer.StdConv2dSame, eps=1e-8),
+        norm_layer=partial(layer.GroupNormAct, num_groups=num_groups),
+    )
+    backbone = (
+        models.resnetv2.ResNetV2(
+            layers, widths, num_classes=0, global_pool='', in_chans=in_chans, stem_chs=stem_chs, **parts
+        )
+        if layers
+        else models.resnetv2.create_resnetv2_stem(in_chans, stem_chs, **parts)
+    )
+    embed = partial(layer.HybridEmbed, backbone=backbone)
+    return VisionTransformer(embed_layer=embed, patch_size=patch_size, in_chans=in_chans, **kwargs)

@@ -358,13 +358,7 @@ class VisionTransformer(Backbone, kw_only=True):
             dropout=self.proj_drop_rate,
             **self.precision,
         )
-        self.patch_embed = PatchEmbed(
-            self.grid.patch,
-            self.embed_dim,
-            use_bias=not self.pre_norm,
-            norm=norm if self.embed_norm else None,
-            **self.precision,
-        )
+        self.patch_embed = self.make_patch_embed(norm if self.embed_norm else None)
         if self.class_token:
             self.cls_token = self.learned_tokens('cls_token', 1, normal(1e-6))
         if self.distilled:
@@ -409,18 +403,27 @@ class VisionTransformer(Backbone, kw_only=True):
                 'must be even'
             )
 
+    def make_patch_embed(self, norm: Callable[..., nn.Module] | None) -> nn.Module:
+        """What maps images to patches, `[b H W c] -> [b h w d]`."""
+        return PatchEmbed(self.grid.patch, self.embed_dim, use_bias=not self.pre_norm, norm=norm, **self.precision)
+
     def learned_tokens(self, name: str, number: int, start: Callable[..., Array]) -> Array:
         """A parameter `[number embed_dim]`."""
         return self.param(name, start, (number, self.embed_dim), self.param_dtype)
 
+    def fitted(self, images: Array) -> Array:
+        """Images cut off or filled up so that patches tile them."""
+        if images.shape[1:3] == pair(self.img_size):  # what is less than a patch is cut off
+            return images[:, : self.grid.lengths[0], : self.grid.lengths[1]]
+        if self.dynamic_img_pad:
+            short = [-length % patch for length, patch in zip(images.shape[1:3], self.grid.patch, strict=True)]
+            return jnp.pad(images, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
+        return images
+
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, class and register tokens first, `[b h w c] -> [b n d]`."""
         self.grid.check(images)
-        if images.shape[1:3] == pair(self.img_size):  # what is less than a patch is cut off
-            images = images[:, : self.grid.lengths[0], : self.grid.lengths[1]]
-        elif self.dynamic_img_pad:
-            short = [-length % patch for length, patch in zip(images.shape[1:3], self.grid.patch, strict=True)]
-            images = jnp.pad(images, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
+        images = self.fitted(images)
         x = self.patch_embed(images)
         shape = x.shape[1:3]
         if shape != self.grid.shape and not self.dynamic_img_size:
@@ -596,5 +599,5 @@ CARD = ModelCard(
     arxiv='2010.11929',
     takes='image [b h w c]',
     paper_size={},
-    presets=sizes(),
+    presets=sizes('vision_transformer'),
 )
