@@ -18,6 +18,7 @@ import torch
 from parity_tests.timm_side import VERSION, timm
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.module import example_inputs
+from vit_flax.models.eva import Eva
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
 
@@ -51,6 +52,7 @@ CLASSES = {
         'deit.VisionTransformerDistilled',
         'vision_transformer_hybrid.VisionTransformer',
     ),
+    Eva: ('eva.Eva',),
 }
 # Further modules of timm with plain ViTs, which count among those of docs/timm.md.
 OTHERS = (
@@ -161,6 +163,11 @@ def short(value: Any) -> Any:
     return value
 
 
+def one_if_equal(value: Any) -> Any:
+    """One number for equal ones of several channels."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
+
+
 def normalisation(layer: Any) -> tuple[str, float]:
     """Kind and epsilon of a norm."""
     layers = timm().layers
@@ -175,8 +182,8 @@ def normalisation(layer: Any) -> tuple[str, float]:
 
 
 def parameters(kind: type[Backbone], args: dict[str, Any]) -> int:
-    """Of ours; one layer of the stack is traced for all."""
-    model = kind(**args, scan=True)
+    """Of ours; one layer of the stack is traced for all, unless they differ."""
+    model = kind(**args, scan=isinstance(args.get('num_kv_heads', 0), int) or len(set(args['num_kv_heads'])) == 1)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))['params']
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
@@ -204,7 +211,7 @@ def described(name: str) -> dict[str, Any]:
         different = {key: own.get(key) for key in own.keys() | args.keys() if own.get(key) != args.get(key)}
         if set(different) - {'num_classes', 'img_size'}:
             raise AssertionError(f'{tag}: {different}')
-        images = {key: short(getattr(config, key)) for key in IMAGES if getattr(config, key) is not None}
+        images = {key: one_if_equal(getattr(config, key)) for key in IMAGES if getattr(config, key) is not None}
         found[tag.partition('.')[2]] = {**different, 'images': images}
     stem = kind.__module__.rpartition('.')[2]
     return entry | {'stem': stem, 'args': args, 'parameters': count, 'tags': found}

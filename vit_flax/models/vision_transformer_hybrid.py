@@ -204,7 +204,7 @@ class HybridVisionTransformer(VisionTransformer, kw_only=True):
         if not self.dynamic_img_pad:
             self.check_patches(pair(self.img_size, 'img_size'))
 
-    def make_patch_embed(self, norm: Callable[..., nn.Module] | None) -> nn.Module:
+    def make_patch_embed(self, norm: Callable[..., nn.Module]) -> nn.Module:
         backbone: Callable[..., nn.Module]
         if self.layers:
             backbone = partial(ResNetV2, self.layers, self.widths, self.stem_chs, self.num_groups, **self.precision)
@@ -213,7 +213,14 @@ class HybridVisionTransformer(VisionTransformer, kw_only=True):
                 Stem, self.stem_chs, self.num_groups, uniform_by_fan_in(7 * 7 * self.in_chans), **self.precision
             )
         patch = pair(self.patch_size, 'patch_size')
-        projection = partial(PatchEmbed, patch, self.embed_dim, use_bias=not self.pre_norm, norm=norm, **self.precision)
+        projection = partial(
+            PatchEmbed,
+            patch,
+            self.embed_dim,
+            use_bias=not self.pre_norm,
+            norm=norm if self.embed_norm else None,
+            **self.precision,
+        )
         return HybridEmbed(backbone, projection, patch, **self.precision)
 
     def fitted(self, images: Array) -> Array:
