@@ -1,6 +1,5 @@
 """timm's networks, built from our arguments."""
 
-import sys
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from types import ModuleType
@@ -9,6 +8,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+from parity_tests.foreign import imported
 
 VERSION = '1.0.31'
 
@@ -49,20 +50,9 @@ def in_doubles(build: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.
 
 @cache
 def timm() -> ModuleType:
-    """The package, with the torchvision of the index beside a PyTorch without its operators, which timm does not need.
-
-    What stands in for torchvision elsewhere is put back.
-    """
-    before = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'torchvision'}
-    sys.modules['torchvision._meta_registrations'] = ModuleType('torchvision._meta_registrations')
-    try:
-        import timm
-        import timm.models
-    finally:
-        for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
-            del sys.modules[name]
-        sys.modules.update(before)
-    return timm
+    """The package."""
+    imported('timm.models')
+    return imported('timm')
 
 
 def normed(norm: str, norm_eps: float) -> Callable[..., torch.nn.Module]:

@@ -94,7 +94,7 @@ class Family:
         """The beginnings under which a state dict holds such networks; `['']` for one without a prefix."""
         if self.spelling is not None:
             names = [self.spelling(name, None)[0] for name in names]
-        text = '\n'.join(names)
+        text = '\n'.join(name for name in names if '\n' not in name)
         found = set.intersection(*({*_behind(mark).findall(text)} for mark in self.marks))
         return sorted(found.difference(*({*_behind(mark).findall(text)} for mark in self.absent)))
 
@@ -323,8 +323,8 @@ def _behind(pattern: str) -> re.Pattern[str]:
 
 
 def _is_named(rows: Sequence[Row], name: str) -> bool:
-    """Whether there is a row for an array of theirs."""
-    return any(match(pattern, name) is not None for row in rows for pattern in row.sides[0])
+    """Whether there is a row for an array of theirs, other than one for all."""
+    return any(pattern and match(pattern, name) is not None for row in rows for pattern in row.sides[0])
 
 
 def summary(names: Iterable[str]) -> str:

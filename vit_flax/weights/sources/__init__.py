@@ -9,9 +9,10 @@ from vit_flax.weights.source import Source
 # Those that models have their own names of come first: others may have the same names.
 OWN = 'vit_pytorch', 'timm'
 
+NAMES = sorted(module.name for module in pkgutil.iter_modules(__path__))
+
 SOURCES: dict[str, Source] = {
-    module.name: importlib.import_module(f'{__name__}.{module.name}').SOURCE
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: (module.name not in OWN, module.name))
+    name: importlib.import_module(f'{__name__}.{name}').SOURCE for name in dict.fromkeys((*OWN, *NAMES))
 }
 
 
