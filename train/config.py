@@ -158,6 +158,8 @@ class Config:
     """Log metrics to metrics.jsonl every N steps."""
     plots: bool = True
     """Plot curves, predictions, attention maps and the confusion matrix at the end."""
+    profile: int = 0
+    """Trace N steps with JAX's profiler into the folder `profile` of the run, from the third step on; 0: none."""
     data: Source
     augment: Augment = field(default_factory=Augment)
     model: Model
@@ -168,7 +170,7 @@ class Config:
 
 
 # Where, by how many and from which copy of the data a run is computed, not what: this may change when it continues.
-FREE_TO_CHANGE = ('out', 'plots', 'mesh', 'loader', 'data.path')
+FREE_TO_CHANGE = ('out', 'plots', 'profile', 'mesh', 'loader', 'data.path')
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -252,9 +254,7 @@ def check_hosts(mesh: Mesh) -> None:
     host, _, port = mesh.coordinator.rpartition(':')
     plain = ':' not in host or host[0] + host[-1] == '[]'
     if mesh.coordinator and not (host and plain and port.isdecimal() and port.isascii() and 0 < int(port) < 2**16):
-        raise UserError(
-            f'mesh.coordinator={shortened(mesh.coordinator)} must be HOST:PORT, the port from 1 to 65535'
-        )
+        raise UserError(f'mesh.coordinator={shortened(mesh.coordinator)} must be HOST:PORT, the port from 1 to 65535')
     if mesh.processes is not None and mesh.processes < 1:
         raise UserError(f'mesh.processes={mesh.processes} must be at least 1')
     if mesh.process is not None and not 0 <= mesh.process < (mesh.processes or mesh.process + 1):
@@ -275,7 +275,7 @@ def check(config: Config) -> None:
     at_least = {
         1: ('steps', 'batch_size', 'eval_every', 'save_every', 'log_every', 'mesh.fsdp', 'mesh.tensor', 'mesh.seq',
             'loader.prefetch', 'optim.accumulate'),
-        0: ('seed', 'optim.learning_rate', 'optim.weight_decay', 'optim.clip', 'mesh.data',
+        0: ('seed', 'profile', 'optim.learning_rate', 'optim.weight_decay', 'optim.clip', 'mesh.data',
             'mesh.fsdp_min_size', 'loader.threads', 'loader.workers'),
     }  # fmt: skip
     values = _flat(dataclasses.asdict(config))

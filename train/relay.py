@@ -1,5 +1,7 @@
 """A port of this process that leads to a service elsewhere, and stays open when that is gone."""
 
+import errno
+import os
 import socket
 import threading
 import time
@@ -34,7 +36,7 @@ class Relay:
         end = time.monotonic() + self._timeout
         while True:
             try:
-                service = socket.create_connection(self._service, timeout=self._timeout)
+                service = connect(*self._service, timeout=self._timeout)
                 break
             except OSError:
                 if time.monotonic() > end:
@@ -46,6 +48,20 @@ class Relay:
         _start(_forward, service, client)
         _forward(client, service)
         service.close()
+
+
+def connect(host: str, port: int, timeout: float) -> socket.socket:
+    """A connection to somebody who listens.
+
+    Raises:
+      OSError: nobody does.
+    """
+    found = socket.create_connection((host, port), timeout=timeout)
+    if found.getsockname() == found.getpeername():
+        # Where nobody listens at a port of this host, TCP may choose that port as the sender's, and meet itself.
+        found.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    return found
 
 
 def _start(function, *args) -> None:
