@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from conftest import FLAGS
+from train.clock import SPEED
 from train.log import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,8 +120,7 @@ def number_in(pattern: str, text: str) -> int:
 def rows_without_speed(folder: Path) -> list[dict]:
     """`metrics.jsonl` without what differs from run to run."""
     return [
-        {key: value for key, value in row.items() if key not in ('images_per_second', 'waited', 'mfu')}
-        for row in read_rows(folder / 'metrics.jsonl')
+        {key: value for key, value in row.items() if key not in SPEED} for row in read_rows(folder / 'metrics.jsonl')
     ]
 
 

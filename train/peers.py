@@ -1,0 +1,233 @@
+"""The connections between the processes of a run, and what ends them together."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from train.commands.command import complain
+from train.errors import Diverged, UserError, in_a_line
+
+# Exit code of a run that a supervisor is to start again: EX_TEMPFAIL of sysexits.h.
+AGAIN = 75
+# Seconds between two signs of life, and of silence until a process counts as lost.
+BEAT, SILENCE = 4.0, 40.0
+# Seconds for which an error that another one caused waits: a collective of JAX fails at the same moment as the
+# connection to a process that died, and that is then the reason.
+GRACE = 5.0
+# Seconds in which those who are told of the end are expected to close their connection.
+FAREWELL = 5.0
+
+Message = dict[str, Any]
+
+
+class Connection:
+    """Messages, each a line of JSON, over a socket."""
+
+    def __init__(self, sock: socket.socket):
+        sock.settimeout(FAREWELL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket, self.open, self.seen = sock, True, time.monotonic()
+        self._rest = b''
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def send(self, **message: Any) -> None:
+        """Sends a message; that nobody is there any more is noticed by whoever reads."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(json.dumps(message).encode() + b'\n')
+
+    def receive(self) -> list[Message]:
+        """What has arrived of a socket that is ready; `open` is False afterwards if that was the end."""
+        try:
+            data = self.socket.recv(2**16)
+        except OSError:
+            data = b''
+        self.seen = time.monotonic()
+        *lines, self._rest = (self._rest + data).split(b'\n')
+        try:
+            messages = [json.loads(line) for line in lines]
+        except (ValueError, RecursionError):
+            messages, data = [], b''
+        if not data or len(self._rest) > 2**20 or not all(isinstance(message, dict) for message in messages):
+            self.open = False
+        return [message for message in messages if isinstance(message, dict)]
+
+    def close(self) -> None:
+        self.open = False
+        self.socket.close()
+
+
+@dataclass
+class End:
+    """Why this process ends.
+
+    Attributes:
+      process: whose reason it is.
+      code: exit code of that process.
+      others: of all others.
+      text: the line.
+    """
+
+    process: int
+    code: int
+    others: int
+    text: str
+
+
+@dataclass
+class Peers:
+    """The other processes, seen from this one.
+
+    Attributes:
+      process: which one this is.
+      processes: how many there are.
+      connections: of process 0 to all others; of the others to process 0.
+      hosts: name of the machine of each process.
+    """
+
+    process: int
+    processes: int
+    connections: dict[int, Connection]
+    hosts: dict[int, str]
+    _done: set[int] = field(default_factory=set)
+    _all_done: threading.Event = field(default_factory=threading.Event)
+    _mine: tuple[float, End, BaseException] | None = None
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._watch, daemon=True, name='hosts').start()
+
+    def finish(self) -> None:
+        """Waits until every process has come to its end."""
+        self._done.add(self.process)
+        if self.process:
+            self.connections[0].send(done=True)
+        self._all_done.wait()
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Ends this process and the others: with the error or, if that is why it came to this, as one is lost."""
+        me, expected = self.process, isinstance(error, UserError | Diverged)
+        if expected:
+            code = 2 if isinstance(error, UserError) else 1
+            end = End(me, code, code, str(error))
+        elif isinstance(error, KeyboardInterrupt):
+            end = End(me, 130, AGAIN, 'it was interrupted')
+        else:
+            end = End(me, 1, AGAIN, f'it failed: {in_a_line(error)}')
+        caused = not expected or error.__cause__ is not None
+        self._mine = time.monotonic() + (GRACE if caused else 0), end, error
+        while True:
+            time.sleep(BEAT)  # until the other thread ends the process
+
+    def _watch(self) -> None:
+        try:
+            self._attend()
+        except Exception:  # without this thread the others would wait for ever
+            traceback.print_exc()
+            _exit(1)
+
+    def _attend(self) -> None:
+        """Reads, sends signs of life, and ends the process: no other thread does, so that there is one reason."""
+        with selectors.DefaultSelector() as selector:
+            for process, connection in self.connections.items():
+                connection.seen = time.monotonic()
+                selector.register(connection, selectors.EVENT_READ, process)
+            sent = looked = 0.0
+            while not self._all_done.is_set():
+                for key, _ in selector.select(0.1):
+                    self._read(key.data, selector)
+                now = time.monotonic()
+                if now - looked > BEAT:  # this process was held up itself, and has heard nobody
+                    for connection in self.connections.values():
+                        connection.seen = now
+                looked = now
+                if now - sent > BEAT:
+                    sent = now
+                    for connection in self.connections.values():
+                        connection.send(beat=True)
+                for process, connection in self.connections.items():
+                    if now - connection.seen > SILENCE:
+                        self._end(self._lost(process, f'no sign of life for {SILENCE:.0f} s'))
+                if self._mine is not None and now > self._mine[0]:
+                    self._end(*self._mine[1:])
+                if not self.process and len(self._done) == self.processes:
+                    for connection in self.connections.values():
+                        connection.send(bye=True)
+                    self._all_done.set()
+
+    def _read(self, process: int, selector: selectors.BaseSelector) -> None:
+        connection = self.connections[process]
+        for message in connection.receive():
+            if 'end' in message:
+                self._end(End(**message['end']))
+            elif 'done' in message:
+                self._done.add(process)
+            elif 'bye' in message:
+                self._all_done.set()
+                return
+        if not connection.open:
+            selector.unregister(connection)
+            self._end(self._lost(process, 'its connection closed'))
+
+    def _lost(self, process: int, how: str) -> End:
+        text = f'lost ({how}); the same command on all hosts continues from the newest checkpoint'
+        return End(process, AGAIN, AGAIN, text)
+
+    def _end(self, end: End, error: BaseException | None = None) -> NoReturn:
+        """Tells the others and ends; process 0 last, since without it they would not hear the reason."""
+        me = self.process
+        told = [connection for process, connection in self.connections.items() if process != end.process]
+        if not me or end.process == me:
+            for connection in told:
+                connection.send(end=vars(end))
+            wait_until_closed(told)
+        if end.process != me:
+            complain(UserError(f'process {end.process} on {self.hosts[end.process]}: {end.text}'))
+        elif isinstance(error, UserError | Diverged):
+            complain(error)
+        elif not isinstance(error, KeyboardInterrupt):
+            traceback.print_exception(error)
+        _exit(end.code if end.process == me else end.others)
+
+
+def is_there(connection: Connection) -> bool:
+    """Whether a connection is open still, where its end may have arrived and not been read yet."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        while connection.open and selector.select(0):
+            connection.receive()
+    return connection.open
+
+
+def wait_until_closed(connections: list[Connection]) -> None:
+    until = time.monotonic() + FAREWELL
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            if connection.open:
+                selector.register(connection, selectors.EVENT_READ, connection)
+        while selector.get_map() and time.monotonic() < until:
+            for key, _ in selector.select(0.1):
+                key.data.receive()
+                if not key.data.open:
+                    selector.unregister(key.fileobj)
+
+
+def _exit(code: int) -> NoReturn:
+    """At once: collectives, barriers and destructors of JAX would wait for those who are gone."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    if sys.stdout.isatty():
+        sys.stdout.write('\x1b[?25h')  # the cursor, which a progress bar hides
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
