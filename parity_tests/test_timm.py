@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from parity_tests.case import Case
@@ -11,6 +13,7 @@ from parity_tests.compare import compare
 from parity_tests.test_upstream import compare_with_upstream
 from parity_tests.timm_side import VERSION, timm
 from parity_tests.timm_tags import PAGE, SIZES, constructed, names, ours, page, parameters
+from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.weights.timm import published
 
 BUILT = {name: entry for name, entry in published().items() if 'args' in entry}
@@ -66,3 +69,29 @@ def test_the_file_has_every_name_and_tag():
 def test_arguments_and_parameters_of_a_name(name: str):
     assert ours(constructed(name)) == BUILT[name]['args'], 'run python -m parity_tests.timm_tags'
     assert parameters(BUILT[name]['args']) == BUILT[name]['parameters']
+
+
+def test_dropped_paths_and_patches():
+    """A branch that is dropped adds nothing, one that stays what it adds over its chance to stay, as in timm."""
+    model = VisionTransformer(**SMALL, drop_path_rate=0.4, patch_drop_rate=0.5, final_norm=False)
+    images = np.random.default_rng(0).normal(size=(2, 24, 36, 3))
+    variables = model.init(jax.random.key(0), images)
+    tokens = model.apply(variables, images, method='embed')
+    keep = np.ones((2, 2, 2), bool)
+
+    def encode(keep, model=model):
+        return np.asarray(model.apply(variables, tokens, True, keep, method='encode'))
+
+    # of each image by itself
+    np.testing.assert_array_equal(encode(keep & [True, False])[1], tokens[1])
+    # the first block, and of the second one attention alone
+    begun = keep & np.array([[[True], [True]], [[False], [False]]])
+    attends = keep & np.array([[[True], [True]], [[True], [False]]])
+    added = encode(attends) - encode(begun)
+    always = model.clone(drop_path_rate=0.0)
+    np.testing.assert_allclose(added, (encode(attends, always) - encode(begun, always)) / 0.6, rtol=1e-9, atol=1e-12)
+    assert np.abs(added).max() > 1e-6
+    kept = model.apply(variables, images, True, method='embed', rngs={'mask': jax.random.key(1)})
+    assert kept.shape == (2, 1 + 12, 20)
+    found = {row.tobytes() for row in np.asarray(kept[0, 1:])}
+    assert len(found) == 12 and found < {row.tobytes() for row in np.asarray(tokens[0, 1:])}

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from train.config import Config
 from train.plan.chips import chip_of
@@ -24,8 +25,9 @@ def flops(function: Callable[..., Any], *args: Any) -> int:
 
 def count(jaxpr: Jaxpr) -> int:
     """Of a traced program, for all devices together. Of two branches the larger counts, and the body of a loop whose
-    length depends on data once."""
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    length depends on data once, and what no result depends on not at all."""
+    alive, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return sum(_of_equation(equation) for equation in alive.eqns)
 
 
 def model_flops(config: Config, devices: Sequence[Any] | None = None) -> int:

@@ -21,6 +21,7 @@ from jax.nn.initializers import normal, zeros
 from vit_flax.blocks.attention import attend, merge_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_choice, check_divisible, check_images, pair
+from vit_flax.blocks.dropping import draw_paths, path_rates
 from vit_flax.blocks.grids import TokenGrid
 from vit_flax.blocks.kernels.pooling import max_pool, pooled_length
 from vit_flax.blocks.module import Module
@@ -39,16 +40,6 @@ def sincos_1d(length: int, dim: int) -> np.ndarray:
     """Sine (even channels) and cosine (odd ones) of the position in the sequence, `[length dim]` in float64."""
     angles = np.arange(length)[:, None] / 10000.0 ** (2 * (np.arange(dim) // 2) / dim)
     return np.where(np.arange(dim) % 2 == 0, np.sin(angles), np.cos(angles))
-
-
-def path_rates(rate: float, layers: int) -> np.ndarray:
-    """Rate at which a layer's branches are dropped, `[layers]`: from 0 in the first to `rate` in the last."""
-    return np.linspace(0, rate, layers)
-
-
-def draw_paths(rng: Array, batch: int, rate: float, layers: int) -> Array:
-    """Which branches of which images run, bool `[layers 2 b]`, at `path_rates`."""
-    return jax.random.uniform(rng, (layers, 2, batch)) >= path_rates(rate, layers)[:, None, None]
 
 
 class Attention(Module):

@@ -21,7 +21,7 @@ from jax.nn.initializers import constant, normal, ones, truncated_normal, zeros
 from vit_flax.blocks.attention import attend, merge_heads, split_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import pair
-from vit_flax.blocks.dropping import draw_patches
+from vit_flax.blocks.dropping import draw_patches, draw_paths, path_rates
 from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.patches import patchify
@@ -446,15 +446,23 @@ class VisionTransformer(Backbone, kw_only=True):
         x, positions = self.promote(x, positions)
         return add(x, positions)
 
-    def encode(self, tokens: Array, train: bool = False) -> Array:
-        """The blocks, between two norms where there are, `[b n d] -> [b n d]`."""
+    def encode(self, tokens: Array, train: bool = False, keep_paths: Array | None = None) -> Array:
+        """The blocks, between two norms where there are, `[b n d] -> [b n d]`.
+
+        Args:
+          tokens: `[b n d]`.
+          train: training mode.
+          keep_paths: bool `[depth 2 b]`, which branches run for which image, in place of `draw_paths` from the rng
+            `drop_path`.
+        """
         x = self.norm_pre(tokens) if self.pre_norm else tokens
-        paths: dict[str, Any] = {}
-        if train and self.drop_path_rate > 0:
-            survival = 1 - jnp.linspace(0, self.drop_path_rate, self.depth)[:, None, None]
-            drawn = jax.random.uniform(self.make_rng('drop_path'), (self.depth, 2, x.shape[0]))
-            paths = {'paths': (drawn < survival) / survival}
-        x = self.transformer(x, train=train, **paths)
+        rate, layers = self.drop_path_rate, self.depth
+        if keep_paths is None and train and rate > 0:
+            keep_paths = draw_paths(self.make_rng('drop_path'), x.shape[0], rate, layers)
+        if keep_paths is None:
+            x = self.transformer(x, train=train)
+        else:
+            x = self.transformer(x, train=train, paths=keep_paths / (1 - path_rates(rate, layers))[:, None, None])
         return self.last_norm(x) if hasattr(self, 'last_norm') else x
 
     def forward_features(self, images: Array, train: bool = False) -> Array:
