@@ -122,6 +122,8 @@ class Mesh:
     """Index of this process: 0, 1, ... processes - 1."""
     timeout: float = 300.0
     """Seconds within which all processes must have come; then those that did name the missing ones and end."""
+    heartbeat_timeout: float = 40.0
+    """Seconds without a heartbeat after which a process counts as lost, and the others end to be started again."""
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,9 @@ def check_hosts(mesh: Mesh) -> None:
     if given and not mesh.distributed:
         value = shortened(str(getattr(mesh, given[0])))
         raise UserError(f'mesh.{given[0]}={value} is for several processes: add --mesh.distributed')
-    if not mesh.timeout > 0:
-        raise UserError(f'mesh.timeout={mesh.timeout} must be a number of seconds above 0')
+    for name, least in (('timeout', 0.1), ('heartbeat_timeout', 1)):
+        if not getattr(mesh, name) >= least:
+            raise UserError(f'mesh.{name}={getattr(mesh, name)} must be at least {least} seconds')
     host, _, port = mesh.coordinator.rpartition(':')
     plain = ':' not in host or host[0] + host[-1] == '[]'
     if mesh.coordinator and not (host and plain and port.isdecimal() and port.isascii() and 0 < int(port) < 2**16):

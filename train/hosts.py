@@ -10,7 +10,6 @@ import contextlib
 import errno
 import ipaddress
 import os
-import selectors
 import socket
 import sys
 import time
@@ -23,7 +22,7 @@ import jax
 
 from train.config import Config, Mesh, check_hosts, differences_of_hosts, to_json
 from train.errors import UserError, in_a_line
-from train.peers import BEAT, SILENCE, Connection, Message, Peers, is_there, wait_until_closed
+from train.peers import BEATS, FAREWELL, Connection, Message, Peers, is_there, ready, wait_until_closed
 from train.relay import Relay, connect
 
 # Seconds of waiting before a line says for whom, and between further lines.
@@ -112,8 +111,7 @@ def joined(config: Config, dry_run: bool = False, say: Callable[[str], None] = _
       UserError: not all processes came, or they do not fit together; every one that came raises it.
     """
     place = place_of(config.mesh)
-    options = {'dry_run': dry_run, **to_json(config)}
-    peers, service = meet(place, options, config.mesh.timeout, say)
+    peers, service = meet(place, {'dry_run': dry_run, **to_json(config)}, config.mesh, say)
     try:
         if place.process:
             service = '127.0.0.1', Relay(service, config.mesh.timeout).port
@@ -126,6 +124,7 @@ def joined(config: Config, dry_run: bool = False, say: Callable[[str], None] = _
             cluster_detection_method='deactivate',
             initialization_timeout=max(int(config.mesh.timeout), 1),
             heartbeat_timeout_seconds=NEVER,
+            shutdown_timeout_seconds=FAREWELL,
             coordinator_bind_address=f'{host}:{port}',
         )
         yield
@@ -136,14 +135,14 @@ def joined(config: Config, dry_run: bool = False, say: Callable[[str], None] = _
 
 
 def meet(
-    place: Place, options: Mapping[str, Any], timeout: float, say: Callable[[str], None]
+    place: Place, options: Mapping[str, Any], mesh: Mesh, say: Callable[[str], None]
 ) -> tuple[Peers, tuple[str, int]]:
     """Waits for all processes.
 
     Args:
       place: of this process.
       options: of the command, in which the processes must agree.
-      timeout: seconds.
+      mesh: whose time-outs count.
       say: prints a line.
 
     Returns:
@@ -160,9 +159,7 @@ def meet(
         'jax': jax.__version__,
         'options': options,
     }
-    if place.process:
-        return _come(place, hello, timeout, say)
-    return _gather(place, hello, timeout, say)
+    return (_come if place.process else _gather)(place, hello, mesh, say)
 
 
 def _listen(place: Place) -> socket.socket:
@@ -193,79 +190,71 @@ def _loopback(host: str) -> str:
         return ''
 
 
-def _gather(place: Place, hello: Message, timeout: float, say: Callable[[str], None]) -> tuple[Peers, tuple[str, int]]:
+def _gather(place: Place, hello: Message, mesh: Mesh, say: Callable[[str], None]) -> tuple[Peers, tuple[str, int]]:
+    """Process 0: lets the others come, and says to all of them when to begin."""
     came: dict[int, Connection] = {}
     hosts = {0: str(hello['host'])}
-    strangers: set[Connection] = set()
+    strangers: list[Connection] = []
     began = time.monotonic()
-    sent, next_line = began, began + PATIENCE[0]
+    next_beat, next_line = began, began + PATIENCE[0]
+
+    def send(**message: Any) -> None:
+        for connection in came.values():
+            connection.send(protocol=PROTOCOL, **message)
 
     def refuse(text: str) -> NoReturn:
-        for connection in (*came.values(), *strangers):
-            connection.send(refused=text)
+        send(refused=text)
         wait_until_closed([*came.values()])
         raise UserError(text)
 
-    def introduce(connection: Connection, message: Message) -> None:
-        """Takes in a process whose first message this is."""
+    def introduce(connection: Connection) -> None:
+        """Takes in a process whose first message has arrived."""
+        message = connection.inbox.popleft()
         process = message.get('process')
         if message.get('protocol') != PROTOCOL or not isinstance(process, int):
             connection.close()
             return
-        if wrong := _misfit(hello, message):
-            refuse(f'mesh.distributed: {wrong}')
-        if process in came and is_there(came[process]):
-            refuse(
-                f'mesh.distributed: two processes are mesh.process={process}, on {hosts[process]} and '
-                f'{message["host"]}: each needs a number of its own'
+        wrong = _misfit(hello, message)
+        if not wrong and process in came and is_there(came[process]):
+            wrong = (
+                f'two processes are mesh.process={process}, on {hosts[process]} and {message["host"]}: '
+                'each needs a number of its own'
             )
+        if wrong:
+            connection.send(protocol=PROTOCOL, refused=f'mesh.distributed: {wrong}')
+            refuse(f'mesh.distributed: {wrong}')
         came[process], hosts[process] = connection, message['host']
-        strangers.remove(connection)
 
-    with _listen(place) as listener, selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        while len(came) < place.processes - 1:
-            for key, _ in selector.select(0.1):
-                if key.fileobj is listener:
-                    with contextlib.suppress(OSError):
-                        connection = Connection(listener.accept()[0])
-                        strangers.add(connection)
-                        selector.register(connection, selectors.EVENT_READ, connection)
-                    continue
-                connection = key.data
-                for message in connection.receive():
-                    if connection in strangers:
-                        introduce(connection, message)
-                if not connection.open:
-                    selector.unregister(connection)
-                    strangers.discard(connection)
-                    for process in [process for process, known in came.items() if known is connection]:
-                        del came[process]
+    with _listen(place) as listener:
+        while missing := [process for process in range(1, place.processes) if process not in came]:
             now = time.monotonic()
-            missing = [process for process in range(1, place.processes) if process not in came]
-            if missing and now - began > timeout:
-                refuse(
-                    f'mesh.distributed: {_named(missing)} of {place.processes} did not come within {timeout:g} s '
-                    f'(mesh.timeout) to {place.address}: start every process with the same command and its own '
-                    'mesh.process'
-                )
-            if missing and now > next_line:
+            if now - began > mesh.timeout:
+                refuse(_did_not_come(missing, place, mesh))
+            if now > next_line:
                 next_line = now + PATIENCE[1]
-                line = f'waiting for {_named(missing)} of {place.processes} at {place.address}'
-                say(line)
-                for connection in came.values():
-                    connection.send(waiting=line)
-            if now - sent > BEAT:
-                sent = now
-                for connection in came.values():
-                    connection.send(beat=True)
+                say(f'waiting for {_named(missing)} of {place.processes} at {place.address}')
+            if now > next_beat:
+                next_beat = now + mesh.heartbeat_timeout / BEATS
+                send(missing=missing)
+            for found in ready([listener, *came.values(), *strangers], 0.1):
+                if isinstance(found, Connection):
+                    found.receive()
+                else:
+                    with contextlib.suppress(OSError):
+                        strangers.append(Connection(listener.accept()[0]))
+            for connection in strangers:
+                if connection.inbox:
+                    introduce(connection)
+                    next_beat = now  # it hears at once for whom it waits
+            strangers = [connection for connection in strangers if connection.open and connection not in came.values()]
+            came = {process: connection for process, connection in came.items() if connection.open}
         local = listener.getsockname()[0]
     for connection in strangers:
         connection.close()
     port = _free_port()
-    for connection in came.values():
-        connection.send(go=port, hosts=hosts)
-    return Peers(0, place.processes, came, hosts), (f'[{local}]' if ':' in local else local, port)
+    send(go=port, hosts=hosts)
+    peers = Peers(0, place.processes, came, hosts, mesh.heartbeat_timeout)
+    return peers, (f'[{local}]' if ':' in local else local, port)
 
 
 def _free_port() -> int:
@@ -279,11 +268,20 @@ def _named(processes: list[int]) -> str:
     return f'process {listed}' if len(processes) == 1 else f'processes {listed}'
 
 
+def _did_not_come(missing: list[int], place: Place, mesh: Mesh) -> str:
+    return (
+        f'mesh.distributed: {_named(missing)} of {place.processes} did not come within {mesh.timeout:g} s '
+        f'(mesh.timeout) to {place.address}: start every process with the same command and its own mesh.process'
+    )
+
+
 def _misfit(first: Message, other: Message) -> str:
     """Why a process cannot be one of those of process 0; '' if it can."""
     name = f'process {other["process"]} on {other["host"]}'
     if other['processes'] != first['processes']:
         return f'{name} has mesh.processes={other["processes"]}, process 0 has {first["processes"]}'
+    if not 0 <= other['process'] < other['processes']:
+        return f'{name} is none of {other["processes"]}'
     if other['process'] == 0:
         return f'another process 0 runs on {other["host"]}: each needs a mesh.process of its own'
     if other['jax'] != first['jax']:
@@ -295,10 +293,11 @@ def _misfit(first: Message, other: Message) -> str:
     return ''
 
 
-def _come(place: Place, hello: Message, timeout: float, say: Callable[[str], None]) -> tuple[Peers, tuple[str, int]]:
+def _come(place: Place, hello: Message, mesh: Mesh, say: Callable[[str], None]) -> tuple[Peers, tuple[str, int]]:
+    """All others: go to process 0, and wait until it says that all have come."""
     began = time.monotonic()
     next_line, problem = began + PATIENCE[0], 'it does not answer'
-    while (left := began + timeout - time.monotonic()) > 0:
+    while (left := began + mesh.timeout - time.monotonic()) > 0:
         if time.monotonic() > next_line:
             next_line += PATIENCE[1]
             say(f'waiting for process 0 of {place.processes} at {place.address}')
@@ -309,41 +308,51 @@ def _come(place: Place, hello: Message, timeout: float, say: Callable[[str], Non
             time.sleep(min(left, 0.2))
             continue
         connection.send(**hello)
-        go = _admitted(connection, say)
-        if go is None:
-            problem = 'what answers there is no process of this run'
-            connection.close()
-            time.sleep(min(left, 1))
-            continue
-        host = connection.socket.getpeername()[0]
-        hosts = {int(process): name for process, name in go['hosts'].items()}
-        return Peers(place.process, place.processes, {0: connection}, hosts), (host, go['go'])
+        if go := _admitted(connection, place, mesh, began, say):
+            hosts = {int(process): name for process, name in go['hosts'].items()}
+            peers = Peers(place.process, place.processes, {0: connection}, hosts, mesh.heartbeat_timeout)
+            return peers, (connection.socket.getpeername()[0], go['go'])
+        connection.close()
+        problem = 'what answers there is no process of this run'
+        time.sleep(0.2)
     raise UserError(
-        f'mesh.distributed: process 0 of {place.processes} was not reached at {place.address} within {timeout:g} s '
-        f'(mesh.timeout): {problem}'
+        f'mesh.distributed: process 0 of {place.processes} was not reached at {place.address} within '
+        f'{mesh.timeout:g} s (mesh.timeout): {problem}'
     )
 
 
-def _admitted(connection: Connection, say: Callable[[str], None]) -> Message | None:
-    """What process 0 says once all have come, with the port of JAX's service; None if it has gone, or was another.
+def _admitted(
+    connection: Connection, place: Place, mesh: Mesh, began: float, say: Callable[[str], None]
+) -> Message | None:
+    """What process 0 says once all have come; None if it has gone, or if that was no process 0.
 
     Raises:
-      UserError: process 0 refuses to begin.
+      UserError: process 0 refuses to begin, or somebody else did not come in time.
     """
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        sent = 0.0
-        while connection.open and time.monotonic() - connection.seen < SILENCE:
-            if selector.select(0.1):
-                for message in connection.receive():
-                    if 'go' in message:
-                        return message
-                    if 'refused' in message:
-                        connection.close()
-                        raise UserError(message['refused'])
-                    if 'waiting' in message:
-                        say(message['waiting'])
-            if time.monotonic() - sent > BEAT:
-                sent = time.monotonic()
-                connection.send(beat=True)
+    missing: list[int] = []
+    next_beat, next_line = 0.0, began + PATIENCE[0]
+    while connection.open and (now := time.monotonic()) - connection.seen < mesh.heartbeat_timeout:
+        if now - began > mesh.timeout + FAREWELL:  # process 0, which waits as long, is the first to say so
+            if missing:
+                connection.close()
+                raise UserError(_did_not_come(missing, place, mesh))
+            break
+        if missing and now > next_line:
+            next_line = now + PATIENCE[1]
+            say(f'waiting for {_named(missing)} of {place.processes} at {place.address}')
+        if now > next_beat:
+            next_beat = now + mesh.heartbeat_timeout / BEATS
+            connection.send(beat=True)
+        for _ in ready([connection], 0.1):
+            connection.receive()
+        while connection.inbox:
+            message = connection.inbox.popleft()
+            if message.get('protocol') != PROTOCOL:
+                return None
+            if 'go' in message:
+                return message
+            if 'refused' in message:
+                connection.close()
+                raise UserError(message['refused'])
+            missing = message['missing']
     return None

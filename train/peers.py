@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -18,24 +20,31 @@ from train.errors import Diverged, UserError, in_a_line
 
 # Exit code of a run that a supervisor is to start again: EX_TEMPFAIL of sysexits.h.
 AGAIN = 75
-# Seconds between two signs of life, and of silence until a process counts as lost.
-BEAT, SILENCE = 4.0, 40.0
-# Seconds for which an error that another one caused waits: a collective of JAX fails at the same moment as the
-# connection to a process that died, and that is then the reason.
+# Heartbeats in the time after which a process that sends none counts as lost.
+BEATS = 10
+# Seconds for which an error that may be a consequence waits: a collective of JAX fails at the same moment as the
+# connection to a process that died, which is then the reason.
 GRACE = 5.0
 # Seconds in which those who are told of the end are expected to close their connection.
-FAREWELL = 5.0
+FAREWELL = 5
 
 Message = dict[str, Any]
 
 
 class Connection:
-    """Messages, each a line of JSON, over a socket."""
+    """Messages, each a line of JSON, over a socket.
+
+    Attributes:
+      inbox: messages that have arrived and were not taken out.
+      open: whether more can come.
+      seen: when something last came, by the monotonic clock.
+    """
 
     def __init__(self, sock: socket.socket):
         sock.settimeout(FAREWELL)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.open, self.seen = sock, True, time.monotonic()
+        self.inbox = deque[Message]()
         self._rest = b''
 
     def fileno(self) -> int:
@@ -46,8 +55,8 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b'\n')
 
-    def receive(self) -> list[Message]:
-        """What has arrived of a socket that is ready; `open` is False afterwards if that was the end."""
+    def receive(self) -> None:
+        """Reads a socket that is ready into `inbox`; `open` is False afterwards if that was the end."""
         try:
             data = self.socket.recv(2**16)
         except OSError:
@@ -60,7 +69,7 @@ class Connection:
             messages, data = [], b''
         if not data or len(self._rest) > 2**20 or not all(isinstance(message, dict) for message in messages):
             self.open = False
-        return [message for message in messages if isinstance(message, dict)]
+        self.inbox.extend(message for message in messages if isinstance(message, dict))
 
     def close(self) -> None:
         self.open = False
@@ -93,12 +102,14 @@ class Peers:
       processes: how many there are.
       connections: of process 0 to all others; of the others to process 0.
       hosts: name of the machine of each process.
+      silence: seconds without a heartbeat after which a process counts as lost.
     """
 
     process: int
     processes: int
     connections: dict[int, Connection]
     hosts: dict[int, str]
+    silence: float
     _done: set[int] = field(default_factory=set)
     _all_done: threading.Event = field(default_factory=threading.Event)
     _mine: tuple[float, End, BaseException] | None = None
@@ -126,7 +137,7 @@ class Peers:
         caused = not expected or error.__cause__ is not None
         self._mine = time.monotonic() + (GRACE if caused else 0), end, error
         while True:
-            time.sleep(BEAT)  # until the other thread ends the process
+            time.sleep(1)  # until the other thread ends the process
 
     def _watch(self) -> None:
         try:
@@ -137,26 +148,28 @@ class Peers:
 
     def _attend(self) -> None:
         """Reads, sends signs of life, and ends the process: no other thread does, so that there is one reason."""
+        beat = self.silence / BEATS
         with selectors.DefaultSelector() as selector:
             for process, connection in self.connections.items():
-                connection.seen = time.monotonic()
                 selector.register(connection, selectors.EVENT_READ, process)
+                self._take(process)
             sent = looked = 0.0
             while not self._all_done.is_set():
-                for key, _ in selector.select(0.1):
-                    self._read(key.data, selector)
+                for key, _ in selector.select(min(beat, 0.1)):
+                    self.connections[key.data].receive()
+                    self._take(key.data)
                 now = time.monotonic()
-                if now - looked > BEAT:  # this process was held up itself, and has heard nobody
+                if now - looked > self.silence / 2:  # this process was held up itself, and has heard nobody
                     for connection in self.connections.values():
                         connection.seen = now
                 looked = now
-                if now - sent > BEAT:
+                if now - sent > beat:
                     sent = now
                     for connection in self.connections.values():
                         connection.send(beat=True)
                 for process, connection in self.connections.items():
-                    if now - connection.seen > SILENCE:
-                        self._end(self._lost(process, f'no sign of life for {SILENCE:.0f} s'))
+                    if now - connection.seen > self.silence:
+                        self._end(self._lost(process, f'no heartbeat for {self.silence:g} s'))
                 if self._mine is not None and now > self._mine[0]:
                     self._end(*self._mine[1:])
                 if not self.process and len(self._done) == self.processes:
@@ -164,9 +177,11 @@ class Peers:
                         connection.send(bye=True)
                     self._all_done.set()
 
-    def _read(self, process: int, selector: selectors.BaseSelector) -> None:
+    def _take(self, process: int) -> None:
+        """Acts on what a process has sent."""
         connection = self.connections[process]
-        for message in connection.receive():
+        while connection.inbox:
+            message = connection.inbox.popleft()
             if 'end' in message:
                 self._end(End(**message['end']))
             elif 'done' in message:
@@ -175,7 +190,6 @@ class Peers:
                 self._all_done.set()
                 return
         if not connection.open:
-            selector.unregister(connection)
             self._end(self._lost(process, 'its connection closed'))
 
     def _lost(self, process: int, how: str) -> End:
@@ -199,26 +213,27 @@ class Peers:
         _exit(end.code if end.process == me else end.others)
 
 
+def ready(ends: Iterable[Connection | socket.socket], seconds: float) -> list[Connection | socket.socket]:
+    """Those of which something can be read, waiting up to some time for the first."""
+    with selectors.DefaultSelector() as selector:
+        for end in ends:
+            selector.register(end, selectors.EVENT_READ, end)
+        return [key.data for key, _ in selector.select(seconds)]
+
+
 def is_there(connection: Connection) -> bool:
     """Whether a connection is open still, where its end may have arrived and not been read yet."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        while connection.open and selector.select(0):
-            connection.receive()
+    while connection.open and ready([connection], 0):
+        connection.receive()
     return connection.open
 
 
 def wait_until_closed(connections: list[Connection]) -> None:
+    """By the other side, for a few seconds."""
     until = time.monotonic() + FAREWELL
-    with selectors.DefaultSelector() as selector:
-        for connection in connections:
-            if connection.open:
-                selector.register(connection, selectors.EVENT_READ, connection)
-        while selector.get_map() and time.monotonic() < until:
-            for key, _ in selector.select(0.1):
-                key.data.receive()
-                if not key.data.open:
-                    selector.unregister(key.fileobj)
+    while (left := {c for c in connections if c.open}) and time.monotonic() < until:
+        for connection in left.intersection(ready(left, 0.1)):
+            connection.receive()
 
 
 def _exit(code: int) -> NoReturn:
