@@ -105,8 +105,11 @@ def finished(tmp_path_factory) -> Path:
 
 
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint, by its path."""
-    state = ocp.StandardCheckpointer().restore(checkpoint / 'state')
+    """Every array of a checkpoint, by its path, whatever devices it was written by."""
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(checkpoint / 'state').item_metadata.tree
+        whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(checkpoint / 'state', restore_args=whole)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
 
