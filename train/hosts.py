@@ -105,7 +105,7 @@ def _say(line: str) -> None:
 def joined(config: Config, dry_run: bool = False, say: Callable[[str], None] = _say) -> Iterator[None]:
     """Inside it this process is one of several, and JAX has all their devices.
 
-    An error ends all processes: the others with its message and exit code, or, if it was not foreseen, with `AGAIN`.
+    An error ends all processes with its message and one exit code.
 
     Raises:
       UserError: not all processes came, or they do not fit together; every one that came raises it.

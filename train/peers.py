@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from jax.errors import JaxRuntimeError
+
 from train.commands.command import complain
 from train.errors import Diverged, UserError, in_a_line
 
@@ -78,18 +80,16 @@ class Connection:
 
 @dataclass
 class End:
-    """Why this process ends.
+    """Why all processes end.
 
     Attributes:
       process: whose reason it is.
-      code: exit code of that process.
-      others: of all others.
+      code: exit code of all.
       text: the line.
     """
 
     process: int
     code: int
-    others: int
     text: str
 
 
@@ -126,16 +126,15 @@ class Peers:
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this process and the others: with the error or, if that is why it came to this, as one is lost."""
-        me, expected = self.process, isinstance(error, UserError | Diverged)
+        expected = isinstance(error, UserError | Diverged)
         if expected:
-            code = 2 if isinstance(error, UserError) else 1
-            end = End(me, code, code, str(error))
+            code, text = 2 if isinstance(error, UserError) else 1, str(error)
         elif isinstance(error, KeyboardInterrupt):
-            end = End(me, 130, AGAIN, 'it was interrupted')
-        else:
-            end = End(me, 1, AGAIN, f'it failed: {in_a_line(error)}')
+            code, text = 130, 'it was interrupted'
+        else:  # of devices and networks, which may do better next time, or of programs, which will not
+            code, text = AGAIN if isinstance(error, JaxRuntimeError) else 1, f'it failed: {in_a_line(error)}'
         caused = not expected or error.__cause__ is not None
-        self._mine = time.monotonic() + (GRACE if caused else 0), end, error
+        self._mine = time.monotonic() + (GRACE if caused else 0), End(self.process, code, text), error
         while True:
             time.sleep(1)  # until the other thread ends the process
 
@@ -194,7 +193,7 @@ class Peers:
 
     def _lost(self, process: int, how: str) -> End:
         text = f'lost ({how}); the same command on all hosts continues from the newest checkpoint'
-        return End(process, AGAIN, AGAIN, text)
+        return End(process, AGAIN, text)
 
     def _end(self, end: End, error: BaseException | None = None) -> NoReturn:
         """Tells the others and ends; process 0 last, since without it they would not hear the reason."""
@@ -210,7 +209,7 @@ class Peers:
             complain(error)
         elif not isinstance(error, KeyboardInterrupt):
             traceback.print_exception(error)
-        _exit(end.code if end.process == me else end.others)
+        _exit(end.code)
 
 
 def ready(ends: Iterable[Connection | socket.socket], seconds: float) -> list[Connection | socket.socket]:
