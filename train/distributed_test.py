@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from train.checkpoints import check, steps_in
 from train.conftest import arrays, assert_same_run, number_in, rows_without_speed, wait_for
@@ -256,6 +257,26 @@ def test_what_one_process_refuses_ends_all(several, tmp_path):
     outcome = ends(several(2, tmp_path / 'data', *data, own={1: (f'--data.path={missing}.npz',)}))
     assert_refused(outcome, 1, str(missing))
     assert not (tmp_path / 'data').exists()
+
+
+@pytest.mark.exhaustive
+def test_an_image_that_one_process_cannot_read_ends_all(several, tmp_path):
+    """In the middle of training, from a copy of the data of its own."""
+    noise = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for label in ('a', 'b'):
+            (tmp_path / '0' / split / label).mkdir(parents=True)
+            for index in range(8):
+                image = Image.fromarray(noise.integers(0, 256, (8, 8, 3), np.uint8))
+                image.save(tmp_path / '0' / split / label / f'{index}.png')
+    shutil.copytree(tmp_path / '0', tmp_path / '1')
+    damaged = tmp_path / '1' / 'train' / 'b'
+    for path in damaged.iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    own = {process: (f'--data.path={tmp_path / str(process)}',) for process in (0, 1)}
+    folder = tmp_path / 'run'
+    data = ('--data.name=image_folder', '--augment.image-size=8', '--batch-size=8', '--loader.prefetch=1')
+    assert_refused(ends(several(2, folder, *data, own=own), WITHIN), 1, str(damaged))
 
 
 @pytest.mark.exhaustive
