@@ -102,11 +102,11 @@ HEADER = (
 INTRODUCTION = f"""# Models
 
 Parity in float64 with a PyTorch reference: the largest relative error over all cases, measured by
-`python -m parity_tests.docs`. The reference is itself held to vit-pytorch {VERSION}, that of `vision_transformer` to
-timm, weights, outputs, gradients and statistics, in the *cases* of the first column. Where upstream fails (an argument
-that crashes, a draw that it does not let one give) our own reference goes further than it, and is all that those cases
-rest on: *reference only*. Parameters are at the size the paper leads with, equal to upstream's count. Speed is in
-[speed.md](speed.md), departures from the papers in [quirks.md](quirks.md).
+`python -m parity_tests.docs`. The reference is itself held to vit-pytorch {VERSION}, that of timm's networks
+([timm.md](timm.md)) to timm, weights, outputs, gradients and statistics, in the *cases* of the first column. Where
+upstream fails (an argument that crashes, a draw that it does not let one give) our own reference goes further than it,
+and is all that those cases rest on: *reference only*. Parameters are at the size the paper leads with, equal to
+upstream's count. Speed is in [speed.md](speed.md), departures from the papers in [quirks.md](quirks.md).
 
 """
 

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
 from train.errors import UserError, is_out_of_memory
+from train.first import of_first
 from train.state import TrainState
 
 Meta = dict[str, Any]
@@ -181,7 +182,7 @@ def _restored(manager: ocp.CheckpointManager, step: int, abstract: TrainState | 
     """
     place = Path(manager.directory / str(step))
     items = {} if abstract is None else {'state': ocp.args.StandardRestore(abstract)}
-    verified = check(place)
+    verified = _check_for_all(place)
     try:
         found = manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
         if found['meta']['step'] != step:
@@ -220,6 +221,19 @@ def check(place: Path) -> bool:
     if wrong:
         raise Damaged(f'{wrong[0]} has other bytes than were written')
     return True
+
+
+def _check_for_all(place: Path) -> bool:
+    """The same by process 0 for all, so that they agree, and read the files once."""
+    verified, reason = False, 'process 0 says so'
+    if jax.process_index() == 0:
+        try:
+            verified, reason = check(place), ''
+        except Damaged as error:
+            reason = str(error)
+    if of_first(bool(reason)):
+        raise Damaged(reason)
+    return bool(of_first(verified))
 
 
 def _checksum(path: Path) -> list[int]:

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from train import catalogue, commands, recipes, sources
 from train.commands.command import complain
 from train.config import Config, Dtype, Model, check, differences, to_json
 from train.errors import Diverged, UserError, is_out_of_memory, nearest
+from train.hosts import joined
 from train.model import FROM_DATA, options
 from train.sources.source import Source
 
@@ -48,8 +49,7 @@ def main(argv: Sequence[str]) -> int:
         if name not in recipes.names():
             known = [*recipes.names(), *commands.names()]
             raise UserError(f'no recipe or command is called {name!r}: {nearest(name, known)}')
-        with _enough_memory():
-            _train(*parse(name, args))
+        _train(*parse(name, args))
     except (UserError, Diverged) as error:
         complain(error)
         return 2 if isinstance(error, UserError) else 1
@@ -76,19 +76,19 @@ def _enough_memory() -> Iterator[None]:
 
 
 def _train(config: Config, dry_run: bool) -> None:
-    check(config)
     _prepare_libraries()
-    if config.mesh.distributed:
-        _join_hosts()
-    # The libraries of training are slow to import.
-    if dry_run:
-        from train.dry_run import dry_run as show
+    # What one of several processes finds wrong it can tell the others once it has met them.
+    with joined(config, dry_run) if config.mesh.distributed else nullcontext(), _enough_memory():
+        check(config)
+        # The libraries of training are slow to import.
+        if dry_run:
+            from train.dry_run import dry_run as show
 
-        show(config)
-    else:
-        from train.loop import run
+            show(config)
+        else:
+            from train.loop import run
 
-        run(config)
+            run(config)
 
 
 def _execute(name: str, args: Sequence[str]) -> int:
@@ -265,10 +265,3 @@ def _but_failed_writes(hook: Callable) -> Callable:
     return lambda args: (
         None if isinstance(args.exc_value, OSError) or str(args.exc_value) == 'Event loop is closed' else hook(args)
     )
-
-
-def _join_hosts() -> None:
-    try:
-        jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f'mesh.distributed: {error}') from error

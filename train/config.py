@@ -10,7 +10,7 @@ from train import catalogue, objectives, sources
 from train.data.augment import Augment
 from train.errors import UserError
 from train.objectives.objective import Objective
-from train.places import place, place_to_write
+from train.places import place, place_to_write, shortened
 from train.sources.source import Source
 from train.values import check_values
 
@@ -112,7 +112,18 @@ class Mesh:
     fsdp_min_size: int = 16384
     """Parameters of fewer elements are replicated instead of sharded by fsdp."""
     distributed: bool = False
-    """Join the processes of the other hosts first. On TPU pods and under Slurm JAX finds them by itself."""
+    """Join the processes of the other hosts first. On TPU pods, under Slurm and under Open MPI JAX finds them by
+    itself; elsewhere `coordinator`, `processes` and `process` tell. See docs/scale.md."""
+    coordinator: str = ''
+    """HOST:PORT at which process 0 listens for the others, the same for all."""
+    processes: int | None = None
+    """Number of processes, one or more on each host."""
+    process: int | None = None
+    """Index of this process: 0, 1, ... processes - 1."""
+    timeout: float = 300.0
+    """Seconds within which all processes must have come; then those that did name the missing ones and end."""
+    heartbeat_timeout: float = 40.0
+    """Seconds without a heartbeat after which a process counts as lost, and the others end to be started again."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,8 @@ class Config:
     """Log metrics to metrics.jsonl every N steps."""
     plots: bool = True
     """Plot curves, predictions, attention maps and the confusion matrix at the end."""
+    profile: int = 0
+    """Trace N steps with JAX's profiler into the folder `profile` of the run, from the third step on; 0: none."""
     data: Source
     augment: Augment = field(default_factory=Augment)
     model: Model
@@ -167,7 +180,7 @@ class Config:
 
 
 # Where, by how many and from which copy of the data a run is computed, not what: this may change when it continues.
-FREE_TO_CHANGE = ('out', 'plots', 'mesh', 'loader', 'data.path')
+FREE_TO_CHANGE = ('out', 'plots', 'profile', 'mesh', 'loader', 'data.path')
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -207,12 +220,14 @@ def _tuples(value: Any) -> Any:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys in which two JSON configs describe different runs, with both values."""
-    old, new = ({key: value for key, value in _flat(c).items() if not _is_free(key)} for c in (old, new))
+    old, new = (
+        {key: value for key, value in _flat(c).items() if not _is_among(key, FREE_TO_CHANGE)} for c in (old, new)
+    )
     return {k: (old.get(k), new.get(k)) for k in sorted({*old, *new}) if old.get(k) != new.get(k)}
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f'{free}.') for free in FREE_TO_CHANGE)
+def _is_among(key: str, keys: tuple[str, ...]) -> bool:
+    return any(key == other or key.startswith(f'{other}.') for other in keys)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -222,9 +237,46 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return flat
 
 
+# May be another on each host: how its process finds the others, and how and from where it loads.
+OWN_OF_A_HOST = ('out', 'plots', 'loader', 'data.path', 'mesh.coordinator', 'mesh.processes', 'mesh.process',
+                 'mesh.timeout')  # fmt: skip
+
+
+def differences_of_hosts(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys in which the options of two processes of one run must not differ and do, with both values."""
+    first, other = _flat(first), _flat(other)
+    return {
+        key: (first.get(key), other.get(key))
+        for key in sorted({*first, *other})
+        if first.get(key) != other.get(key) and not _is_among(key, OWN_OF_A_HOST)
+    }
+
+
+def check_hosts(mesh: Mesh) -> None:
+    """Raises a `UserError` if the options that lead to the other processes make no sense."""
+    check_values(mesh, 'mesh.')
+    given = [name for name in ('coordinator', 'processes', 'process') if getattr(mesh, name) not in ('', None)]
+    if given and not mesh.distributed:
+        value = shortened(str(getattr(mesh, given[0])))
+        raise UserError(f'mesh.{given[0]}={value} is for several processes: add --mesh.distributed')
+    for name, least in (('timeout', 0.1), ('heartbeat_timeout', 1)):
+        if not getattr(mesh, name) >= least:
+            raise UserError(f'mesh.{name}={getattr(mesh, name)} must be at least {least} seconds')
+    host, _, port = mesh.coordinator.rpartition(':')
+    plain = ':' not in host or host[0] + host[-1] == '[]'
+    if mesh.coordinator and not (host and plain and port.isdecimal() and port.isascii() and 0 < int(port) < 2**16):
+        raise UserError(f'mesh.coordinator={shortened(mesh.coordinator)} must be HOST:PORT, the port from 1 to 65535')
+    if mesh.processes is not None and mesh.processes < 1:
+        raise UserError(f'mesh.processes={mesh.processes} must be at least 1')
+    if mesh.process is not None and not 0 <= mesh.process < (mesh.processes or mesh.process + 1):
+        below = f' and below mesh.processes={mesh.processes}' if mesh.processes else ''
+        raise UserError(f'mesh.process={mesh.process} must be at least 0{below}')
+
+
 def check(config: Config) -> None:
     """Raises a `UserError` that names the first value that makes no sense."""
     check_values(config)
+    check_hosts(config.mesh)
     place_to_write(config.out, 'out')
     place(config.init, 'init')
     place(getattr(config.data, 'path', ''), 'data.path')
@@ -234,7 +286,7 @@ def check(config: Config) -> None:
     at_least = {
         1: ('steps', 'batch_size', 'eval_every', 'save_every', 'log_every', 'mesh.fsdp', 'mesh.tensor', 'mesh.seq',
             'loader.prefetch', 'optim.accumulate'),
-        0: ('seed', 'optim.learning_rate', 'optim.weight_decay', 'optim.clip', 'mesh.data',
+        0: ('seed', 'profile', 'optim.learning_rate', 'optim.weight_decay', 'optim.clip', 'mesh.data',
             'mesh.fsdp_min_size', 'loader.threads', 'loader.workers'),
     }  # fmt: skip
     values = _flat(dataclasses.asdict(config))

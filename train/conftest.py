@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from conftest import FLAGS
+from train.clock import SPEED
 from train.log import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,8 +105,11 @@ def finished(tmp_path_factory) -> Path:
 
 
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint, by its path."""
-    state = ocp.StandardCheckpointer().restore(checkpoint / 'state')
+    """Every array of a checkpoint, by its path, whatever devices it was written by."""
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(checkpoint / 'state').item_metadata.tree
+        whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(checkpoint / 'state', restore_args=whole)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
 
@@ -119,8 +123,7 @@ def number_in(pattern: str, text: str) -> int:
 def rows_without_speed(folder: Path) -> list[dict]:
     """`metrics.jsonl` without what differs from run to run."""
     return [
-        {key: value for key, value in row.items() if key not in ('images_per_second', 'waited', 'mfu')}
-        for row in read_rows(folder / 'metrics.jsonl')
+        {key: value for key, value in row.items() if key not in SPEED} for row in read_rows(folder / 'metrics.jsonl')
     ]
 
 

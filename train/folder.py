@@ -3,17 +3,25 @@
 import fcntl
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from train.config import Config, differences, from_json, to_json
 from train.errors import UserError
 from train.facts import FILE, Facts
+from train.first import of_first
 from train.places import place_to_write
 
 SUMMARY = 'summary.json'
+LOCK = 'lock'
+# Seconds after which a file that one host has written is seen on another.
+SEEN = 10.0
 
 
 def open_folder(config: Config) -> Path:
@@ -83,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       UserError: another process has the folder.
     """
-    with (folder / 'lock').open('w') as file:
+    with (folder / LOCK).open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -91,6 +99,34 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+
+
+def check_shared(folder: Path) -> None:
+    """Whether all hosts have the same folder under this path; every process must ask, process 0 with the lock.
+
+    Raises:
+      UserError: this host has another one, such as on its own disk.
+    """
+    if jax.process_count() == 1:
+        return
+    written = secrets.randbits(30)
+    if jax.process_index() == 0:
+        (folder / LOCK).write_text(f'{written}\n')
+    expected, end = str(of_first(written)), time.monotonic() + SEEN
+    while _first_line(folder / LOCK) != expected:
+        if time.monotonic() > end:
+            raise UserError(
+                f'--out {folder} is not the folder that process 0 has under this path: name one that all hosts share, '
+                'such as on NFS or a mounted bucket'
+            )
+        time.sleep(0.1)
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition('\n')[0]
+    except (OSError, ValueError):
+        return ''
 
 
 def _check_same(config: Config, written: Path) -> None:

@@ -178,7 +178,8 @@ def _published(config: Config, setup: Setup) -> _Origin:
         found = dataclasses.replace(found, model=config.model.name)
     try:
         size = {key: config.init_image_size for key in SIZES if config.init_image_size and setup.model.takes(key)}
-        network, variables, source = found.load(**size)
+        said: list[str] = []
+        network, variables, source = found.load(said.append, **size)
     except ValueError as error:
         raise UserError(f'init: {error}') from error
     if type(network) is not type(setup.model):
@@ -193,7 +194,7 @@ def _published(config: Config, setup: Setup) -> _Origin:
         found.name,
         _tables(network, (height, width, channels)),
         resampling=SOURCES[source].resampling,
-        lines=_of_images(found, setup),
+        lines=(*(f'  {line}' for line in said), *_of_images(found, setup)),
     )
 
 

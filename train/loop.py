@@ -16,8 +16,9 @@ from train.config import Config
 from train.data.skipped import Skipped
 from train.data.stream import host_rows, place, train_batches, val_batches
 from train.errors import Diverged, UserError, is_out_of_memory
+from train.first import of_first
 from train.flops import model_flops, peak_flops
-from train.folder import locked, open_folder, read_summary
+from train.folder import check_shared, locked, open_folder, read_summary
 from train.init import Inherited, begin, inherit
 from train.log import Metrics, Row, Terminal, describe
 from train.optim import schedule
@@ -29,6 +30,7 @@ from train.sources.source import Record, Split
 from train.state import TrainState
 from train.step import Metrics as Numbers
 from train.stop import Stop
+from train.trace import Trace
 
 SPLITS: tuple[Split, ...] = ('train', 'val')
 
@@ -47,18 +49,20 @@ def run(config: Config) -> None:
     began = time.monotonic()
     setup = set_up(config)
     # Before the folder is made, so that what cannot begin leaves nothing behind.
-    new = not steps_in(Path(config.out, 'checkpoints', 'last'))
+    new = of_first(not steps_in(Path(config.out, 'checkpoints', 'last')))
     inherited = inherit(config, setup) if config.init and new else None
-    data = {} if read_summary(Path(config.out)) is not None else {split: config.data.records(split) for split in SPLITS}
+    finished = of_first(read_summary(Path(config.out)) is not None)
+    data = {} if finished else {split: config.data.records(split) for split in SPLITS}
     main_host = jax.process_index() == 0
     folder = open_folder(config) if main_host else Path(config.out).absolute()
     sync_global_devices('the folder is open')
     terminal = Terminal(config.steps, quiet=not main_host)
-    if (done := read_summary(folder)) is not None:
-        terminal.say(f'finished already: {describe(done)}, everything is in {folder}')
+    if finished:
+        terminal.say(f'finished already: {describe(read_summary(folder) or {})}, everything is in {folder}')
         return
     try:
         with locked(folder) if main_host else nullcontext():
+            check_shared(folder)
             _run(config, setup, data, inherited, folder, terminal, began)
     except OSError as error:
         if is_out_of_memory(error):
@@ -120,6 +124,7 @@ def _run(
     peak = peak_flops(setup.mesh, config.model.dtype)
     fastest = None if peak is None else peak / model_flops(config)
     clock = Clock(config.batch_size, config.loader, terminal.say, fastest)
+    trace = Trace(folder, config.profile, terminal.say)
     unseen: tuple[int, Numbers] | None = None
     warned = False
     terminal.start(step)
@@ -128,13 +133,16 @@ def _run(
             for batch in clock.batches(batches):
                 batch = skipped.taken_out(batch)
                 placed = place(batch, setup.mesh, config.batch_size)
-                state, numbers = setup.train_step(state, {**placed, **setup.given})
+                with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
+                    state, numbers = setup.train_step(state, {**placed, **setup.given})
                 step += 1
                 # The metrics of a step are read while the device is busy with the next one.
                 if unseen is not None:
-                    _finite(*unseen)
+                    with clock.waiting():
+                        _finite(*unseen)
                 unseen = step, numbers
                 clock.tick(numbers)
+                trace.tick(numbers)
                 terminal.at(step)
 
                 log, look, save = (
@@ -145,7 +153,8 @@ def _run(
                 if not (log or look or save or stopping):
                     continue
 
-                seen = _finite(step, numbers)
+                with clock.waiting():
+                    seen = _finite(step, numbers)
                 row: Row = {}
                 if log:
                     row = {**seen, 'learning_rate': float(learning_rate(step - 1)), **clock.row()}
@@ -191,6 +200,7 @@ def _run(
     finally:
         batches.close()
         terminal.stop()
+        trace.close()
         checkpoints.close()
         metrics.close()
 
@@ -214,7 +224,7 @@ def _title(config: Config, setup: Setup, folder: Path) -> str:
 
 
 def evaluate(
-    config: Config, setup: Setup, state: TrainState, held_out: Sequence[Record], rows: range, skipped: Skipped
+    config: Config, setup: Setup, state: TrainState, held_out: Sequence[Record], rows: Sequence[int], skipped: Skipped
 ) -> Row:
     """The metrics over all held-out data that can be read."""
     totals: dict[str, float] = {}
@@ -229,7 +239,7 @@ def evaluate(
 
 
 def features(
-    config: Config, setup: Setup, state: TrainState, records: Sequence[Record], rows: range, skipped: Skipped
+    config: Config, setup: Setup, state: TrainState, records: Sequence[Record], rows: Sequence[int], skipped: Skipped
 ) -> Features:
     """The network's features of as many images of a split as are probed."""
     few, size = chosen(records, config.objective.probed), config.batch_size
@@ -257,7 +267,13 @@ def _finite(step: int, numbers: Numbers) -> Row:
 
 
 def check_sound(
-    setup: Setup, state: TrainState, batch: Mapping[str, jax.Array], rows: range, size: int, step: int, looked: bool
+    setup: Setup,
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    rows: Sequence[int],
+    size: int,
+    step: int,
+    looked: bool,
 ) -> None:
     """Whether a state may be saved. The loss of a step is that of the parameters before it, and tells nothing of those
     that the step has made.

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: a wish to stop, granted at the end of the step."""
 
+import os
 import signal
 
 import jax
@@ -9,15 +10,15 @@ class Stop:
     """Inside `with Stop() as stop`, the first signal sets `stop.requested`; a second one ends at once."""
 
     def __init__(self):
-        self.requested = False
+        self.requested = self._passed_on = False
         self._before = {}
 
     def __enter__(self) -> 'Stop':
-        # Several hosts must stop at the same step: there jax's own notifier listens, and a handler
+        # Several hosts must stop at the same step: there jax's own notifier listens for SIGTERM, and a handler
         # of ours would silence it.
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._request)
+        alone = jax.process_count() == 1
+        for number in (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,):
+            self._before[number] = signal.signal(number, self._request if alone else self._pass_on)
         return self
 
     def __exit__(self, *_) -> None:
@@ -28,3 +29,9 @@ class Stop:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+    def _pass_on(self, number, frame) -> None:
+        if self._passed_on:
+            raise KeyboardInterrupt
+        self._passed_on = True
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -29,6 +29,7 @@ AT_MOST = {
     'classes': 10**7,
     'batch_size': 2**20,
     'frames': 10_000,
+    'profile': 1000,
     'size': 2**15,
     'fsdp_min_size': LARGEST,
     'channels': 2**15,

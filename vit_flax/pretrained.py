@@ -21,6 +21,7 @@ from vit_flax.registry import create_model, list_models, sized, stems
 from vit_flax.weights import from_torch, timm
 from vit_flax.weights.files import FileError, read_arrays, read_contents
 from vit_flax.weights.fit import fit
+from vit_flax.weights.source import Report
 from vit_flax.weights.sources import SOURCES, recognised
 
 # By preference; of a repository the first that is there is read.
@@ -87,10 +88,11 @@ class Checkpoint:
             return tuple(IMAGENET.read_text(encoding='utf-8').splitlines())
         return tuple(f'class {i}' for i in range(count))
 
-    def load(self, **kwargs: Any) -> tuple[Backbone, dict[str, Any], str]:
+    def load(self, report: Report | None = None, **kwargs: Any) -> tuple[Backbone, dict[str, Any], str]:
         """The network at the checkpoint's own sizes, its variables, and the source whose names the file has.
 
         Args:
+          report: called with a line about each thing that is taken off or left out.
           **kwargs: arguments of the network that win over the checkpoint's.
 
         Raises:
@@ -101,7 +103,7 @@ class Checkpoint:
             arrays |= read_arrays(file)
         found = _completed(self, arrays)
         network = create_model(found.model, **{**found.args, **kwargs})
-        return network, from_torch(network, arrays, source=found.source), found.source
+        return network, from_torch(network, arrays, source=found.source, report=report), found.source
 
 
 def from_pretrained(

@@ -7,14 +7,17 @@ so their number changes nothing, and a run that continues simply starts at a lat
 
 import multiprocessing.resource_tracker
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import absl.flags
 import grain
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from train.config import Loader
 from train.data.augment import Augment
@@ -31,7 +34,7 @@ class _Steps:
 
     record_at: Callable[[int], Record]
     batch_size: int
-    rows: range
+    rows: Sequence[int]
     steps: int
 
     def __len__(self) -> int:
@@ -79,7 +82,7 @@ def train_batches(
     batch_size: int,
     steps: int,
     start: int = 0,
-    rows: range | None = None,
+    rows: Sequence[int] | None = None,
     loader: Loader,
 ) -> Generator[Batch, None, None]:
     """Batches of steps `start` to `steps`: every epoch is a new permutation of the records.
@@ -108,7 +111,7 @@ def train_batches(
 
 
 def val_batches(
-    records: Sequence[Record], augment: Augment, *, batch_size: int, rows: range | None = None, loader: Loader
+    records: Sequence[Record], augment: Augment, *, batch_size: int, rows: Sequence[int] | None = None, loader: Loader
 ) -> Generator[Batch, None, None]:
     """The held-out data once, in order; `weight [rows]` is 0 where the last batch is filled up."""
     records = _no_larger_than_needed(records, augment.least(training=False))
@@ -123,7 +126,7 @@ def _no_larger_than_needed(records: Sequence[Record], least: int) -> Sequence[Re
 
 
 def _batches(
-    record_at, batch_size: int, rows: range | None, start: int, steps: int, loader: Loader
+    record_at, batch_size: int, rows: Sequence[int] | None, start: int, steps: int, loader: Loader
 ) -> Generator[Batch, None, None]:
     rows = range(batch_size) if rows is None else rows
     mine = grain.MapDataset.source(_Steps(record_at, batch_size, rows, steps))[start:]
@@ -158,18 +161,29 @@ def _deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def host_rows(mesh: jax.sharding.Mesh, batch_size: int) -> range:
-    """The contiguous rows of a batch that live on this host's devices."""
-    places = batch_sharding(mesh, 1).addressable_devices_indices_map((batch_size,)).values()
-    rows = [place[0] for place in places if place is not None]
-    return range(min(r.start or 0 for r in rows), max(batch_size if r.stop is None else r.stop for r in rows))
+def host_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
+    """The rows of a batch that live on this host's devices, in order. They need not be contiguous: the order of a mesh
+    follows the wires, and the devices of a host are a rectangle in it."""
+    return rows_at(batch_sharding(mesh, 1).addressable_devices_indices_map((batch_size,)).values(), batch_size)
+
+
+def rows_at(indices: Iterable[tuple[slice, ...] | None], batch_size: int) -> list[int]:
+    """The rows that any of the indices of an array `[batch_size]` has."""
+    return sorted({row for index in indices if index for row in range(*index[0].indices(batch_size))})
 
 
 def place(batch: Batch, mesh: jax.sharding.Mesh, batch_size: int) -> dict[str, jax.Array]:
     """This host's rows -> the batch over all devices."""
-    return {
-        name: jax.make_array_from_process_local_data(
-            batch_sharding(mesh, rows.ndim), rows, (batch_size, *rows.shape[1:])
-        )
-        for name, rows in batch.items()
-    }
+    own = host_rows(mesh, batch_size)
+    return {name: _placed(rows, own, batch_sharding(mesh, rows.ndim), batch_size) for name, rows in batch.items()}
+
+
+def _placed(rows: np.ndarray, own: list[int], sharding: NamedSharding, batch_size: int) -> jax.Array:
+    """Args: rows: `[own ...]`, of the batch's; own: their indices."""
+
+    def shard(index: Any) -> np.ndarray:
+        first, last, _ = index[0].indices(batch_size)
+        start = bisect_left(own, first)
+        return rows[(slice(start, start + last - first), *index[1:])]
+
+    return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, shard)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from train.config import Loader, Mesh
 from train.data.augment import Augment
-from train.data.stream import host_rows, place, train_batches, val_batches
+from train.data.stream import host_rows, place, rows_at, train_batches, val_batches
 from train.errors import UserError
 from train.sharding import make_mesh
 from train.sources.digits import Digits
@@ -147,8 +147,14 @@ def test_photographs_are_decoded_no_larger_than_needed(tmp_path, monkeypatch):
 
 def test_rows_go_where_they_belong():
     mesh = make_mesh(Mesh(fsdp=2, tensor=2))
-    assert host_rows(mesh, 8) == range(8)
+    assert host_rows(mesh, 8) == [*range(8)]
     (batch,) = batches(steps=1)
     placed = place(batch, mesh, 8)
     np.testing.assert_array_equal(placed['image'], batch['image'])
     assert placed['label'].addressable_shards[0].data.shape == (2,)
+
+
+def test_rows_of_a_host_need_not_be_contiguous():
+    indices = [(slice(4, 6), slice(None)), (slice(0, 2), slice(None)), (slice(4, 6), slice(None)), None]
+    assert rows_at(indices, 8) == [0, 1, 4, 5]
+    assert rows_at([(slice(None),)], 3) == [0, 1, 2]

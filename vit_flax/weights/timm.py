@@ -19,9 +19,10 @@ def published() -> dict[str, dict[str, Any]]:
 
 
 @cache
-def sizes() -> dict[str, dict[str, Any]]:
-    """Arguments of each network that is built."""
-    return {name: entry['args'] for name, entry in published().items() if 'args' in entry}
+def sizes(stem: str | None = None) -> dict[str, dict[str, Any]]:
+    """Arguments of each network that is built, of one model file or of all."""
+    built = {name: entry for name, entry in published().items() if 'args' in entry}
+    return {name: entry['args'] for name, entry in built.items() if stem in (None, entry['stem'])}
 
 
 def tagged(name: str) -> dict[str, Any] | None:
