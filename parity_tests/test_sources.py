@@ -18,9 +18,11 @@ from safetensors.numpy import load_file, save_file
 import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.foreign import imported
+from parity_tests.timm_side import HybridVisionTransformer as TimmHybrid
 from parity_tests.timm_side import VisionTransformer as TimmVisionTransformer
 from parity_tests.timm_side import timm
 from vit_flax.models.vision_transformer import VisionTransformer
+from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
 from vit_flax.objectives.mae import MAE
 from vit_flax.weights.files import read_arrays, write_arrays
 from vit_flax.weights.sources import SOURCES, recognised
@@ -256,6 +258,35 @@ def test_siglip_with_a_head_of_classes(tmp_path: Path):
     assert all((written[name] == arrays[name]).all() for name in written) and len(written) == len(arrays) - 11
 
 
+@pytest.mark.parametrize('gated, registers', [(False, 0), (True, 3)])
+def test_dinov3(gated: bool, registers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the angles of rotary positions in float64, which theirs computes in float32."""
+    module = transformers('dinov3_vit')
+    sizes = {**SMALL, 'num_register_tokens': registers, 'use_gated_mlp': gated, 'layerscale_value': 0.1}
+    sizes['hidden_act'] = 'silu' if gated else 'gelu'
+    network = randomised(module.DINOv3ViTModel(imported('transformers.models.dinov3_vit').DINOv3ViTConfig(**sizes)))
+    network.rope_embeddings.inv_freq = 1 / 100.0 ** torch.arange(0, 1, 4 / 16, dtype=torch.float64)
+    centres = module.get_patches_center_coordinates
+    monkeypatch.setattr(
+        module, 'get_patches_center_coordinates', lambda *grid, dtype, device: centres(*grid, torch.float64, device)
+    )
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    name, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(name, **kwargs)
+    variables = vit_flax.from_torch(model, arrays, source='huggingface')
+    same(variables, vit_flax.from_torch(model, network.state_dict(), source='huggingface'))
+    with torch.no_grad():
+        want = network(nchw()).last_hidden_state[:, 1 + registers :].mean(1).numpy()
+    assert relative_error(outputs(model, variables), want) <= 1e-9
+    written = vit_flax.to_torch(model, variables, source='huggingface')
+    assert not written['embeddings.mask_token'].any()
+    same({**written, 'embeddings.mask_token': arrays['embeddings.mask_token']}, arrays)
+    save_file(written, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+    _, info = type(network).from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float64)
+    assert not any(info.values())
+
+
 def masked_autoencoder() -> tuple[torch.nn.Module, MAE]:
     """ViTMAE with its decoder, and our objective around our encoder."""
     config = imported('transformers.models.vit_mae').ViTMAEConfig
@@ -400,6 +431,31 @@ def test_google_as_timm_reads_it(name: str, tmp_path: Path):
     assert kwargs['act'] == 'gelu_tanh'
 
 
+@pytest.mark.parametrize('layers', [(), (1, 2)])
+def test_hybrids_of_google_as_timm_reads_them(layers: tuple[int, ...], tmp_path: Path):
+    args = {**OURS, 'img_size': 32, 'patch_size': 1 if layers else 2}
+    args |= {'layers': layers, 'widths': (64, 128), 'stem_chs': 16, 'num_groups': 8}
+    model = HybridVisionTransformer(**args)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 32, 32, 3))))
+    variables = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape), shapes)
+    written = vit_flax.to_torch(model, variables, source='google')
+    # as in published files
+    published = {key: x.reshape(1, 1, 1, -1) if '/gn' in f'/{key}' else x for key, x in written.items()}
+    same(variables, vit_flax.from_torch(model, published, source='google'))
+    write_arrays(tmp_path / 'a.npz', published)
+    network = TimmHybrid(**args).double().eval()
+    timm_reader()(network, tmp_path / 'a.npz')
+    same(
+        {key: x.numpy() for key, x in network.state_dict().items()}, vit_flax.to_torch(model, variables, source='timm')
+    )
+    assert recognised(written) == 'google (hybrid)'
+    stem, kwargs = SOURCES['google'].configuration(written)
+    assert stem == 'vision_transformer_hybrid'
+    told = {key: value for key, value in args.items() if key not in ('num_groups', *(() if layers else ('widths',)))}
+    assert {key: kwargs[key] for key in told} == told
+
+
 def stacked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [key for key in arrays if 'encoderblock_0/' in key]
     layers = [[arrays[key.replace('_0/', f'_{i}/', 1)] for i in range(2)] for key in names]
@@ -440,6 +496,11 @@ def test_authors_names_as_timm_reads_them(name: str):
         {key: value.numpy() for key, value in network.state_dict().items()},
         vit_flax.to_torch(model, variables, source='timm'),
     )
+
+
+def timm_reader() -> Callable[..., Any]:
+    timm()
+    return imported('timm.models.vision_transformer')._load_weights
 
 
 def timm_filter() -> Callable[..., Any]:

@@ -343,7 +343,8 @@ def summary(names: Iterable[str]) -> str:
 
 def stem_of(name: str) -> str:
     """`VisionTransformer` to `vision_transformer`."""
-    return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
+    found = {'HybridVisionTransformer': 'vision_transformer_hybrid'}
+    return found.get(name) or re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
 
 
 # Position tables: theirs has rows for tokens before the patches that ours adds to the tokens, or lacks.

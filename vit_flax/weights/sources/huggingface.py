@@ -122,6 +122,33 @@ def siglip(model: Any) -> tuple[Row, ...]:
     return *clip(model), *(POOLING_HEAD if model.global_pool == 'map' else ())
 
 
+def dinov3(model: Any) -> tuple[Row, ...]:
+    """Keys have no bias; gate and value stand apart."""
+    layer = 'layer.{i}'
+    return (
+        Row('embeddings.cls_token', 'cls_token'),
+        *([Row('embeddings.register_tokens', 'reg_token')] if model.num_reg_tokens else []),
+        Row('embeddings.patch_embeddings', 'patch_embed.proj'),
+        Row(f'{layer}.norm1', 'blocks.{i}.norm1'),
+        Row(tuple(f'{layer}.attention.{part}_proj.weight' for part in 'qkv'), 'blocks.{i}.attn.qkv.weight'),
+        *(Row(f'{layer}.attention.{part}_proj.bias', f'blocks.{{i}}.attn.{part}_bias') for part in 'qv'),
+        Row(f'{layer}.attention.o_proj', 'blocks.{i}.attn.proj'),
+        Row(f'{layer}.layer_scale1.lambda1', 'blocks.{i}.gamma_1'),
+        Row(f'{layer}.norm2', 'blocks.{i}.norm2'),
+        Row(f'{layer}.mlp.gate_proj', 'blocks.{i}.mlp.fc1_g'),
+        Row(f'{layer}.mlp.up_proj', 'blocks.{i}.mlp.fc1_x' if model.swiglu_mlp else 'blocks.{i}.mlp.fc1'),
+        Row(f'{layer}.mlp.down_proj', 'blocks.{i}.mlp.fc2'),
+        Row(f'{layer}.layer_scale2.lambda1', 'blocks.{i}.gamma_2'),
+        Row('norm', 'norm'),
+    )
+
+
+def dinov3_zeros(model: Any) -> dict[str, tuple[int, ...]]:
+    """A mask token, and no registers where there are none."""
+    registers = {} if model.num_reg_tokens else {'embeddings.register_tokens': (1, 0, model.embed_dim)}
+    return {'embeddings.mask_token': (1, 1, model.embed_dim), **registers}
+
+
 def mae(model: Any) -> tuple[Row, ...]:
     """The encoder of our objective; its decoder stands beside it."""
     return tuple(Row(row.theirs, f'encoder.{row.ours}') for row in (*VIT, Row('layernorm', 'norm')))
@@ -239,6 +266,32 @@ FAMILIES = (
         zeros=lambda model: {'embeddings.mask_token': (1, model.embed_dim)},
         positions=1,
     ),
+    Family(
+        'DINOv3ViT',
+        'Eva',
+        ('embeddings.register_tokens', 'embeddings.patch_embeddings', 'norm'),
+        dinov3,
+        absent=('embeddings.position_embeddings',),
+        spelling=spelling,
+        requires={
+            'class_token': (True,),
+            'use_abs_pos_emb': (False,),
+            'use_rot_pos_emb': (True,),
+            'rope_type': ('dinov3',),
+            'rope_rotate_half': (True,),
+            'rope_grid_offset': (0.0,),
+            'rope_grid_indexing': ('ij',),
+            'attn_type': ('eva',),
+            'qkv_fused': (True,),
+            'init_values': GIVEN,
+            'attn_only_layer_scale': (False,),
+            'use_post_norm': (False,),
+            'num_classes': (0,),
+            'norm': ('layer',),
+        },
+        vintages=(Row('model.layer.{i}', 'layer.{i}'),),
+        zeros=dinov3_zeros,
+    ),
     of_vision_transformer(
         'IJepa',
         'embeddings.position_embeddings',
@@ -339,6 +392,26 @@ def _dinov2_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def _dinov3_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    biases = [config.get(f'{part}_bias', part != 'key') for part in ('query', 'key', 'value', 'proj', 'mlp')]
+    if biases[1] or biases[0] != biases[2] or not all(biases[3:]):
+        raise ValueError('biases of keys, of queries or values alone, or of no projections are not built here')
+    gated = {'swiglu_mlp': True, 'swiglu_align_to': 8} if config.get('use_gated_mlp', False) else {}
+    return dict(
+        gated,
+        qkv_bias=biases[0],
+        num_classes=0,
+        num_reg_tokens=config.get('num_register_tokens', 0),
+        init_values=config.get('layerscale_value', 1.0),
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        use_fc_norm=False,
+        rope_type='dinov3',
+        rope_rotate_half=True,
+        rope_temperature=config.get('rope_theta', 100.0),
+    )
+
+
 def _ijepa_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {'class_token': False, 'global_pool': 'avg', 'fc_norm': False}
 
@@ -363,6 +436,7 @@ TYPES: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], float, str
     'vit_msn': (_no_arguments, 1e-6, 'gelu', 224),
     'dinov2': (_dinov2_arguments, 1e-6, 'gelu', 224),
     'dinov2_with_registers': (_dinov2_arguments, 1e-6, 'gelu', 224),
+    'dinov3_vit': (_dinov3_arguments, 1e-5, 'gelu', 224),
     'ijepa': (_ijepa_arguments, 1e-12, 'gelu', 224),
     'clip_vision_model': (_clip_arguments, 1e-5, 'quick_gelu', 224),
     'siglip_vision_model': (_siglip_arguments, 1e-6, 'gelu_pytorch_tanh', 224),
@@ -419,7 +493,13 @@ class HuggingFace(Source):
         has_pooler = bool(poolers) if names else any(name.endswith('Model') for name in architectures)
         has_pooler = has_pooler and not classified
         told = {'hidden_size': width, 'has_pooler': has_pooler, 'classified': classified}
-        return 'vision_transformer', kwargs | arguments({**config, **told})
+        kwargs |= arguments({**config, **told})
+        if kind != 'dinov3_vit':
+            return 'vision_transformer', kwargs
+        wanted = 'silu' if kwargs.get('swiglu_mlp') else 'gelu'
+        if kwargs.pop('act') != wanted:
+            raise ValueError(f'hidden_act={act!r} should be {wanted!r}, which is built in')
+        return 'eva', kwargs
 
 
 def _size(value: Any) -> Any:
