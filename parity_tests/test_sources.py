@@ -18,9 +18,11 @@ from safetensors.numpy import load_file, save_file
 import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.foreign import imported
+from parity_tests.timm_side import Eva as TimmEva
 from parity_tests.timm_side import HybridVisionTransformer as TimmHybrid
 from parity_tests.timm_side import VisionTransformer as TimmVisionTransformer
 from parity_tests.timm_side import timm
+from vit_flax.models.eva import Eva
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
 from vit_flax.objectives.mae import MAE
@@ -496,6 +498,32 @@ def test_authors_names_as_timm_reads_them(name: str):
         {key: value.numpy() for key, value in network.state_dict().items()},
         vit_flax.to_torch(model, variables, source='timm'),
     )
+
+
+@pytest.mark.parametrize('gated, bias', [(False, True), (True, False)])
+def test_dinov3_of_its_authors_as_timm_reads_it(gated: bool, bias: bool):
+    args = dict(
+        **{key: OURS[key] for key in ('img_size', 'patch_size', 'embed_dim', 'depth')},
+        **dict(num_classes=0, num_heads=2, init_values=0.1, num_reg_tokens=3, use_abs_pos_emb=False),
+        **dict(use_rot_pos_emb=True, rope_type='dinov3', rope_rotate_half=True, rope_temperature=100.0),
+        **dict(use_fc_norm=False, swiglu_mlp=gated, swiglu_align_to=8 if gated else 0, qkv_bias=bias),
+    )
+    model = Eva(**args)
+    variables = random_variables(model)
+    written = vit_flax.to_torch(model, variables, source='dinov3')
+    assert recognised(written) == 'dinov3 (DINOv3)'
+    np.testing.assert_array_equal(written['blocks.1.attn.qkv.bias_mask'], np.repeat([1, 0, 1], 32))
+    assert not written['blocks.1.attn.qkv.bias'][32:64].any() and written['mask_token'].shape == (1, 32)
+    np.testing.assert_allclose(written['rope_embed.periods'], 100 ** (2 * np.arange(4) / 8))
+    same(variables, vit_flax.from_torch(model, written, source='dinov3'))
+    network = TimmEva(**args).double()
+    timm()
+    filtered = imported('timm.models.eva').checkpoint_filter_fn(tensors(written), network)
+    same({key: x.numpy() for key, x in filtered.items()}, vit_flax.to_torch(model, variables, source='timm'))
+    if not bias:  # which are left out because they are zero
+        written['blocks.0.attn.qkv.bias'][3] = 1
+        with pytest.raises(ValueError, match=r'unexpected: blocks\.0\.attn\.qkv\.bias'):
+            vit_flax.from_torch(model, written, source='dinov3')
 
 
 def timm_reader() -> Callable[..., Any]:

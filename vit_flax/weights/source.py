@@ -50,7 +50,8 @@ class Family:
       stack: beginning of names of arrays that hold all blocks along their first axis: as if `{stack}_0` and so on.
       spelling: name and array in PyTorch's form, of files that have another, such as Flax's.
       left_out: beginnings of names that such state dicts may hold and that our network has no use for.
-      zeros: of a model, arrays that our network has no use for and that theirs needs: written as zeros.
+      constants: of a model, arrays that our network has no use for and that theirs needs: what is written for them.
+      left_out_zero: beginnings of names that are left out too where they are zero.
       implied: our biases that theirs lack, each with the array that is as long: zero, or it cannot be written.
       positions: rows of their position table before those of the patches, where ours may have more or none; None where
         both have the same.
@@ -73,7 +74,8 @@ class Family:
     stack: str = ''
     spelling: Callable[[str, Any], tuple[str, Any]] | None = None
     left_out: tuple[str, ...] = ()
-    zeros: Callable[[Any], Shapes] = lambda model: {}
+    constants: Callable[[Any], Arrays] = lambda model: {}
+    left_out_zero: tuple[str, ...] = ()
     implied: Mapping[str, str] = field(default_factory=dict)
     positions: int | None = None
     configuration: Callable[[Shapes], dict[str, Any]] | None = None
@@ -136,7 +138,7 @@ class Family:
         """
         trunk, beside = self._written(model, arrays)
         dtype = next(iter(trunk.values())).dtype
-        trunk |= {name: np.zeros(shape, dtype) for name, shape in self.zeros(model).items()}
+        trunk |= {name: array.astype(dtype) for name, array in self.constants(model).items()}
         prefix = self.prefix if beside or self.always_prefixed else ''
         theirs = {prefix + name: array for name, array in trunk.items()} | beside
         # memory of its own for each, as torch.from_numpy wants it
@@ -194,12 +196,16 @@ class Family:
         self, rows: Sequence[Row], arrays: dict[str, np.ndarray], prefix: str, model: Any, report: Report
     ) -> dict[str, np.ndarray]:
         """The arrays without those that our network has no use for."""
-        useless = (*self.left_out, *self.zeros(model))
-        dropped = [
-            name
-            for name in arrays
-            if any(match(pattern, name) is not None for pattern in useless) and not _is_named(rows, name)
-        ]
+        useless = (*self.left_out, *self.constants(model))
+
+        def is_dropped(name: str) -> bool:
+            if _is_named(rows, name):
+                return False
+            if _begins(self.left_out_zero, name):
+                return not arrays[name].any()
+            return _begins(useless, name)
+
+        dropped = [name for name in arrays if is_dropped(name)]
         if dropped:
             report(f'left out {len(dropped)} arrays without use here: {summary(prefix + name for name in dropped)}')
         return {name: array for name, array in arrays.items() if name not in dropped}
@@ -325,6 +331,10 @@ def _behind(pattern: str) -> re.Pattern[str]:
     """Finds what stands before names that begin with a pattern, in lines of names."""
     text = re.sub(r'\\\{\w+\\\}', r'[0-9]+', re.escape(pattern))
     return re.compile(rf'^((?:.*[./])?){text}(?:[./].*)?$', re.MULTILINE)
+
+
+def _begins(patterns: Iterable[str], name: str) -> bool:
+    return any(match(pattern, name) is not None for pattern in patterns)
 
 
 def _is_named(rows: Sequence[Row], name: str) -> bool:

@@ -7,6 +7,8 @@ read too, and those of Flax in `flax_model.msgpack`.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from vit_flax.blocks.positions import Resampling
 from vit_flax.blocks.weight_ops import kernel_op
 from vit_flax.weights.rows import Rearrange, Row
@@ -131,7 +133,11 @@ def dinov3(model: Any) -> tuple[Row, ...]:
         Row('embeddings.patch_embeddings', 'patch_embed.proj'),
         Row(f'{layer}.norm1', 'blocks.{i}.norm1'),
         Row(tuple(f'{layer}.attention.{part}_proj.weight' for part in 'qkv'), 'blocks.{i}.attn.qkv.weight'),
-        *(Row(f'{layer}.attention.{part}_proj.bias', f'blocks.{{i}}.attn.{part}_bias') for part in 'qv'),
+        *(
+            Row(f'{layer}.attention.{part}_proj.bias', f'blocks.{{i}}.attn.{part}_bias')
+            for part in 'qv'
+            if model.qkv_bias
+        ),
         Row(f'{layer}.attention.o_proj', 'blocks.{i}.attn.proj'),
         Row(f'{layer}.layer_scale1.lambda1', 'blocks.{i}.gamma_1'),
         Row(f'{layer}.norm2', 'blocks.{i}.norm2'),
@@ -143,10 +149,10 @@ def dinov3(model: Any) -> tuple[Row, ...]:
     )
 
 
-def dinov3_zeros(model: Any) -> dict[str, tuple[int, ...]]:
+def dinov3_constants(model: Any) -> dict[str, np.ndarray]:
     """A mask token, and no registers where there are none."""
-    registers = {} if model.num_reg_tokens else {'embeddings.register_tokens': (1, 0, model.embed_dim)}
-    return {'embeddings.mask_token': (1, 1, model.embed_dim), **registers}
+    none = {} if model.num_reg_tokens else {'embeddings.register_tokens': np.zeros((1, 0, model.embed_dim))}
+    return {'embeddings.mask_token': np.zeros((1, 1, model.embed_dim)), **none}
 
 
 def mae(model: Any) -> tuple[Row, ...]:
@@ -251,7 +257,7 @@ FAMILIES = (
         prefix='dinov2.',
         requires={**WITH_SCALE, 'reg_tokens': (0,)},
         vintages=DINOV2_MODULES,
-        zeros=lambda model: {'embeddings.mask_token': (1, model.embed_dim)},
+        constants=lambda model: {'embeddings.mask_token': np.zeros((1, model.embed_dim))},
         positions=1,
     ),
     of_vision_transformer(
@@ -263,7 +269,7 @@ FAMILIES = (
         prefix='dinov2_with_registers.',
         requires={**WITH_SCALE, 'reg_tokens': GIVEN},
         vintages=DINOV2_MODULES,
-        zeros=lambda model: {'embeddings.mask_token': (1, model.embed_dim)},
+        constants=lambda model: {'embeddings.mask_token': np.zeros((1, model.embed_dim))},
         positions=1,
     ),
     Family(
@@ -290,7 +296,8 @@ FAMILIES = (
             'norm': ('layer',),
         },
         vintages=(Row('model.layer.{i}', 'layer.{i}'),),
-        zeros=dinov3_zeros,
+        left_out_zero=('layer.{i}.attention.q_proj.bias', 'layer.{i}.attention.v_proj.bias'),
+        constants=dinov3_constants,
     ),
     of_vision_transformer(
         'IJepa',
