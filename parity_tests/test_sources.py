@@ -22,6 +22,7 @@ from parity_tests.timm_side import Eva as TimmEva
 from parity_tests.timm_side import HybridVisionTransformer as TimmHybrid
 from parity_tests.timm_side import VisionTransformer as TimmVisionTransformer
 from parity_tests.timm_side import timm
+from vit_flax.cli.main import main
 from vit_flax.models.eva import Eva
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
@@ -392,6 +393,26 @@ def test_torchvision(representation_size: int | None):
     }
     assert older.keys() != written.keys()
     same(variables, vit_flax.from_torch(model, older, source='torchvision'))
+
+
+def test_compare_names_the_layers_of_another_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    kind = 'torchvision.models.vision_transformer'
+    (tmp_path / 'theirs.py').write_text(
+        f'from parity_tests.foreign import imported\nViT = imported({kind!r}).VisionTransformer'
+    )
+    network = randomised(imported(kind).VisionTransformer(16, 4, 2, 4, 32, 48, num_classes=5))
+    torch.save({'model': prefixed('module.', network.state_dict())}, tmp_path / 'a.pth')
+    theirs = {'image_size': 16, 'num_layers': 2, 'hidden_dim': 32, 'mlp_dim': 48}
+    args = ['--source', 'torchvision', '--torch-class', f'{tmp_path}/theirs.py:ViT', '--model', 'vision_transformer']
+    args += [part for key, value in OURS.items() for part in ('--arg', f'{key}={value}')]
+    args += [part for key, value in theirs.items() for part in ('--torch-arg', f'{key}={value}')]
+    assert main(['compare', str(tmp_path / 'a.pth'), *args]) == 0
+    out, err = capsys.readouterr()
+    assert err == "read 32 arrays below 'model/module.'\n" and 'EQUAL: 17 layers compared' in out
+    assert re.search(r'transformer/block_1/attention +encoder\.layers\.encoder_layer_1\.self_attention ', out)
+    # another activation
+    assert main(['compare', str(tmp_path / 'a.pth'), *args, '--arg', 'act=quick_gelu']) == 1
+    assert 'where torch runs encoder.layers.encoder_layer_0.mlp.1 GELU' in capsys.readouterr().out
 
 
 GOOGLE = {

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -301,6 +301,18 @@ class Source:
         trunk, beside, _ = family._parts(arrays, preferred(prefixes), lambda line: None)
         return stem_of(family.model), family.configuration({name: np.shape(a) for name, a in (beside | trunk).items()})
 
+    def array_names(self, model: Any, names: Iterable[str]) -> dict[str, str]:
+        """Names of a network's arrays there to those that hold them here; names that are not of it are left out."""
+        fitting = [family for family in self.families if family.reason(model) is None]
+        found = {}
+        for name in names:
+            for family in fitting[:1]:
+                rows = (*family.heads(model), *family.rows(model))
+                newest = renamed(family.vintages, name.removeprefix(family.prefix))
+                if _is_named(rows, newest) or any(row.theirs == '' for row in rows):
+                    found[name] = renamed(rows, newest)
+        return found
+
     def described(self) -> str:
         """Its networks, in one line."""
         return ', '.join(dict.fromkeys(family.title for family in self.families))
@@ -467,12 +479,6 @@ def sizes_of(
     )
 
 
-def renamed_modules(family: Family, model: Any, names: Iterable[str]) -> dict[str, str]:
-    """Names of modules or arrays of a network of theirs, without its prefix, to ours."""
-    rows = (*family.heads(model), *family.rows(model))
-    return {name: renamed(rows, renamed(family.vintages, name)) for name in names}
-
-
 @dataclass(frozen=True, eq=False)
 class OwnSource(Source):
     """A source whose newest names models have themselves; its families serve to recognise it alone.
@@ -487,7 +493,7 @@ class OwnSource(Source):
         self, model: Any, state_dict: Arrays, shapes: Shapes, report: Report = lambda line: None
     ) -> dict[str, np.ndarray]:
         """As `Source.read`, with whatever is missing or too much, which the caller reports."""
-        prefix = self._prefix(state_dict, shapes)
+        prefix = prefix_of(state_dict, shapes)
         outside = [name for name in state_dict if not name.startswith(prefix)]
         if prefix:
             report(f'read {len(state_dict) - len(outside)} arrays below {shown(repr(prefix))}')
@@ -500,13 +506,14 @@ class OwnSource(Source):
         """As it is."""
         return dict(state_dict)
 
-    def _prefix(self, names: Iterable[str], shapes: Shapes) -> str:
-        """The beginning of the names behind which most are the model's own."""
-        counts: Counter[str] = Counter()
-        for name in names:
-            starts = [0, *(found.end() for found in re.finditer(r'[./]', name))]
-            counts.update(name[:start] for start in starts if name[start:] in shapes)
-        # older releases have other names for some
-        if not counts or counts[''] * 2 >= max(counts.values()) or max(counts.values()) * 4 < len(shapes):
-            return ''
-        return preferred([prefix for prefix, count in counts.items() if count * 2 > max(counts.values())])
+
+def prefix_of(names: Iterable[str], wanted: Collection[str]) -> str:
+    """The beginning of the names behind which most of those that are wanted are found."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        starts = [0, *(found.end() for found in re.finditer(r'[./]', name))]
+        counts.update(name[:start] for start in starts if name[start:] in wanted)
+    # older releases have other names for some
+    if not counts or counts[''] * 2 >= max(counts.values()) or max(counts.values()) * 4 < len(wanted):
+        return ''
+    return preferred([prefix for prefix, count in counts.items() if count * 2 > max(counts.values())])
