@@ -124,5 +124,10 @@ def HybridVisionTransformer(
 
 
 @in_doubles
+def Xcit(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.xcit.Xcit(norm_layer=normed('layer', norm_eps), **kwargs)
+
+
+@in_doubles
 def Eva(*, norm: str = 'layer', norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
     return timm().models.eva.Eva(norm_layer=normed(norm, norm_eps), **kwargs)

@@ -21,6 +21,7 @@ from vit_flax.blocks.module import example_inputs
 from vit_flax.models.eva import Eva
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
+from vit_flax.models.xcit_published import Xcit
 
 ROOT = Path(__file__).parent.parent
 TAGS, PAGE = ROOT / 'vit_flax' / 'weights' / 'timm_tags.json', ROOT / 'docs' / 'timm.md'
@@ -53,14 +54,15 @@ CLASSES = {
         'vision_transformer_hybrid.VisionTransformer',
     ),
     Eva: ('eva.Eva',),
+    Xcit: ('xcit.Xcit',),
 }
 # Further modules of timm with plain ViTs, which count among those of docs/timm.md.
 OTHERS = (
     'eva', 'beit', 'vision_transformer_relpos', 'vision_transformer_sam', 'naflexvit', 'qwen3_vit', 'deepseek_vit',
     'gemma4_vit',
 )  # fmt: skip
-
-
+# And of other families, whose networks are built as published.
+FAMILIES = ('xcit',)
 BUILT_MODULES = {path.partition('.')[0] for paths in CLASSES.values() for path in paths}
 
 
@@ -223,9 +225,9 @@ def module_of(name: str) -> str:
 
 
 def names() -> list[str]:
-    """Of all plain ViTs, without timm's deprecated ones."""
+    """Of all these modules, without timm's deprecated ones."""
     registry = timm().models._registry
-    every = sorted(name for module in (*MODULES, *OTHERS) for name in registry._module_to_models[module])
+    every = sorted(name for module in (*MODULES, *OTHERS, *FAMILIES) for name in registry._module_to_models[module])
     return [name for name in every if name not in registry._deprecated_models]
 
 
@@ -243,10 +245,11 @@ def page(table: dict[str, Any]) -> str:
     one, every = tags_built(table, MODULES), tags_built(table, (*MODULES, *OTHERS))
     text = (
         f'{one[0]} of {one[1]} tags of class `VisionTransformer` are built, and {every[0]} of {every[1]} of all plain '
-        f'ViTs: {len(built)} of {len(table)} names, {len(combinations)} combinations of arguments.\n\n'
+        f'ViTs; with other families {len(built)} of {len(table)} names, {len(combinations)} combinations of '
+        'arguments.\n\n'
         '| module of timm | tags built | of |\n|---|--:|--:|\n'
     )
-    for module in (*MODULES, *OTHERS):
+    for module in (*MODULES, *OTHERS, *FAMILIES):
         text += '| `{}` | {} | {} |\n'.format(module, *tags_built(table, (module,)))
     text += '\n| name | model | parameters | tags | arguments beside the sizes |\n|---|---|--:|--:|---|\n'
     for name, entry in built.items():
