@@ -136,3 +136,7 @@ def HybridVisionTransformer(
 @in_doubles
 def Eva(*, norm: str = 'layer', norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
     return timm().models.eva.Eva(norm_layer=normed(norm, norm_eps), **kwargs)
+
+
+def Beit(*, norm: str = 'layer', norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.beit.Beit(norm_layer=normed(norm, norm_eps), **kwargs)

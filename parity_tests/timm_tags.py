@@ -18,6 +18,7 @@ import torch
 from parity_tests.timm_side import VERSION, timm
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.module import example_inputs
+from vit_flax.models.beit import Beit
 from vit_flax.models.eva import Eva
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
@@ -53,6 +54,7 @@ CLASSES = {
         'vision_transformer_hybrid.VisionTransformer',
     ),
     Eva: ('eva.Eva',),
+    Beit: ('beit.Beit',),
 }
 # Further modules of timm with plain ViTs, which count among those of docs/timm.md.
 OTHERS = (
