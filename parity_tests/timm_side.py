@@ -131,3 +131,17 @@ def Xcit(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
 @in_doubles
 def Eva(*, norm: str = 'layer', norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
     return timm().models.eva.Eva(norm_layer=normed(norm, norm_eps), **kwargs)
+
+
+def Beit(*, norm: str = 'layer', norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.beit.Beit(norm_layer=normed(norm, norm_eps), **kwargs)
+
+
+@in_doubles
+def Qwen3VitClassifier(*, act: str = 'gelu_tanh', **kwargs: Any) -> torch.nn.Module:
+    return timm().models.qwen3_vit.Qwen3VitClassifier(act_layer=timm().layers.get_act_layer(act), **kwargs)
+
+
+@in_doubles
+def Qwen3VitEncoder(*, act: str = 'gelu_tanh', **kwargs: Any) -> torch.nn.Module:
+    return timm().models.qwen3_vit.Qwen3VitEncoder(act_layer=timm().layers.get_act_layer(act), **kwargs)

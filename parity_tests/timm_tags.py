@@ -18,7 +18,10 @@ import torch
 from parity_tests.timm_side import VERSION, timm
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.module import example_inputs
+from vit_flax.models.beit import Beit
 from vit_flax.models.eva import Eva
+from vit_flax.models.qwen3_vit import Qwen3VitClassifier
+from vit_flax.models.qwen3_vit_encoder import Qwen3VitEncoder
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
 from vit_flax.models.xcit_published import Xcit
@@ -54,6 +57,9 @@ CLASSES = {
         'vision_transformer_hybrid.VisionTransformer',
     ),
     Eva: ('eva.Eva',),
+    Beit: ('beit.Beit',),
+    Qwen3VitClassifier: ('qwen3_vit.Qwen3VitClassifier',),
+    Qwen3VitEncoder: ('qwen3_vit.Qwen3VitEncoder',),
     Xcit: ('xcit.Xcit',),
 }
 # Further modules of timm with plain ViTs, which count among those of docs/timm.md.
@@ -138,10 +144,12 @@ def layers(kwargs: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f'blocks of another kind, {block.__name__}')
     if attention is not None:
         raise ValueError(f'attention of another kind, {attention!r}')
-    kind, epsilon = found['norm'], found['norm_eps'] = normalisation(kwargs.pop('norm_layer', None))
+    norm = normalisation(kwargs.pop('norm_layer', None))
+    if norm != normalisation(None):
+        found['norm'], found['norm_eps'] = norm
     embed_norm = kwargs.pop('embed_norm_layer', None)
     if embed_norm is not None:
-        if normalisation(embed_norm) != (kind, epsilon):
+        if normalisation(embed_norm) != norm:
             raise ValueError('a norm of another kind on the patches')
         found['embed_norm'] = True
     if 'act_layer' in kwargs:
@@ -211,7 +219,7 @@ def described(name: str) -> dict[str, Any]:
         config = timm().get_pretrained_cfg(tag)
         _, own = ours(tag)
         different = {key: own.get(key) for key in own.keys() | args.keys() if own.get(key) != args.get(key)}
-        if set(different) - {'num_classes', 'img_size'}:
+        if set(different) - {'num_classes', 'img_size', 'out_features'}:
             raise AssertionError(f'{tag}: {different}')
         images = {key: one_if_equal(getattr(config, key)) for key in IMAGES if getattr(config, key) is not None}
         found[tag.partition('.')[2]] = {**different, 'images': images}
