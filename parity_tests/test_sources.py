@@ -18,9 +18,12 @@ from safetensors.numpy import load_file, save_file
 import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.foreign import imported
+from parity_tests.timm_side import HybridVisionTransformer as TimmHybrid
 from parity_tests.timm_side import VisionTransformer as TimmVisionTransformer
 from parity_tests.timm_side import timm
 from vit_flax.models.vision_transformer import VisionTransformer
+from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
+from vit_flax.objectives.mae import MAE
 from vit_flax.weights.files import read_arrays, write_arrays
 from vit_flax.weights.sources import SOURCES, recognised
 
@@ -238,6 +241,135 @@ def test_one_of_several_networks_that_fit():
         vit_flax.to_torch(model, variables, source='huggingface/Siglip')
 
 
+def test_siglip_with_a_head_of_classes(tmp_path: Path):
+    """Which reads the mean of the patches, and leaves the pooling head that it has aside."""
+    config = imported('transformers.models.siglip').SiglipConfig(vision_config=SMALL, id2label=CLASSES['id2label'])
+    network = randomised(transformers('siglip').SiglipForImageClassification(config))
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    said: list[str] = []
+    name, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(name, **kwargs)
+    variables = vit_flax.from_torch(model, arrays, source='huggingface', report=said.append)
+    assert said == ['left out 11 arrays without use here: vision_model.* (11)']
+    with torch.no_grad():
+        assert relative_error(outputs(model, variables), network(nchw()).logits.numpy()) <= 1e-9
+    written = vit_flax.to_torch(model, variables, source='huggingface/SigLIP')
+    assert all((written[name] == arrays[name]).all() for name in written) and len(written) == len(arrays) - 11
+
+
+@pytest.mark.parametrize('gated, registers', [(False, 0), (True, 3)])
+def test_dinov3(gated: bool, registers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the angles of rotary positions in float64, which theirs computes in float32."""
+    module = transformers('dinov3_vit')
+    sizes = {**SMALL, 'num_register_tokens': registers, 'use_gated_mlp': gated, 'layerscale_value': 0.1}
+    sizes['hidden_act'] = 'silu' if gated else 'gelu'
+    network = randomised(module.DINOv3ViTModel(imported('transformers.models.dinov3_vit').DINOv3ViTConfig(**sizes)))
+    network.rope_embeddings.inv_freq = 1 / 100.0 ** torch.arange(0, 1, 4 / 16, dtype=torch.float64)
+    centres = module.get_patches_center_coordinates
+    monkeypatch.setattr(
+        module, 'get_patches_center_coordinates', lambda *grid, dtype, device: centres(*grid, torch.float64, device)
+    )
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    name, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(name, **kwargs)
+    variables = vit_flax.from_torch(model, arrays, source='huggingface')
+    same(variables, vit_flax.from_torch(model, network.state_dict(), source='huggingface'))
+    with torch.no_grad():
+        want = network(nchw()).last_hidden_state[:, 1 + registers :].mean(1).numpy()
+    assert relative_error(outputs(model, variables), want) <= 1e-9
+    written = vit_flax.to_torch(model, variables, source='huggingface')
+    assert not written['embeddings.mask_token'].any()
+    same({**written, 'embeddings.mask_token': arrays['embeddings.mask_token']}, arrays)
+    save_file(written, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+    _, info = type(network).from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float64)
+    assert not any(info.values())
+
+
+def masked_autoencoder() -> tuple[torch.nn.Module, MAE]:
+    """ViTMAE with its decoder, and our objective around our encoder."""
+    config = imported('transformers.models.vit_mae').ViTMAEConfig
+    sizes = dict(
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=64,
+        norm_pix_loss=True,
+        mask_ratio=0.75,
+        layer_norm_eps=1e-6,
+    )
+    network = randomised(transformers('vit_mae').ViTMAEForPreTraining(config(**SMALL, **sizes)))
+    encoder = VisionTransformer(**{**OURS, 'num_classes': 0, 'num_heads': 2})
+    objective = MAE(
+        encoder=encoder,
+        decoder_dim=16,
+        decoder_depth=2,
+        decoder_heads=2,
+        decoder_dim_head=8,
+        norm_pixels=True,
+        class_token=True,
+        decoder_qkv_bias=True,
+        decoder_norm_eps=1e-6,
+    )
+    return network, objective
+
+
+def test_masked_autoencoder_with_its_decoder(tmp_path: Path):
+    """Loss, and its gradients in the names of both sides; the names of the authors too."""
+    network, objective = masked_autoencoder()
+    network.save_pretrained(tmp_path)
+    on_disk = load_file(tmp_path / 'model.safetensors')
+    variables = vit_flax.from_torch(objective, network.state_dict(), source='huggingface')
+    same(variables, vit_flax.from_torch(objective, on_disk, source='huggingface'))
+    noise = np.random.default_rng(2).random((2, 16))
+    order = noise.argsort(axis=1)
+    loss = network(nchw(), noise=torch.from_numpy(noise)).loss
+    loss.backward()
+
+    def ours(params: Any) -> Any:
+        return objective.apply({**variables, 'params': params}, IMAGES, order[:, 4:], order[:, :4])
+
+    value, gradients = jax.jit(jax.value_and_grad(ours))(variables['params'])
+    assert relative_error(np.asarray(value), loss.detach().numpy()) <= 1e-9
+    written = vit_flax.to_torch(objective, {**variables, 'params': gradients}, source='huggingface')
+    wanted = vit_flax.from_torch(
+        objective,
+        {name: x.grad if x.grad is not None else torch.zeros_like(x) for name, x in network.named_parameters()},
+        source='huggingface',
+    )
+    wanted = vit_flax.to_torch(objective, wanted, source='huggingface')
+    fixed = ('position_embeddings', 'decoder_pos_embed')  # of sines and cosines, learned here
+    assert written.keys() == wanted.keys()
+    for name in wanted:
+        if name.endswith('key.bias'):  # which no softmax feels
+            assert max(np.abs(written[name]).max(), np.abs(wanted[name]).max()) <= 1e-12
+        else:
+            assert name.endswith(fixed) or relative_error(written[name], wanted[name]) <= 1e-9, name
+
+    written = vit_flax.to_torch(objective, variables, source='huggingface')
+    assert all('decoder_layers' in name or name in on_disk for name in written)
+    save_file(written, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+    again, info = type(network).from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float64)
+    assert not any(info.values())
+    same(*({name: x.numpy() for name, x in one.state_dict().items()} for one in (network, again)))
+
+    authors = vit_flax.to_torch(objective, variables, source='mae')
+    assert {name.partition('.')[0] for name in authors} == {
+        *('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'mask_token'),
+        *('decoder_embed', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred'),
+    }
+    assert recognised(authors) == 'mae (pretraining)' and authors['mask_token'].shape == (1, 1, 16)
+    same(variables, vit_flax.from_torch(objective, authors, source='mae'))
+    # the encoder alone, without the decoder
+    said: list[str] = []
+    encoder = vit_flax.from_torch(objective.encoder, authors, source='mae', report=said.append)
+    same(encoder['params'], variables['params']['encoder'])
+    assert (
+        said == ['left out 32 arrays without use here: ' + said[0].partition(': ')[2]] and 'decoder_blocks' in said[0]
+    )
+
+
 # torchvision, Google, timm --------------------------------------------------------------------------------------------
 
 
@@ -299,6 +431,31 @@ def test_google_as_timm_reads_it(name: str, tmp_path: Path):
     assert kwargs['act'] == 'gelu_tanh'
 
 
+@pytest.mark.parametrize('layers', [(), (1, 2)])
+def test_hybrids_of_google_as_timm_reads_them(layers: tuple[int, ...], tmp_path: Path):
+    args = {**OURS, 'img_size': 32, 'patch_size': 1 if layers else 2}
+    args |= {'layers': layers, 'widths': (64, 128), 'stem_chs': 16, 'num_groups': 8}
+    model = HybridVisionTransformer(**args)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 32, 32, 3))))
+    variables = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape), shapes)
+    written = vit_flax.to_torch(model, variables, source='google')
+    # as in published files
+    published = {key: x.reshape(1, 1, 1, -1) if '/gn' in f'/{key}' else x for key, x in written.items()}
+    same(variables, vit_flax.from_torch(model, published, source='google'))
+    write_arrays(tmp_path / 'a.npz', published)
+    network = TimmHybrid(**args).double().eval()
+    timm_reader()(network, tmp_path / 'a.npz')
+    same(
+        {key: x.numpy() for key, x in network.state_dict().items()}, vit_flax.to_torch(model, variables, source='timm')
+    )
+    assert recognised(written) == 'google (hybrid)'
+    stem, kwargs = SOURCES['google'].configuration(written)
+    assert stem == 'vision_transformer_hybrid'
+    told = {key: value for key, value in args.items() if key not in ('num_groups', *(() if layers else ('widths',)))}
+    assert {key: kwargs[key] for key in told} == told
+
+
 def stacked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [key for key in arrays if 'encoderblock_0/' in key]
     layers = [[arrays[key.replace('_0/', f'_{i}/', 1)] for i in range(2)] for key in names]
@@ -339,6 +496,11 @@ def test_authors_names_as_timm_reads_them(name: str):
         {key: value.numpy() for key, value in network.state_dict().items()},
         vit_flax.to_torch(model, variables, source='timm'),
     )
+
+
+def timm_reader() -> Callable[..., Any]:
+    timm()
+    return imported('timm.models.vision_transformer')._load_weights
 
 
 def timm_filter() -> Callable[..., Any]:

@@ -37,6 +37,7 @@ class Family:
     Attributes:
       title: what the source calls it.
       model: name of our class.
+      also: other classes there with the same names.
       marks: beginnings of names that all its state dicts have, of any release: they are found behind any prefix.
       absent: beginnings of names that none of them has.
       rows: of a model; the first that fits a name is taken.
@@ -61,6 +62,7 @@ class Family:
     model: str
     marks: tuple[str, ...]
     rows: Callable[[Any], Sequence[Row]]
+    also: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     heads: Callable[[Any], Sequence[Row]] = _none
     prefix: str = ''
@@ -175,10 +177,13 @@ class Family:
             report(f'left out {len(outside)} arrays beside these: {summary(outside)}')
         if self.stack:
             trunk = {one: layer for name, array in trunk.items() for one, layer in self._unstacked(name, array)}
-        found, rest = to_ours(self.vintages, trunk)
+        return self._newest(trunk), self._newest(beside), outer
+
+    def _newest(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        found, rest = to_ours(self.vintages, arrays)
         if twice := found.keys() & rest.keys():
             raise ValueError(f'the state dict holds {shown(min(twice))} twice, under names of several releases')
-        return {**rest, **found}, beside, outer
+        return {**rest, **found}
 
     def _unstacked(self, name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
         if not name.startswith(f'{self.stack}/') or not array.ndim:
@@ -338,7 +343,8 @@ def summary(names: Iterable[str]) -> str:
 
 def stem_of(name: str) -> str:
     """`VisionTransformer` to `vision_transformer`."""
-    return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
+    found = {'HybridVisionTransformer': 'vision_transformer_hybrid'}
+    return found.get(name) or re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
 
 
 # Position tables: theirs has rows for tokens before the patches that ours adds to the tokens, or lacks.

@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_flax.blocks.positions import Resampling
 from vit_flax.blocks.weight_ops import KEEP, Op, kernel_op
-from vit_flax.weights.rows import Rearrange, Row
+from vit_flax.weights.rows import Rearrange, Row, match
 from vit_flax.weights.source import Family, Shapes, Source, count_layers, grid_of, mlp_ratio_of
 
 DENSE, CONVOLUTION = kernel_op(2), kernel_op(4)
@@ -63,6 +63,29 @@ def vision_transformer(model: Any) -> tuple[Row, ...]:
     return *trunk(model, 1, 3, 2), Row('Transformer/posembed_input/pos_embedding', 'pos_embed')
 
 
+def hybrid(model: Any) -> tuple[Row, ...]:
+    """The same on the features of a ResNet, whose stages and units are counted from 1."""
+    ours = 'patch_embed.backbone'
+    stem = f'{ours}.stem' if model.layers else ours
+    rows = [Row('conv_root/kernel', f'{stem}.conv.weight', CONVOLUTION), *norm('gn_root', f'{stem}.norm')]
+    for stage, count in enumerate(model.layers):
+        for unit in range(count):
+            theirs, block = f'block{stage + 1}/unit{unit + 1}', f'{ours}.stages.{stage}.blocks.{unit}'
+            names = {f'{i}': (f'conv{i}', f'norm{i}') for i in (1, 2, 3)}
+            names['_proj'] = 'downsample.conv', 'downsample.norm'
+            for number, (convolution, normalisation) in names.items():
+                rows.append(Row(f'{theirs}/conv{number}/kernel', f'{block}.{convolution}.weight', CONVOLUTION))
+                rows += norm(f'{theirs}/gn{number}', f'{block}.{normalisation}')
+    return *rows, *vision_transformer(model)
+
+
+def without_unit_axes(name: str, array: Any) -> tuple[str, Any]:
+    """The factors of a GroupNorm as a vector, where files have `[1 1 1 c]`."""
+    if array is not None and array.ndim == 4 and array.shape[:3] == (1, 1, 1):
+        array = array.reshape(-1) if '/gn' in f'/{name}' else array
+    return name, array
+
+
 def big_vision(model: Any) -> tuple[Row, ...]:
     """big_vision, whose modules in a block are counted by class; a head that attends has one more query."""
     attends = 'MAPHead_0/MultiHeadDotProductAttention_0'
@@ -107,6 +130,24 @@ def configuration(shapes: Shapes) -> dict[str, Any]:
     )
 
 
+def hybrid_configuration(shapes: Shapes) -> dict[str, Any]:
+    """The same with the ResNet's stages; the image from the patches, which are of its feature map."""
+    stages = max([int(found['i']) for name in shapes if (found := match('block{i}/unit1', name))], default=0)
+    layers = tuple(
+        max(int(found['i']) for name in shapes if (found := match(f'block{stage + 1}/unit{{i}}', name)))
+        for stage in range(stages)
+    )
+    sizes = configuration(shapes)
+    widths = tuple(shapes[f'block{stage + 1}/unit1/conv3/kernel'][3] for stage in range(stages))
+    return sizes | dict(
+        img_size=sizes['img_size'] * 4 * 2 ** max(stages - 1, 0),
+        in_chans=shapes['conv_root/kernel'][2],
+        stem_chs=shapes['conv_root/kernel'][3],
+        layers=layers,
+        widths=widths or (256, 512, 1024, 2048),
+    )
+
+
 ALL = {
     'fc_norm': (None, False),
     'reg_tokens': (0,),
@@ -127,10 +168,22 @@ SOURCE = Source(
     "Google's .npz: vision_transformer, AugReg, big_vision, SigLIP",
     (
         Family(
+            'hybrid',
+            'HybridVisionTransformer',
+            (*MARKS, 'conv_root/kernel', 'Transformer/posembed_input/pos_embedding'),
+            hybrid,
+            requires={**ALL, 'class_token': (True,), 'global_pool': ('token',), 'no_embed_class': (False,)},
+            stack=STACK,
+            spelling=without_unit_axes,
+            positions=1,
+            configuration=hybrid_configuration,
+        ),
+        Family(
             'vision_transformer',
             'VisionTransformer',
             (*MARKS, 'Transformer/posembed_input/pos_embedding'),
             vision_transformer,
+            absent=('conv_root/kernel',),
             requires={**ALL, 'class_token': (True,), 'global_pool': ('token',), 'no_embed_class': (False,)},
             stack=STACK,
             positions=1,

@@ -47,6 +47,28 @@ DINOV2_MODULES = (
     Row((f'{BLOCK}.mlp.gate_proj', f'{BLOCK}.mlp.up_proj'), f'{BLOCK}.mlp.weights_in'),
     Row(f'{BLOCK}.mlp.down_proj', f'{BLOCK}.mlp.weights_out'),
 )
+LAYER = 'decoder.decoder_layers.{i}'
+DECODER = (
+    Row('decoder.mask_token', 'mask_token', Rearrange('1 1 d -> d')),
+    Row('decoder.decoder_embed', 'enc_to_dec'),
+    Row('decoder.decoder_pos_embed', 'decoder_pos_emb.weight', Rearrange('1 n d -> n d')),
+    Row(f'{LAYER}.layernorm_before', 'decoder.layers.{i}.0.norm'),
+    Row(tuple(f'{LAYER}.attention.attention.{part}' for part in QKV), 'decoder.layers.{i}.0.to_qkv'),
+    Row(f'{LAYER}.attention.output.dense', 'decoder.layers.{i}.0.to_out.0'),
+    Row(f'{LAYER}.layernorm_after', 'decoder.layers.{i}.1.net.0'),
+    Row(f'{LAYER}.intermediate.dense', 'decoder.layers.{i}.1.net.1'),
+    Row(f'{LAYER}.output.dense', 'decoder.layers.{i}.1.net.4'),
+    Row('decoder.decoder_norm', 'decoder.norm'),
+    Row('decoder.decoder_pred', 'to_pixels'),
+)
+DECODER_MODULES = (
+    *(Row(f'{LAYER}.attention.{part[0]}_proj', f'{LAYER}.attention.attention.{part}') for part in QKV),
+    Row(f'{LAYER}.attention.o_proj', f'{LAYER}.attention.output.dense'),
+    Row(f'{LAYER}.mlp.fc1', f'{LAYER}.intermediate.dense'),
+    Row(f'{LAYER}.mlp.fc2', f'{LAYER}.output.dense'),
+    # as transformers 5 writes them
+    Row('decoder.decoder_encoder.layer.{i}', LAYER),
+)
 CLIP = (
     Row('embeddings.class_embedding', 'cls_token', Rearrange('d -> 1 1 d')),
     Row('embeddings.position_embedding.weight', 'pos_embed', Rearrange('n d -> 1 n d')),
@@ -98,6 +120,38 @@ def clip(model: Any) -> tuple[Row, ...]:
 
 def siglip(model: Any) -> tuple[Row, ...]:
     return *clip(model), *(POOLING_HEAD if model.global_pool == 'map' else ())
+
+
+def dinov3(model: Any) -> tuple[Row, ...]:
+    """Keys have no bias; gate and value stand apart."""
+    layer = 'layer.{i}'
+    return (
+        Row('embeddings.cls_token', 'cls_token'),
+        *([Row('embeddings.register_tokens', 'reg_token')] if model.num_reg_tokens else []),
+        Row('embeddings.patch_embeddings', 'patch_embed.proj'),
+        Row(f'{layer}.norm1', 'blocks.{i}.norm1'),
+        Row(tuple(f'{layer}.attention.{part}_proj.weight' for part in 'qkv'), 'blocks.{i}.attn.qkv.weight'),
+        *(Row(f'{layer}.attention.{part}_proj.bias', f'blocks.{{i}}.attn.{part}_bias') for part in 'qv'),
+        Row(f'{layer}.attention.o_proj', 'blocks.{i}.attn.proj'),
+        Row(f'{layer}.layer_scale1.lambda1', 'blocks.{i}.gamma_1'),
+        Row(f'{layer}.norm2', 'blocks.{i}.norm2'),
+        Row(f'{layer}.mlp.gate_proj', 'blocks.{i}.mlp.fc1_g'),
+        Row(f'{layer}.mlp.up_proj', 'blocks.{i}.mlp.fc1_x' if model.swiglu_mlp else 'blocks.{i}.mlp.fc1'),
+        Row(f'{layer}.mlp.down_proj', 'blocks.{i}.mlp.fc2'),
+        Row(f'{layer}.layer_scale2.lambda1', 'blocks.{i}.gamma_2'),
+        Row('norm', 'norm'),
+    )
+
+
+def dinov3_zeros(model: Any) -> dict[str, tuple[int, ...]]:
+    """A mask token, and no registers where there are none."""
+    registers = {} if model.num_reg_tokens else {'embeddings.register_tokens': (1, 0, model.embed_dim)}
+    return {'embeddings.mask_token': (1, 1, model.embed_dim), **registers}
+
+
+def mae(model: Any) -> tuple[Row, ...]:
+    """The encoder of our objective; its decoder stands beside it."""
+    return tuple(Row(row.theirs, f'encoder.{row.ours}') for row in (*VIT, Row('layernorm', 'norm')))
 
 
 def vat_siglip(model: Any) -> tuple[Row, ...]:
@@ -160,6 +214,7 @@ FAMILIES = (
         'layernorm',
         absent=('embeddings.distillation_token', f'{BLOCK}.layer_scale1', *BEIT),
         rows=vit,
+        also=('ViTMSN', "ViTMAE's encoder"),
         heads=lambda model: HEAD,
         prefix='vit.',
         requires={**WITH_CLASS, 'distilled': (False,), 'reg_tokens': (0,)},
@@ -211,6 +266,32 @@ FAMILIES = (
         zeros=lambda model: {'embeddings.mask_token': (1, model.embed_dim)},
         positions=1,
     ),
+    Family(
+        'DINOv3ViT',
+        'Eva',
+        ('embeddings.register_tokens', 'embeddings.patch_embeddings', 'norm'),
+        dinov3,
+        absent=('embeddings.position_embeddings',),
+        spelling=spelling,
+        requires={
+            'class_token': (True,),
+            'use_abs_pos_emb': (False,),
+            'use_rot_pos_emb': (True,),
+            'rope_type': ('dinov3',),
+            'rope_rotate_half': (True,),
+            'rope_grid_offset': (0.0,),
+            'rope_grid_indexing': ('ij',),
+            'attn_type': ('eva',),
+            'qkv_fused': (True,),
+            'init_values': GIVEN,
+            'attn_only_layer_scale': (False,),
+            'use_post_norm': (False,),
+            'num_classes': (0,),
+            'norm': ('layer',),
+        },
+        vintages=(Row('model.layer.{i}', 'layer.{i}'),),
+        zeros=dinov3_zeros,
+    ),
     of_vision_transformer(
         'IJepa',
         'embeddings.position_embeddings',
@@ -251,6 +332,18 @@ FAMILIES = (
         requires={**PLAIN, 'class_token': (False,), 'reg_tokens': (0,), 'representation_size': (None,)},
         head_requires={'global_pool': ('avg',), 'fc_norm': (False,)},
         left_out=('embeddings.position_ids', 'head', 'text_model', 'logit_scale', 'logit_bias'),
+    ),
+    Family(
+        'ViTMAE',
+        'MAE',
+        ('embeddings.cls_token', 'embeddings.patch_embeddings.projection', 'layernorm'),
+        mae,
+        absent=('embeddings.distillation_token', f'{BLOCK}.layer_scale1', *BEIT),
+        spelling=spelling,
+        heads=lambda model: DECODER,
+        prefix='vit.',
+        requires={'class_token': (True,), 'decoder_positions': ('learned',), 'decoder_qkv_bias': (True,)},
+        vintages=(*VIT_MODULES, *DECODER_MODULES),
     ),
     Family(
         'SigLIP',
@@ -299,6 +392,26 @@ def _dinov2_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def _dinov3_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    biases = [config.get(f'{part}_bias', part != 'key') for part in ('query', 'key', 'value', 'proj', 'mlp')]
+    if biases[1] or biases[0] != biases[2] or not all(biases[3:]):
+        raise ValueError('biases of keys, of queries or values alone, or of no projections are not built here')
+    gated = {'swiglu_mlp': True, 'swiglu_align_to': 8} if config.get('use_gated_mlp', False) else {}
+    return dict(
+        gated,
+        qkv_bias=biases[0],
+        num_classes=0,
+        num_reg_tokens=config.get('num_register_tokens', 0),
+        init_values=config.get('layerscale_value', 1.0),
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        use_fc_norm=False,
+        rope_type='dinov3',
+        rope_rotate_half=True,
+        rope_temperature=config.get('rope_theta', 100.0),
+    )
+
+
 def _ijepa_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {'class_token': False, 'global_pool': 'avg', 'fc_norm': False}
 
@@ -309,9 +422,10 @@ def _clip_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _siglip_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    pooled = config.get('vision_use_head', True)
+    # SiglipForImageClassification does without the pooling head that it has
+    pooled = config.get('vision_use_head', True) and not config['classified']
     pooling = {'global_pool': 'map'} if pooled else {'global_pool': 'avg', 'fc_norm': False}
-    return {'class_token': False, 'num_classes': 0, **pooling}
+    return {'class_token': False, **pooling}
 
 
 # `model_type` of a configuration: its arguments, epsilon, activation and image size where it does not say.
@@ -322,6 +436,7 @@ TYPES: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], float, str
     'vit_msn': (_no_arguments, 1e-6, 'gelu', 224),
     'dinov2': (_dinov2_arguments, 1e-6, 'gelu', 224),
     'dinov2_with_registers': (_dinov2_arguments, 1e-6, 'gelu', 224),
+    'dinov3_vit': (_dinov3_arguments, 1e-5, 'gelu', 224),
     'ijepa': (_ijepa_arguments, 1e-12, 'gelu', 224),
     'clip_vision_model': (_clip_arguments, 1e-5, 'quick_gelu', 224),
     'siglip_vision_model': (_siglip_arguments, 1e-6, 'gelu_pytorch_tanh', 224),
@@ -345,6 +460,7 @@ class HuggingFace(Source):
         if 'vision_config' in given:  # of CLIP and SigLIP as a whole
             config = {**given['vision_config'], 'architectures': given.get('architectures')}
             config.setdefault('projection_dim', given.get('projection_dim', 512))
+            config |= {key: given[key] for key in ('id2label', 'num_labels') if key in given}
             kind = config.get('model_type') or f'{kind}_vision_model'
             kind = f'{kind}_vision_model' if kind in ('clip', 'siglip') else kind
         if kind not in TYPES:
@@ -376,7 +492,14 @@ class HuggingFace(Source):
         poolers = [name for name in names if name.endswith(('pooler.dense.weight', 'pooler/dense/kernel'))]
         has_pooler = bool(poolers) if names else any(name.endswith('Model') for name in architectures)
         has_pooler = has_pooler and not classified
-        return 'vision_transformer', kwargs | arguments({**config, 'hidden_size': width, 'has_pooler': has_pooler})
+        told = {'hidden_size': width, 'has_pooler': has_pooler, 'classified': classified}
+        kwargs |= arguments({**config, **told})
+        if kind != 'dinov3_vit':
+            return 'vision_transformer', kwargs
+        wanted = 'silu' if kwargs.get('swiglu_mlp') else 'gelu'
+        if kwargs.pop('act') != wanted:
+            raise ValueError(f'hidden_act={act!r} should be {wanted!r}, which is built in')
+        return 'eva', kwargs
 
 
 def _size(value: Any) -> Any:
