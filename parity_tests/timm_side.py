@@ -123,6 +123,10 @@ def HybridVisionTransformer(
     return VisionTransformer(embed_layer=embed, patch_size=patch_size, in_chans=in_chans, **kwargs)
 
 
+def Cait(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.cait.Cait(norm_layer=normed('layer', norm_eps), **kwargs)
+
+
 @in_doubles
 def Xcit(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
     return timm().models.xcit.Xcit(norm_layer=normed('layer', norm_eps), **kwargs)

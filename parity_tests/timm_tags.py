@@ -19,6 +19,7 @@ from parity_tests.timm_side import VERSION, timm
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.module import example_inputs
 from vit_flax.models.beit import Beit
+from vit_flax.models.cait_published import Cait
 from vit_flax.models.eva import Eva
 from vit_flax.models.qwen3_vit import Qwen3VitClassifier
 from vit_flax.models.qwen3_vit_encoder import Qwen3VitEncoder
@@ -61,6 +62,7 @@ CLASSES = {
     Qwen3VitClassifier: ('qwen3_vit.Qwen3VitClassifier',),
     Qwen3VitEncoder: ('qwen3_vit.Qwen3VitEncoder',),
     Xcit: ('xcit.Xcit',),
+    Cait: ('cait.Cait',),
 }
 # Further modules of timm with plain ViTs, which count among those of docs/timm.md.
 OTHERS = (
@@ -68,7 +70,7 @@ OTHERS = (
     'gemma4_vit',
 )  # fmt: skip
 # And of other families, whose networks are built as published.
-FAMILIES = ('xcit',)
+FAMILIES = 'cait', 'xcit'
 BUILT_MODULES = {path.partition('.')[0] for paths in CLASSES.values() for path in paths}
 
 
