@@ -34,7 +34,7 @@ def test_a_patch_takes_its_angles_with_it(options: dict):
         )
         angles, layer = angles[..., index, :], jnp.arange(2)
         if module.rope_type == 'mixed':
-            return module.run_blocks(tokens, False, None, angles=angles, layer=layer)
+            return module.run_blocks(tokens, False, None, positions=angles, layer=layer)
         return module.run_blocks(tokens, False, None, angles, layer=layer)
 
     for image, places, row in zip(images, kept, got, strict=True):

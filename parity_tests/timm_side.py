@@ -123,6 +123,29 @@ def HybridVisionTransformer(
     return VisionTransformer(embed_layer=embed, patch_size=patch_size, in_chans=in_chans, **kwargs)
 
 
+def Cait(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.cait.Cait(norm_layer=normed('layer', norm_eps), **kwargs)
+
+
+@in_doubles
+def Xcit(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.xcit.Xcit(norm_layer=normed('layer', norm_eps), **kwargs)
+
+
 @in_doubles
 def Eva(*, norm: str = 'layer', norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
     return timm().models.eva.Eva(norm_layer=normed(norm, norm_eps), **kwargs)
+
+
+def Beit(*, norm: str = 'layer', norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.beit.Beit(norm_layer=normed(norm, norm_eps), **kwargs)
+
+
+@in_doubles
+def Qwen3VitClassifier(*, act: str = 'gelu_tanh', **kwargs: Any) -> torch.nn.Module:
+    return timm().models.qwen3_vit.Qwen3VitClassifier(act_layer=timm().layers.get_act_layer(act), **kwargs)
+
+
+@in_doubles
+def Qwen3VitEncoder(*, act: str = 'gelu_tanh', **kwargs: Any) -> torch.nn.Module:
+    return timm().models.qwen3_vit.Qwen3VitEncoder(act_layer=timm().layers.get_act_layer(act), **kwargs)

@@ -18,9 +18,14 @@ import torch
 from parity_tests.timm_side import VERSION, timm
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.module import example_inputs
+from vit_flax.models.beit import Beit
+from vit_flax.models.cait_published import Cait
 from vit_flax.models.eva import Eva
+from vit_flax.models.qwen3_vit import Qwen3VitClassifier
+from vit_flax.models.qwen3_vit_encoder import Qwen3VitEncoder
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
+from vit_flax.models.xcit_published import Xcit
 
 ROOT = Path(__file__).parent.parent
 TAGS, PAGE = ROOT / 'vit_flax' / 'weights' / 'timm_tags.json', ROOT / 'docs' / 'timm.md'
@@ -53,14 +58,19 @@ CLASSES = {
         'vision_transformer_hybrid.VisionTransformer',
     ),
     Eva: ('eva.Eva',),
+    Beit: ('beit.Beit',),
+    Qwen3VitClassifier: ('qwen3_vit.Qwen3VitClassifier',),
+    Qwen3VitEncoder: ('qwen3_vit.Qwen3VitEncoder',),
+    Xcit: ('xcit.Xcit',),
+    Cait: ('cait.Cait',),
 }
 # Further modules of timm with plain ViTs, which count among those of docs/timm.md.
 OTHERS = (
     'eva', 'beit', 'vision_transformer_relpos', 'vision_transformer_sam', 'naflexvit', 'qwen3_vit', 'deepseek_vit',
     'gemma4_vit',
 )  # fmt: skip
-
-
+# And of other families, whose networks are built as published.
+FAMILIES = 'cait', 'xcit'
 BUILT_MODULES = {path.partition('.')[0] for paths in CLASSES.values() for path in paths}
 
 
@@ -136,10 +146,12 @@ def layers(kwargs: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f'blocks of another kind, {block.__name__}')
     if attention is not None:
         raise ValueError(f'attention of another kind, {attention!r}')
-    kind, epsilon = found['norm'], found['norm_eps'] = normalisation(kwargs.pop('norm_layer', None))
+    norm = normalisation(kwargs.pop('norm_layer', None))
+    if norm != normalisation(None):
+        found['norm'], found['norm_eps'] = norm
     embed_norm = kwargs.pop('embed_norm_layer', None)
     if embed_norm is not None:
-        if normalisation(embed_norm) != (kind, epsilon):
+        if normalisation(embed_norm) != norm:
             raise ValueError('a norm of another kind on the patches')
         found['embed_norm'] = True
     if 'act_layer' in kwargs:
@@ -209,7 +221,7 @@ def described(name: str) -> dict[str, Any]:
         config = timm().get_pretrained_cfg(tag)
         _, own = ours(tag)
         different = {key: own.get(key) for key in own.keys() | args.keys() if own.get(key) != args.get(key)}
-        if set(different) - {'num_classes', 'img_size'}:
+        if set(different) - {'num_classes', 'img_size', 'out_features'}:
             raise AssertionError(f'{tag}: {different}')
         images = {key: one_if_equal(getattr(config, key)) for key in IMAGES if getattr(config, key) is not None}
         found[tag.partition('.')[2]] = {**different, 'images': images}
@@ -223,9 +235,9 @@ def module_of(name: str) -> str:
 
 
 def names() -> list[str]:
-    """Of all plain ViTs, without timm's deprecated ones."""
+    """Of all these modules, without timm's deprecated ones."""
     registry = timm().models._registry
-    every = sorted(name for module in (*MODULES, *OTHERS) for name in registry._module_to_models[module])
+    every = sorted(name for module in (*MODULES, *OTHERS, *FAMILIES) for name in registry._module_to_models[module])
     return [name for name in every if name not in registry._deprecated_models]
 
 
@@ -243,10 +255,11 @@ def page(table: dict[str, Any]) -> str:
     one, every = tags_built(table, MODULES), tags_built(table, (*MODULES, *OTHERS))
     text = (
         f'{one[0]} of {one[1]} tags of class `VisionTransformer` are built, and {every[0]} of {every[1]} of all plain '
-        f'ViTs: {len(built)} of {len(table)} names, {len(combinations)} combinations of arguments.\n\n'
+        f'ViTs; with other families {len(built)} of {len(table)} names, {len(combinations)} combinations of '
+        'arguments.\n\n'
         '| module of timm | tags built | of |\n|---|--:|--:|\n'
     )
-    for module in (*MODULES, *OTHERS):
+    for module in (*MODULES, *OTHERS, *FAMILIES):
         text += '| `{}` | {} | {} |\n'.format(module, *tags_built(table, (module,)))
     text += '\n| name | model | parameters | tags | arguments beside the sizes |\n|---|---|--:|--:|---|\n'
     for name, entry in built.items():

@@ -7,6 +7,7 @@ files, so that what a disk has changed is found before it is used.
 import json
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,11 @@ class Checkpoints:
     def __init__(self, folder: Path, say: Callable[[str], None] = print):
         self.folder = folder
         self._say = say
+        # Orbax does this beside its other work, while other hosts look at what is there.
+        if jax.process_index() == 0:
+            for unfinished in folder.glob('*/*.orbax-checkpoint-tmp*'):
+                shutil.rmtree(unfinished)
+        sync_global_devices('unfinished checkpoints are removed')
         self._last = _manager(folder / 'last', keep=2)
         self._best = _manager(folder / 'best', keep=1)
 
@@ -293,7 +299,10 @@ def _written(manager: ocp.CheckpointManager) -> Iterator[None]:
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     committing = ocp.AsyncOptions(post_finalization_callback=partial(_write_checksums, folder))
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, cleanup_tmp_directories=True, async_options=committing
+        max_to_keep=keep,
+        create=True,
+        async_options=committing,
+        single_host_load_and_broadcast=True,  # what is there says one for all: shared disks show it at other times
     )
     return ocp.CheckpointManager(folder, options=options)
 

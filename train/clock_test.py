@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 import pytest
 
 from train import clock
@@ -77,7 +78,8 @@ def rows(
         numbers = device.begin(step_seconds)
         # As in the loop: the step before is looked at while this one runs.
         if before is not None:
-            jax.block_until_ready(before)
+            with watch.waiting():
+                jax.block_until_ready(before)
         before = numbers
         watch.tick(numbers)
         if index and index % 4 == 0:
@@ -118,3 +120,20 @@ def test_a_step_is_over_when_it_is_ready(device):
 
 def test_no_step_no_row():
     assert Clock(8, Loader(), print).row() == {}
+
+
+def test_of_several_hosts_the_slowest_is_in_the_row(device, monkeypatch):
+    """Process 1 decodes as long as a step takes, and the others wait for it."""
+    monkeypatch.setattr(clock, '_of_hosts', lambda waited, own: np.array([[waited, own], [0.5, 0.04], [0.1, 0.01]]))
+    found, said = rows(device, batch_seconds=0.02, step_seconds=0.04)
+    for row in found[1:]:
+        assert (row['host_seconds_min'], row['host_seconds_max'], row['slowest_host']) == (0.01, 0.04, 1)
+        assert row['waited'] == 0.5
+    (line,) = said
+    assert 'the device of process 1 waits for images 50 % of the time' in line
+
+
+def test_what_a_host_does_is_what_it_does_not_wait_for(device, monkeypatch):
+    monkeypatch.setattr(clock, '_of_hosts', lambda *values: np.array([values, values]))
+    found, _ = rows(device, batch_seconds=0.02, step_seconds=0.04)
+    assert all(row['host_seconds_max'] == pytest.approx(0.02) for row in found[1:])

@@ -75,9 +75,9 @@ def train(start):
 
 @pytest.fixture(scope='session')
 def whole(train, tmp_path_factory):
-    """A run that nothing disturbed: its folder, and what it said."""
+    """A run that nothing disturbed, two of its steps traced: its folder, and what it said."""
     folder = tmp_path_factory.mktemp('whole') / 'run'
-    code, out, err = train('--out', str(folder))
+    code, out, err = train('--out', str(folder), '--profile=2')
     assert (code, err) == (0, '')
     return folder, out
 

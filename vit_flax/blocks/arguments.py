@@ -66,7 +66,10 @@ INTEGERS = (
     (r'interactions|pathways|\w+_id|output_pos_\w+', ANY),
     (r'layers', replace(LAYERS, empty=True)),
     (r'(\w+_)?(depths?|layers|blocks|iterations)|block_repeats|orders', LAYERS),
-    (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+|(num_)?reg_tokens|swiglu_align_to', COUNT),
+    (
+        r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+|(num_)?reg_tokens|swiglu_align_to|out_features',
+        COUNT,
+    ),
     (r'features|rows|width|hidden|hidden_dim', WIDTH),
     (r'groups', Range(1)),
     (r'\w+_seed|num_memories_per_layer', COUNT),

@@ -112,20 +112,29 @@ class EvaBlock(Module):
     def __call__(
         self,
         x: Array,
-        angles: Angles | None = None,
+        positions: Any = None,
         train: bool = False,
-        layer: Array | int = 0,
+        layer: Array | None = None,
         paths: Array | None = None,
     ) -> Array:
-        """Args: x `[b n d]`; angles of rotary positions; layer: index; paths: factors of branches, `[2 b]`."""
+        """The block.
+
+        Args:
+          x: `[b n d]`.
+          positions: what the attention takes of them.
+          train: training mode.
+          layer: index of the block; the later, the smaller what its branches add at first.
+          paths: a factor of each branch for each image, `[2 b]`.
+        """
 
         def shrinking(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-            return STANDARD(key, shape, dtype) / jnp.sqrt(2 * (layer + 1)).astype(dtype)
+            start = STANDARD(key, shape, dtype)
+            return start if layer is None else start / jnp.sqrt(2 * (layer + 1)).astype(dtype)
 
         attention = self.attention(output_init=shrinking, name='attention')
         feedforward = self.feedforward(contract=partial(Linear, kernel_init=shrinking), name='feedforward')
         branches: tuple[Callable[[Array], Array], ...] = (
-            lambda x: attention(x, angles, train),
+            lambda x: attention(x, positions, train),
             lambda x: feedforward(x, train),
         )
         for index, (branch, start) in enumerate(zip(branches, self.init_values, strict=True)):
@@ -446,7 +455,7 @@ class Eva(PlainViT, kw_only=True):
         x = self.norm_pre(tokens) if self.norms_embedding else tokens
         layer = {'layer': jnp.arange(self.depth)}
         if self.rope_type == 'mixed' and angles is not None:
-            return self.run_blocks(x, train, keep_paths, angles=angles, **layer)
+            return self.run_blocks(x, train, keep_paths, positions=angles, **layer)
         return self.run_blocks(x, train, keep_paths, angles, **layer)
 
     def angles(self, shape: Sequence[int], train: bool = False) -> Angles:

@@ -205,6 +205,15 @@ class Block(Module):
     }
 
 
+def surviving_paths(
+    module: nn.Module, batch: int, depth: int, rate: float, keep: Array | None, train: bool
+) -> dict[str, Array]:
+    """What a `Transformer` hands to such blocks: `paths` for `keep` as given, or drawn in training."""
+    if keep is None and train and rate > 0:
+        keep = draw_paths(module.make_rng('drop_path'), batch, rate, depth)
+    return {} if keep is None else {'paths': keep / (1 - path_rates(rate, depth))[:, None, None]}
+
+
 class AttentionPool(Module):
     """A learned query attends to the tokens, then a residual Mlp, `[b n d] -> [b d]` (arXiv:2106.04560)."""
 
@@ -437,14 +446,8 @@ class PlainViT(Backbone, kw_only=True):
 
     def run_blocks(self, x: Array, train: bool, keep_paths: Array | None, *context: Any, **per_layer: Any) -> Array:
         """The blocks and the norm after them; what else a block gets, see `Transformer`."""
-        rate, layers = self.drop_path_rate, self.depth
-        if keep_paths is None and train and rate > 0:
-            keep_paths = draw_paths(self.make_rng('drop_path'), x.shape[0], rate, layers)
-        if keep_paths is None:
-            x = self.transformer(x, *context, train=train, **per_layer)
-        else:
-            paths = keep_paths / (1 - path_rates(rate, layers))[:, None, None]
-            x = self.transformer(x, *context, train=train, paths=paths, **per_layer)
+        per_layer |= surviving_paths(self, x.shape[0], self.depth, self.drop_path_rate, keep_paths, train)
+        x = self.transformer(x, *context, train=train, **per_layer)
         return self.last_norm(x) if hasattr(self, 'last_norm') else x
 
     def forward_features(self, images: Array, train: bool = False) -> Array:
@@ -491,9 +494,9 @@ class PlainViT(Backbone, kw_only=True):
         return self.patch_embed.embed(patches)
 
     def patch_positions(self, shape: Sequence[int]) -> Array:
-        """Positions of a grid of patches alone, `[n d]`."""
+        """Positions of a grid of patches alone, `[n d]`; zeros where blocks alone know them."""
         if not self.has_positions:
-            raise ValueError(f'{type(self).__name__} has no position table with these arguments')
+            return jnp.zeros((math.prod(shape), self.embed_dim), self.param_dtype)
         table = self.positions[self.num_prefix_positions :]
         if tuple(shape) == self.grid.shape:
             return table
@@ -701,6 +704,11 @@ class VisionTransformer(PlainViT, kw_only=True):
     @property
     def pools_prefix(self) -> bool:
         return self.pool_include_prefix
+
+    def patch_positions(self, shape: Sequence[int]) -> Array:
+        if not self.has_positions:
+            raise ValueError("pos_embed='none' has no position table")
+        return super().patch_positions(shape)
 
     def represent(self, x: Array) -> Array:
         return in_float32(jnp.tanh)(self.pre_logits(x)) if self.representation_size else x
