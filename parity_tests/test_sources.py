@@ -290,6 +290,35 @@ def test_dinov3(gated: bool, registers: int, tmp_path: Path, monkeypatch: pytest
     assert not any(info.values())
 
 
+BEITS = {
+    'tables_of_blocks': {'use_relative_position_bias': True, 'use_mask_token': True, **CLASSES},
+    'shared_table': {'use_shared_relative_position_bias': True, 'use_mean_pooling': False},
+    'positions': {'use_absolute_position_embeddings': True},
+}
+
+
+@pytest.mark.parametrize('name', BEITS)
+def test_beit(name: str, tmp_path: Path):
+    kind = 'BeitForImageClassification' if 'id2label' in BEITS[name] else 'BeitModel'
+    config = imported('transformers.models.beit').BeitConfig(**SMALL, **BEITS[name])
+    network = randomised(getattr(transformers('beit'), kind)(config))
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    stem, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(stem, **kwargs)
+    variables = vit_flax.from_torch(model, arrays, source='huggingface')
+    same(variables, vit_flax.from_torch(model, network.state_dict(), source='huggingface'))
+    same(variables, vit_flax.from_torch(model, flax_names(arrays), source='huggingface'))
+    with torch.no_grad():
+        want = (logits if 'id2label' in BEITS[name] else pooled)(network, nchw()).numpy()
+    assert relative_error(outputs(model, variables), want) <= 1e-9
+    written = vit_flax.to_torch(model, variables, source='huggingface')
+    same(written, {name: x for name, x in arrays.items() if not name.endswith('mask_token')})
+    # older files hold the index of the tables
+    index = {name.replace('bias_table', 'index'): np.zeros((17, 17)) for name in arrays if 'bias_table' in name}
+    same(variables, vit_flax.from_torch(model, arrays | index, source='huggingface'))
+
+
 def masked_autoencoder() -> tuple[torch.nn.Module, MAE]:
     """ViTMAE with its decoder, and our objective around our encoder."""
     config = imported('transformers.models.vit_mae').ViTMAEConfig

@@ -38,7 +38,8 @@ class Family:
       title: what the source calls it.
       model: name of our class.
       also: other classes there with the same names.
-      marks: beginnings of names that all its state dicts have, of any release: they are found behind any prefix.
+      marks: beginnings of names that all its state dicts have, of any release; they are found behind any prefix. Of a
+        tuple any must be there.
       absent: beginnings of names that none of them has.
       rows: of a model; the first that fits a name is taken.
       heads: of a model, of arrays that stand beside the network, outside of `prefix`.
@@ -61,7 +62,7 @@ class Family:
 
     title: str
     model: str
-    marks: tuple[str, ...]
+    marks: tuple[str | tuple[str, ...], ...]
     rows: Callable[[Any], Sequence[Row]]
     also: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
@@ -99,7 +100,8 @@ class Family:
         if self.spelling is not None:
             names = [self.spelling(name, None)[0] for name in names]
         text = '\n'.join(name for name in names if '\n' not in name)
-        found = set.intersection(*({*_behind(mark).findall(text)} for mark in self.marks))
+        each = ((mark,) if isinstance(mark, str) else mark for mark in self.marks)
+        found = set.intersection(*({place for one in mark for place in _behind(one).findall(text)} for mark in each))
         return sorted(found.difference(*({*_behind(mark).findall(text)} for mark in self.absent)))
 
     def read(self, model: Any, arrays: Arrays, prefix: str, shapes: Shapes, report: Report) -> dict[str, np.ndarray]:

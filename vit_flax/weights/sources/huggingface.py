@@ -155,6 +155,30 @@ def dinov3_constants(model: Any) -> dict[str, np.ndarray]:
     return {'embeddings.mask_token': np.zeros((1, 1, model.embed_dim)), **none}
 
 
+def beit(model: Any) -> tuple[Row, ...]:
+    """Keys have no bias; positions may be biases of each block or of all together."""
+    inside, table = f'{BLOCK}.attention.attention', 'relative_position_bias_table'
+    behind = model.global_pool == 'avg' if model.use_fc_norm is None else model.use_fc_norm
+    return (
+        Row(tuple(f'{inside}.{part}.weight' for part in QKV), 'blocks.{i}.attn.qkv.weight'),
+        Row(f'{inside}.query.bias', 'blocks.{i}.attn.q_bias'),
+        Row(f'{inside}.value.bias', 'blocks.{i}.attn.v_bias'),
+        Row(f'{inside}.relative_position_bias.{table}', f'blocks.{{i}}.attn.{table}'),
+        Row(f'encoder.relative_position_bias.{table}', f'rel_pos_bias.{table}'),
+        Row(f'{BLOCK}.lambda_1', 'blocks.{i}.gamma_1'),
+        Row(f'{BLOCK}.lambda_2', 'blocks.{i}.gamma_2'),
+        *(row for row in VIT if not isinstance(row.theirs, tuple)),
+        Row('pooler.layernorm', 'fc_norm') if behind else Row('layernorm', 'norm'),
+    )
+
+
+BEIT_MODULES = (
+    Row('shared_position_bias', 'encoder.relative_position_bias'),
+    Row('layers.{i}.relative_position_bias', f'{BLOCK}.attention.attention.relative_position_bias'),
+    *VIT_MODULES,
+)
+
+
 def mae(model: Any) -> tuple[Row, ...]:
     """The encoder of our objective; its decoder stands beside it."""
     return tuple(Row(row.theirs, f'encoder.{row.ours}') for row in (*VIT, Row('layernorm', 'norm')))
@@ -299,6 +323,28 @@ FAMILIES = (
         left_out_zero=('layer.{i}.attention.q_proj.bias', 'layer.{i}.attention.v_proj.bias'),
         constants=dinov3_constants,
     ),
+    Family(
+        'BEiT',
+        'Beit',
+        ('embeddings.cls_token', 'embeddings.patch_embeddings.projection', BEIT),
+        beit,
+        heads=lambda model: HEAD,
+        prefix='beit.',
+        spelling=spelling,
+        requires={
+            'init_values': GIVEN,
+            'swiglu_mlp': (False,),
+            'scale_mlp': (False,),
+            'norm': ('layer',),
+            'global_pool': ('avg', 'token'),
+        },
+        vintages=BEIT_MODULES,
+        left_out=(
+            'embeddings.mask_token',
+            f'{BLOCK}.attention.attention.relative_position_bias.relative_position_index',
+            'encoder.relative_position_bias.relative_position_index',
+        ),
+    ),
     of_vision_transformer(
         'IJepa',
         'embeddings.position_embeddings',
@@ -419,6 +465,16 @@ def _dinov3_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def _beit_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(
+        init_values=config.get('layer_scale_init_value', 0.1),
+        global_pool='avg' if config.get('use_mean_pooling', True) else 'token',
+        use_abs_pos_emb=config.get('use_absolute_position_embeddings', False),
+        use_rel_pos_bias=config.get('use_relative_position_bias', False),
+        use_shared_rel_pos_bias=config.get('use_shared_relative_position_bias', False),
+    )
+
+
 def _ijepa_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {'class_token': False, 'global_pool': 'avg', 'fc_norm': False}
 
@@ -444,6 +500,7 @@ TYPES: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], float, str
     'dinov2': (_dinov2_arguments, 1e-6, 'gelu', 224),
     'dinov2_with_registers': (_dinov2_arguments, 1e-6, 'gelu', 224),
     'dinov3_vit': (_dinov3_arguments, 1e-5, 'gelu', 224),
+    'beit': (_beit_arguments, 1e-12, 'gelu', 224),
     'ijepa': (_ijepa_arguments, 1e-12, 'gelu', 224),
     'clip_vision_model': (_clip_arguments, 1e-5, 'quick_gelu', 224),
     'siglip_vision_model': (_siglip_arguments, 1e-6, 'gelu_pytorch_tanh', 224),
@@ -501,12 +558,13 @@ class HuggingFace(Source):
         has_pooler = has_pooler and not classified
         told = {'hidden_size': width, 'has_pooler': has_pooler, 'classified': classified}
         kwargs |= arguments({**config, **told})
-        if kind != 'dinov3_vit':
-            return 'vision_transformer', kwargs
+        stem = {'dinov3_vit': 'eva', 'beit': 'beit'}.get(kind, 'vision_transformer')
+        if stem == 'vision_transformer':
+            return stem, kwargs
         wanted = 'silu' if kwargs.get('swiglu_mlp') else 'gelu'
         if kwargs.pop('act') != wanted:
             raise ValueError(f'hidden_act={act!r} should be {wanted!r}, which is built in')
-        return 'eva', kwargs
+        return stem, kwargs
 
 
 def _size(value: Any) -> Any:
