@@ -517,6 +517,11 @@ def stacked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 AUTHORS = {
+    'aimv2': (
+        'aimv2',
+        {'class_token': False, 'global_pool': 'avg', 'fc_norm': False, 'num_classes': 0, 'norm': 'rms', 'act': 'silu'}
+        | {'embed_norm': True, 'mlp': 'swiglu', 'qkv_bias': False, 'proj_bias': False},
+    ),
     'clip': ('clip', {'pre_norm': True, 'norm_eps': 1e-5, 'act': 'quick_gelu'}),
     'dino': ('dino', {'num_classes': 0}),
     'deit_distilled': ('deit', {'distilled': True}),
@@ -531,7 +536,7 @@ AUTHORS = {
 }
 
 
-@pytest.mark.parametrize('name', some(AUTHORS, 7))
+@pytest.mark.parametrize('name', some(AUTHORS, 8))
 def test_authors_names_as_timm_reads_them(name: str):
     """timm's filter of checkpoints is the oracle."""
     source, extra = AUTHORS[name]
@@ -576,6 +581,23 @@ def test_dinov3_of_its_authors_as_timm_reads_it(gated: bool, bias: bool):
         written['blocks.0.attn.qkv.bias'][3] = 1
         with pytest.raises(ValueError, match=r'unexpected: blocks\.0\.attn\.qkv\.bias'):
             vit_flax.from_torch(model, written, source='dinov3')
+
+
+def test_beit_3_as_timm_reads_it():
+    """With what its expert of texts has beside it."""
+    args = {**OURS, 'global_pool': 'avg', 'scale_attn_norm': True, 'scale_mlp_norm': True}
+    model = VisionTransformer(**args)
+    family = SOURCES['beit3'].families[0]
+    variables = random_variables(model)
+    arrays = family.write(model, vit_flax.to_torch(model, variables, source='timm'))
+    arrays |= {name.replace('.A.', '.B.'): np.ones(1) for name in arrays if '.A.' in name}
+    arrays |= {'beit3.text_embed.weight': np.ones((3, 32)), 'beit3.vision_embed.mask_token': np.ones((1, 1, 32))}
+    assert recognised(arrays) == 'beit3 (BEiT-3)' and 'beit3.encoder.layers.1.ffn.A.ffn_layernorm.bias' in arrays
+    same(variables, vit_flax.from_torch(model, arrays, source='beit3'))
+    filtered = timm_filter()(tensors(arrays), TimmVisionTransformer(**args).double())
+    same({key: x.numpy() for key, x in filtered.items()}, vit_flax.to_torch(model, variables, source='timm'))
+    with pytest.raises(ValueError, match="source='beit3' has names for VisionTransformer, but is read alone"):
+        vit_flax.to_torch(model, variables, source='beit3')
 
 
 def timm_reader() -> Callable[..., Any]:

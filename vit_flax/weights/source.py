@@ -276,7 +276,9 @@ class Source:
         of_class = [one for one in self.families if one.is_written and one.model == type(model).__name__]
         if not of_class:
             known = ', '.join(dict.fromkeys(family.model for family in self.families))
-            raise ValueError(f'source={self.name!r} has names for {known}, not for {type(model).__name__}')
+            alone = ', but is read alone' if type(model).__name__ in known.split(', ') else ''
+            not_for = alone or f', not for {type(model).__name__}'
+            raise ValueError(f'source={self.name!r} has names for {known}{not_for}')
         reasons = [family.reason(model) for family in of_class]
         if all(reasons):
             each = '; '.join(f'{one.title}: {reason}' for one, reason in zip(of_class, reasons, strict=True))
