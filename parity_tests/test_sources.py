@@ -18,9 +18,12 @@ from safetensors.numpy import load_file, save_file
 import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.foreign import imported
+from parity_tests.timm_side import Eva as TimmEva
 from parity_tests.timm_side import HybridVisionTransformer as TimmHybrid
 from parity_tests.timm_side import VisionTransformer as TimmVisionTransformer
 from parity_tests.timm_side import timm
+from vit_flax.cli.main import main
+from vit_flax.models.eva import Eva
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
 from vit_flax.objectives.mae import MAE
@@ -287,6 +290,35 @@ def test_dinov3(gated: bool, registers: int, tmp_path: Path, monkeypatch: pytest
     assert not any(info.values())
 
 
+BEITS = {
+    'tables_of_blocks': {'use_relative_position_bias': True, 'use_mask_token': True, **CLASSES},
+    'shared_table': {'use_shared_relative_position_bias': True, 'use_mean_pooling': False},
+    'positions': {'use_absolute_position_embeddings': True},
+}
+
+
+@pytest.mark.parametrize('name', BEITS)
+def test_beit(name: str, tmp_path: Path):
+    kind = 'BeitForImageClassification' if 'id2label' in BEITS[name] else 'BeitModel'
+    config = imported('transformers.models.beit').BeitConfig(**SMALL, **BEITS[name])
+    network = randomised(getattr(transformers('beit'), kind)(config))
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    stem, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(stem, **kwargs)
+    variables = vit_flax.from_torch(model, arrays, source='huggingface')
+    same(variables, vit_flax.from_torch(model, network.state_dict(), source='huggingface'))
+    same(variables, vit_flax.from_torch(model, flax_names(arrays), source='huggingface'))
+    with torch.no_grad():
+        want = (logits if 'id2label' in BEITS[name] else pooled)(network, nchw()).numpy()
+    assert relative_error(outputs(model, variables), want) <= 1e-9
+    written = vit_flax.to_torch(model, variables, source='huggingface')
+    same(written, {name: x for name, x in arrays.items() if not name.endswith('mask_token')})
+    # older files hold the index of the tables
+    index = {name.replace('bias_table', 'index'): np.zeros((17, 17)) for name in arrays if 'bias_table' in name}
+    same(variables, vit_flax.from_torch(model, arrays | index, source='huggingface'))
+
+
 def masked_autoencoder() -> tuple[torch.nn.Module, MAE]:
     """ViTMAE with its decoder, and our objective around our encoder."""
     config = imported('transformers.models.vit_mae').ViTMAEConfig
@@ -390,6 +422,26 @@ def test_torchvision(representation_size: int | None):
     }
     assert older.keys() != written.keys()
     same(variables, vit_flax.from_torch(model, older, source='torchvision'))
+
+
+def test_compare_names_the_layers_of_another_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    kind = 'torchvision.models.vision_transformer'
+    (tmp_path / 'theirs.py').write_text(
+        f'from parity_tests.foreign import imported\nViT = imported({kind!r}).VisionTransformer'
+    )
+    network = randomised(imported(kind).VisionTransformer(16, 4, 2, 4, 32, 48, num_classes=5))
+    torch.save({'model': prefixed('module.', network.state_dict())}, tmp_path / 'a.pth')
+    theirs = {'image_size': 16, 'num_layers': 2, 'hidden_dim': 32, 'mlp_dim': 48}
+    args = ['--source', 'torchvision', '--torch-class', f'{tmp_path}/theirs.py:ViT', '--model', 'vision_transformer']
+    args += [part for key, value in OURS.items() for part in ('--arg', f'{key}={value}')]
+    args += [part for key, value in theirs.items() for part in ('--torch-arg', f'{key}={value}')]
+    assert main(['compare', str(tmp_path / 'a.pth'), *args]) == 0
+    out, err = capsys.readouterr()
+    assert err == "read 32 arrays below 'model/module.'\n" and 'EQUAL: 17 layers compared' in out
+    assert re.search(r'transformer/block_1/attention +encoder\.layers\.encoder_layer_1\.self_attention ', out)
+    # another activation
+    assert main(['compare', str(tmp_path / 'a.pth'), *args, '--arg', 'act=quick_gelu']) == 1
+    assert 'where torch runs encoder.layers.encoder_layer_0.mlp.1 GELU' in capsys.readouterr().out
 
 
 GOOGLE = {
@@ -496,6 +548,32 @@ def test_authors_names_as_timm_reads_them(name: str):
         {key: value.numpy() for key, value in network.state_dict().items()},
         vit_flax.to_torch(model, variables, source='timm'),
     )
+
+
+@pytest.mark.parametrize('gated, bias', [(False, True), (True, False)])
+def test_dinov3_of_its_authors_as_timm_reads_it(gated: bool, bias: bool):
+    args = dict(
+        **{key: OURS[key] for key in ('img_size', 'patch_size', 'embed_dim', 'depth')},
+        **dict(num_classes=0, num_heads=2, init_values=0.1, num_reg_tokens=3, use_abs_pos_emb=False),
+        **dict(use_rot_pos_emb=True, rope_type='dinov3', rope_rotate_half=True, rope_temperature=100.0),
+        **dict(use_fc_norm=False, swiglu_mlp=gated, swiglu_align_to=8 if gated else 0, qkv_bias=bias),
+    )
+    model = Eva(**args)
+    variables = random_variables(model)
+    written = vit_flax.to_torch(model, variables, source='dinov3')
+    assert recognised(written) == 'dinov3 (DINOv3)'
+    np.testing.assert_array_equal(written['blocks.1.attn.qkv.bias_mask'], np.repeat([1, 0, 1], 32))
+    assert not written['blocks.1.attn.qkv.bias'][32:64].any() and written['mask_token'].shape == (1, 32)
+    np.testing.assert_allclose(written['rope_embed.periods'], 100 ** (2 * np.arange(4) / 8))
+    same(variables, vit_flax.from_torch(model, written, source='dinov3'))
+    network = TimmEva(**args).double()
+    timm()
+    filtered = imported('timm.models.eva').checkpoint_filter_fn(tensors(written), network)
+    same({key: x.numpy() for key, x in filtered.items()}, vit_flax.to_torch(model, variables, source='timm'))
+    if not bias:  # which are left out because they are zero
+        written['blocks.0.attn.qkv.bias'][3] = 1
+        with pytest.raises(ValueError, match=r'unexpected: blocks\.0\.attn\.qkv\.bias'):
+            vit_flax.from_torch(model, written, source='dinov3')
 
 
 def timm_reader() -> Callable[..., Any]:

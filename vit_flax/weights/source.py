@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -38,7 +38,8 @@ class Family:
       title: what the source calls it.
       model: name of our class.
       also: other classes there with the same names.
-      marks: beginnings of names that all its state dicts have, of any release: they are found behind any prefix.
+      marks: beginnings of names that all its state dicts have, of any release; they are found behind any prefix. Of a
+        tuple any must be there.
       absent: beginnings of names that none of them has.
       rows: of a model; the first that fits a name is taken.
       heads: of a model, of arrays that stand beside the network, outside of `prefix`.
@@ -50,7 +51,8 @@ class Family:
       stack: beginning of names of arrays that hold all blocks along their first axis: as if `{stack}_0` and so on.
       spelling: name and array in PyTorch's form, of files that have another, such as Flax's.
       left_out: beginnings of names that such state dicts may hold and that our network has no use for.
-      zeros: of a model, arrays that our network has no use for and that theirs needs: written as zeros.
+      constants: of a model, arrays that our network has no use for and that theirs needs: what is written for them.
+      left_out_zero: beginnings of names that are left out too where they are zero.
       implied: our biases that theirs lack, each with the array that is as long: zero, or it cannot be written.
       positions: rows of their position table before those of the patches, where ours may have more or none; None where
         both have the same.
@@ -60,7 +62,7 @@ class Family:
 
     title: str
     model: str
-    marks: tuple[str, ...]
+    marks: tuple[str | tuple[str, ...], ...]
     rows: Callable[[Any], Sequence[Row]]
     also: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
@@ -73,7 +75,8 @@ class Family:
     stack: str = ''
     spelling: Callable[[str, Any], tuple[str, Any]] | None = None
     left_out: tuple[str, ...] = ()
-    zeros: Callable[[Any], Shapes] = lambda model: {}
+    constants: Callable[[Any], Arrays] = lambda model: {}
+    left_out_zero: tuple[str, ...] = ()
     implied: Mapping[str, str] = field(default_factory=dict)
     positions: int | None = None
     configuration: Callable[[Shapes], dict[str, Any]] | None = None
@@ -97,7 +100,8 @@ class Family:
         if self.spelling is not None:
             names = [self.spelling(name, None)[0] for name in names]
         text = '\n'.join(name for name in names if '\n' not in name)
-        found = set.intersection(*({*_behind(mark).findall(text)} for mark in self.marks))
+        each = ((mark,) if isinstance(mark, str) else mark for mark in self.marks)
+        found = set.intersection(*({place for one in mark for place in _behind(one).findall(text)} for mark in each))
         return sorted(found.difference(*({*_behind(mark).findall(text)} for mark in self.absent)))
 
     def read(self, model: Any, arrays: Arrays, prefix: str, shapes: Shapes, report: Report) -> dict[str, np.ndarray]:
@@ -136,7 +140,7 @@ class Family:
         """
         trunk, beside = self._written(model, arrays)
         dtype = next(iter(trunk.values())).dtype
-        trunk |= {name: np.zeros(shape, dtype) for name, shape in self.zeros(model).items()}
+        trunk |= {name: array.astype(dtype) for name, array in self.constants(model).items()}
         prefix = self.prefix if beside or self.always_prefixed else ''
         theirs = {prefix + name: array for name, array in trunk.items()} | beside
         # memory of its own for each, as torch.from_numpy wants it
@@ -194,12 +198,16 @@ class Family:
         self, rows: Sequence[Row], arrays: dict[str, np.ndarray], prefix: str, model: Any, report: Report
     ) -> dict[str, np.ndarray]:
         """The arrays without those that our network has no use for."""
-        useless = (*self.left_out, *self.zeros(model))
-        dropped = [
-            name
-            for name in arrays
-            if any(match(pattern, name) is not None for pattern in useless) and not _is_named(rows, name)
-        ]
+        useless = (*self.left_out, *self.constants(model))
+
+        def is_dropped(name: str) -> bool:
+            if _is_named(rows, name):
+                return False
+            if _begins(self.left_out_zero, name):
+                return not arrays[name].any()
+            return _begins(useless, name)
+
+        dropped = [name for name in arrays if is_dropped(name)]
         if dropped:
             report(f'left out {len(dropped)} arrays without use here: {summary(prefix + name for name in dropped)}')
         return {name: array for name, array in arrays.items() if name not in dropped}
@@ -295,6 +303,18 @@ class Source:
         trunk, beside, _ = family._parts(arrays, preferred(prefixes), lambda line: None)
         return stem_of(family.model), family.configuration({name: np.shape(a) for name, a in (beside | trunk).items()})
 
+    def array_names(self, model: Any, names: Iterable[str]) -> dict[str, str]:
+        """Names of a network's arrays there to those that hold them here; names that are not of it are left out."""
+        fitting = [family for family in self.families if family.reason(model) is None]
+        found = {}
+        for name in names:
+            for family in fitting[:1]:
+                rows = (*family.heads(model), *family.rows(model))
+                newest = renamed(family.vintages, name.removeprefix(family.prefix))
+                if _is_named(rows, newest) or any(row.theirs == '' for row in rows):
+                    found[name] = renamed(rows, newest)
+        return found
+
     def described(self) -> str:
         """Its networks, in one line."""
         return ', '.join(dict.fromkeys(family.title for family in self.families))
@@ -325,6 +345,10 @@ def _behind(pattern: str) -> re.Pattern[str]:
     """Finds what stands before names that begin with a pattern, in lines of names."""
     text = re.sub(r'\\\{\w+\\\}', r'[0-9]+', re.escape(pattern))
     return re.compile(rf'^((?:.*[./])?){text}(?:[./].*)?$', re.MULTILINE)
+
+
+def _begins(patterns: Iterable[str], name: str) -> bool:
+    return any(match(pattern, name) is not None for pattern in patterns)
 
 
 def _is_named(rows: Sequence[Row], name: str) -> bool:
@@ -457,12 +481,6 @@ def sizes_of(
     )
 
 
-def renamed_modules(family: Family, model: Any, names: Iterable[str]) -> dict[str, str]:
-    """Names of modules or arrays of a network of theirs, without its prefix, to ours."""
-    rows = (*family.heads(model), *family.rows(model))
-    return {name: renamed(rows, renamed(family.vintages, name)) for name in names}
-
-
 @dataclass(frozen=True, eq=False)
 class OwnSource(Source):
     """A source whose newest names models have themselves; its families serve to recognise it alone.
@@ -477,7 +495,7 @@ class OwnSource(Source):
         self, model: Any, state_dict: Arrays, shapes: Shapes, report: Report = lambda line: None
     ) -> dict[str, np.ndarray]:
         """As `Source.read`, with whatever is missing or too much, which the caller reports."""
-        prefix = self._prefix(state_dict, shapes)
+        prefix = prefix_of(state_dict, shapes)
         outside = [name for name in state_dict if not name.startswith(prefix)]
         if prefix:
             report(f'read {len(state_dict) - len(outside)} arrays below {shown(repr(prefix))}')
@@ -490,13 +508,14 @@ class OwnSource(Source):
         """As it is."""
         return dict(state_dict)
 
-    def _prefix(self, names: Iterable[str], shapes: Shapes) -> str:
-        """The beginning of the names behind which most are the model's own."""
-        counts: Counter[str] = Counter()
-        for name in names:
-            starts = [0, *(found.end() for found in re.finditer(r'[./]', name))]
-            counts.update(name[:start] for start in starts if name[start:] in shapes)
-        # older releases have other names for some
-        if not counts or counts[''] * 2 >= max(counts.values()) or max(counts.values()) * 4 < len(shapes):
-            return ''
-        return preferred([prefix for prefix, count in counts.items() if count * 2 > max(counts.values())])
+
+def prefix_of(names: Iterable[str], wanted: Collection[str]) -> str:
+    """The beginning of the names behind which most of those that are wanted are found."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        starts = [0, *(found.end() for found in re.finditer(r'[./]', name))]
+        counts.update(name[:start] for start in starts if name[start:] in wanted)
+    # older releases have other names for some
+    if not counts or counts[''] * 2 >= max(counts.values()) or max(counts.values()) * 4 < len(wanted):
+        return ''
+    return preferred([prefix for prefix, count in counts.items() if count * 2 > max(counts.values())])

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from vit_flax.blocks.positions import Resampling
 from vit_flax.weights.rows import Row
 from vit_flax.weights.source import GIVEN, Family, Shapes, Source, mlp_ratio_of
@@ -49,7 +51,7 @@ SOURCE = Source(
             vintages=CHUNKS,
             # the heads of training
             left_out=('dino_head', 'ibot_head'),
-            zeros=lambda model: {'mask_token': (1, model.embed_dim)},
+            constants=lambda model: {'mask_token': np.zeros((1, model.embed_dim))},
             positions=1,
             configuration=arguments,
         ),
