@@ -20,8 +20,8 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
 from train.errors import UserError, is_out_of_memory
-from train.first import of_first
 from train.state import TrainState
+from train.together import of_first
 
 Meta = dict[str, Any]
 
@@ -120,10 +120,6 @@ class Checkpoints:
         _save(self._best, state, meta)
         with _written(self._best):
             self._best.wait_until_finished()
-
-    def preempted(self, step: int) -> bool:
-        """Whether the hosts have agreed to stop here; always False for a single host."""
-        return self._last.reached_preemption(step)
 
     def newest(self) -> Path | None:
         """The folder of the newest checkpoint."""
@@ -311,5 +307,8 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, 
     step = int(meta['step'])
     if step in manager.all_steps():
         return
+    # By force: whether it is time to save is decided, and orbax would ask JAX's preemption service, which is off.
     with _written(manager):
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+        manager.save(
+            step, force=True, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        )
