@@ -6,8 +6,8 @@ File number `n` of a format follows from `n` alone, so that `--seed` continues w
 makes one file again, which `--keep` leaves for a look. Files are sound ones of random arrays, and such with other zip
 layouts, changed bytes, pickles, headers, records and metadata, and some that are hostile by design. A child process
 reads them, with a limit of time and memory for each. What it reads is right if every bit is as PyTorch, safetensors,
-numpy or orbax read it, or as it was written; to refuse a sound file is wrong. "Only here" counts damaged files that
-these refuse for the sake of something else in them. `inspect` must agree; nothing is printed but its lines,
+numpy, flax or orbax read it, or as it was written; to refuse a sound file is wrong. "Only here" counts damaged files
+that these refuse for the sake of something else in them. `inspect` must agree; nothing is printed but its lines,
 without control characters.
 """
 
@@ -38,7 +38,9 @@ from typing import IO, Any
 if __name__ == '__main__':
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # before JAX starts
 
+import flax.serialization
 import ml_dtypes
+import msgpack
 import numpy as np
 import orbax.checkpoint as ocp
 import safetensors
@@ -536,10 +538,46 @@ def changed_json_text(rng: Rng, text: str) -> str:
     return text.replace(old, new, int(pick(rng, 1, -1)))
 
 
+# msgpack ------------------------------------------------------------------------------------------------------------
+
+
+def make_msgpack(rng: Rng, path: Path) -> Made:
+    arrays = random_arrays(rng, least=1)
+    tree: dict[str, Any] = (
+        {'params': arrays, 'step': 3, 'scalar': np.float32(2)} if rng.random() < 0.5 else dict(arrays)
+    )
+    written = dict(flat(tree))
+    limit = flax.serialization.MAX_CHUNK_SIZE
+    # chunks of a few numbers instead of a GiB
+    flax.serialization.MAX_CHUNK_SIZE = int(pick(rng, 16, limit))
+    try:
+        data = flax.serialization.msgpack_serialize(tree)
+    finally:
+        flax.serialization.MAX_CHUNK_SIZE = limit
+    match rng.integers(4):
+        case 0:
+            path.write_bytes(data)
+            return written, True
+        case 1:
+            # an array that claims another shape, in the place of the first
+            shape = [int(pick(rng, *ODD_NUMBERS)) % 2**63 for _ in range(rng.integers(0, 4))]
+            record = msgpack.packb((shape, 'float32', rng.bytes(int(rng.integers(20)))))
+            path.write_bytes(msgpack.packb({'a': msgpack.ExtType(1, record), 'b': [1, {'c': None}]}))
+            return None, False
+        case 2:
+            # containers in containers, and maps without end
+            path.write_bytes(b'\x81\xa1a' * int(pick(rng, 3, 70, 2000)) + bytes([int(pick(rng, 0x80, 0xDF, 0xC0))]))
+            return None, False
+        case _:
+            path.write_bytes(changed_bytes(rng, data))
+    return written, False
+
+
 MAKE: Mapping[str, Callable[[Rng, Path], Made]] = {
     'torch': make_torch,
     'safetensors': make_safetensors,
     'npz': make_npz,
+    'msgpack': make_msgpack,
     'orbax': make_orbax,
 }
 
@@ -569,6 +607,8 @@ def reference(kind: str, path: Path) -> Arrays:
     if kind == 'orbax':
         with ocp.PyTreeCheckpointer() as checkpointer:
             return dict(flat(checkpointer.restore(path.absolute())))
+    if kind == 'msgpack':
+        return dict(flat(flax.serialization.msgpack_restore(path.read_bytes())))
     arrays = {}
     for name, entry in safetensors.deserialize(path.read_bytes()):
         arrays[name] = np.frombuffer(bytes(entry['data']), np.uint8).reshape(-1), tuple(entry['shape'])

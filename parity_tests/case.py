@@ -6,7 +6,7 @@ pairwise different, batch 2; so small that a case takes a second. Then no swappe
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from types import ModuleType
@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 from flax import linen as nn
 
 from parity_tests import cases
@@ -241,6 +243,12 @@ def batch_norm_cases() -> tuple[Case, ...]:
 REPRESENTATIVES = (
     'vit', 'cvt', 'max_vit', 'na_vit', 'ats_vit', 'looped_vit', 'vivit', 'simple_vit_with_fft', 'mae', 'dino', 'lejepa',
 )  # fmt: skip
+
+
+def others_exhaustive(cases: Iterable[Any]) -> list[ParameterSet]:
+    """The cases, of which those of representative models and objectives always run."""
+    marks = {True: (), False: (pytest.mark.exhaustive,)}
+    return [pytest.param(case, marks=marks[case.stem in REPRESENTATIVES]) for case in cases]
 
 
 @cache

@@ -1,13 +1,11 @@
 """Doubles, and the tests of each model: the flags and devices are those of the conftest.py above."""
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import jax
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 
 from conftest import subject
 from vit_flax.weights import convert, table
@@ -30,12 +28,11 @@ convert.build_table = table.build_table = build_table
 from benchmarks.arguments import constructors  # noqa: E402
 from parity_tests import specimen  # noqa: E402
 from parity_tests.case import (  # noqa: E402
-    REPRESENTATIVES,
-    Case,
     all_cases,
     all_refusals,
     batch_norm_cases,
     first_cases,
+    others_exhaustive,
     scannable_cases,
 )
 from parity_tests.objective_case import (  # noqa: E402
@@ -61,12 +58,6 @@ def float64():
     """Doubles for every test of this folder."""
     with jax.enable_x64(True):
         yield
-
-
-def others_exhaustive(cases: Iterable[Case]) -> list[ParameterSet]:
-    """The cases, of which those of representative models always run."""
-    marks = {True: (), False: (pytest.mark.exhaustive,)}
-    return [pytest.param(case, marks=marks[case.stem in REPRESENTATIVES]) for case in cases]
 
 
 PER_MODEL = {

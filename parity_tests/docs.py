@@ -2,7 +2,7 @@
 
 models: docs/models.md (parity measured now, parameters at the paper's size counted on both sides) and its short form
 in README.md; objectives: docs/objectives.md, likewise; speed: docs/speed.md, from docs/speed.csv as benchmarks/speed.py
-recorded it; quirks: docs/quirks.md, the `# upstream:` comments.
+recorded it; quirks: docs/quirks.md, the `# upstream:` comments; weights: docs/weights.md, the sources of weights.
 """
 
 import csv
@@ -17,12 +17,15 @@ from parity_tests import conftest  # noqa: F401  first: it sets the flags for qu
 import jax
 import torch
 
+import vit_flax
 from parity_tests import objective_case
 from parity_tests.case import Case, all_cases, build_upstream, paper_model
 from parity_tests.compare import Report, compare
 from parity_tests.upstream import VERSION
 from vit_flax.blocks.module import example_inputs
 from vit_flax.registry import model_info, stems
+from vit_flax.weights.source import GIVEN, OwnSource
+from vit_flax.weights.sources import OWN, SOURCES
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = '<!-- models: written by python -m parity_tests.docs -->', '<!-- /models -->'
@@ -99,11 +102,11 @@ HEADER = (
 INTRODUCTION = f"""# Models
 
 Parity in float64 with a PyTorch reference: the largest relative error over all cases, measured by
-`python -m parity_tests.docs`. The reference is itself held to vit-pytorch {VERSION}, that of `vision_transformer` to
-timm, weights, outputs, gradients and statistics, in the *cases* of the first column. Where upstream fails (an argument
-that crashes, a draw that it does not let one give) our own reference goes further than it, and is all that those cases
-rest on: *reference only*. Parameters are at the size the paper leads with, equal to upstream's count. Speed is in
-[speed.md](speed.md), departures from the papers in [quirks.md](quirks.md).
+`python -m parity_tests.docs`. The reference is itself held to vit-pytorch {VERSION}, that of timm's networks
+([timm.md](timm.md)) to timm, weights, outputs, gradients and statistics, in the *cases* of the first column. Where
+upstream fails (an argument that crashes, a draw that it does not let one give) our own reference goes further than it,
+and is all that those cases rest on: *reference only*. Parameters are at the size the paper leads with, equal to
+upstream's count. Speed is in [speed.md](speed.md), departures from the papers in [quirks.md](quirks.md).
 
 """
 
@@ -196,11 +199,75 @@ def objectives() -> str:
     )
 
 
+WEIGHTS = """# Weights of others
+
+`vit_flax.from_torch(model, state_dict, source=...)` reads a state dict, `to_torch` writes one, bit for bit in both
+directions; `python -m vit_flax convert IN OUT --model ... --source ...` does the same with files (`.safetensors`,
+`.pth`, `.npz`, `.msgpack`). Whose names a file has is told by `python -m vit_flax inspect FILE`, and by the error where
+another source was named. Every name must be used and every variable filled. What is around a state dict, such as
+`{'model': ...}`, `{'teacher': ...}`, `module.`, `_orig_mod.` or the text encoder beside an image encoder, is taken off,
+and said: `report=print`, in commands on stderr. Of several copies of one network that of the EMA or of the teacher is
+read. What is written is loaded strictly by the source's own class, with the same outputs (float64, 1e-9): tested with
+transformers through `save_pretrained` and `from_pretrained`, torchvision, and timm, whose readers of `.npz` and of the
+authors' files are the oracle of these.
+
+Files and modules of Hugging Face's have different names; both are read, those of files written. Weights alone do not
+tell activations and epsilons: `SOURCES[name].configuration` gives all arguments of `create_model`, of `config.json` or,
+where shapes tell them, of the arrays (`vit_flax.weights.sources.SOURCES`).
+
+"""
+NOT_LOADED = {
+    'the head of `Dinov2ForImageClassification`': (
+        'it reads the class token and the mean of the patches side by side; the network loads with `num_classes=0`'
+    ),
+    '`CLIPForImageClassification`': 'it pools the patches without the last norm, whose weights it has all the same',
+    "OpenAI's `.pt` files of CLIP": 'TorchScript archives, which are programs: save `model.state_dict()`',
+    'the decoders of `ViTForMaskedImageModeling` and `DeiTForMaskedImageModeling`': (
+        'no objective here computes the same; they are left out, and said'
+    ),
+    "MAE's fixed decoder positions into `decoder_positions='sincos'`": (
+        "they have other frequencies than SimpleViT's, which ours are: they load into `decoder_positions='learned'`"
+    ),
+    'MAE whose decoder is as wide as its encoder': 'ours has no linear map between them then',
+    "a head's bias into CLIP's projection": 'it has none: zero, or an error',
+    'own files of BEiT-3, AIMv2, RADIO and TIPSv2': "their networks load in timm's conversions, `source='timm'`",
+}
+FOLDED = """
+A position of the class token that a network of ours does not have (`no_embed_class=True`) is added to the token, as
+timm does: what is then written has the sum as its token, and a position of zero. All else comes back bit for bit.
+"""
+
+
+def weights() -> str:
+    """The page of the sources of weights."""
+    lines = ['| source | whose | network there | class here | with | directions |', '|---|---|---|---|---|---|']
+    for source in SOURCES.values():
+        if isinstance(source, OwnSource):
+            own = 'models that derive from it' if source.name == OWN[0] else "timm's networks"
+            lines.append(f'| `{source.name}` | {source.title} | all | {own} | | read, written |')
+            continue
+        for family in source.families:
+            fields = getattr(getattr(vit_flax, family.model, None), '__dataclass_fields__', {})
+            defaults = {name: one.default for name, one in fields.items()}
+            needs = [
+                f'`{name}` ' + ('given' if allowed is GIVEN else ' or '.join(f'`{value!r}`' for value in allowed))
+                for name, allowed in family.requires.items()
+                if defaults.get(name) not in allowed
+            ]
+            directions = 'read, written' if family.is_written else 'read'
+            titles = ', '.join((family.title, *family.also))
+            cells = f'`{source.name}`', source.title, titles, f'`{family.model}`', ', '.join(needs), directions
+            lines.append(f'| {" | ".join(cells)} |')
+    lines += ['', '## What does not load, and why', '', '| what | why |', '|---|---|']
+    lines += [f'| {what} | {why} |' for what, why in NOT_LOADED.items()]
+    return WEIGHTS + '\n'.join(lines) + '\n' + FOLDED
+
+
 def main() -> None:
-    pages = sys.argv[1:] or ['models', 'objectives', 'speed', 'quirks']
+    pages = sys.argv[1:] or ['models', 'objectives', 'speed', 'quirks', 'weights']
     if 'models' in pages:
         write_models()
-    for name, page in (('objectives', objectives), ('speed', speed), ('quirks', quirks)):
+    for name, page in (('objectives', objectives), ('speed', speed), ('quirks', quirks), ('weights', weights)):
         if name in pages:
             (ROOT / 'docs' / f'{name}.md').write_text(page())
 

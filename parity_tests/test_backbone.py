@@ -41,14 +41,15 @@ def has_classes(model: Backbone) -> bool:
     return bool(getattr(model, 'num_classes', None))
 
 
-def test_head(first_case: Case, model: Backbone):
+def test_head(representative_case: Case):
     """The parameters whose shapes change with the number of classes are those of the declared head."""
+    model = representative_case.flax_model()
     if not has_classes(model):
         assert model.head == ()
         return
-    more = variable_shapes(model.clone(num_classes=model.num_classes + 1), first_case)
+    more = variable_shapes(model.clone(num_classes=model.num_classes + 1), representative_case)
     ours, theirs = (
-        flatten_dict(variables['params'], sep='/') for variables in (specimen(first_case).pair.variables, more)
+        flatten_dict(variables['params'], sep='/') for variables in (specimen(representative_case).pair.variables, more)
     )
     changed = {path for path in ours if ours[path].shape != theirs[path].shape}
     assert changed == {path for path in ours if any(f'{path}/'.startswith(f'{part}/') for part in model.head)}
@@ -82,13 +83,14 @@ def test_stages(model: Backbone):
             assert parameters[2].name == 'train' and parameters[2].default is False, name
 
 
-def test_no_classes(first_case: Case, model: Backbone):
+def test_no_classes(representative_case: Case):
     """Without classes the forward pass ends before `classify`, or with what it pools, and there is no head."""
+    model = representative_case.flax_model()
     if not has_classes(model):
         pytest.skip('it has no classes')
     if not hasattr(model, 'encode'):
         pytest.skip('its stages are loops')
-    case = first_case
+    case = representative_case
     without = model.clone(num_classes=0)
     variables = variable_shapes(without, case)
     output, _ = result_shapes(without, case, variables)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from parity_tests.case import REPRESENTATIVES
-from parity_tests.docs import ROOT, facts, name_and_paper, quirks, speed
+from parity_tests.docs import ROOT, facts, name_and_paper, quirks, speed, weights
 from vit_flax.registry import stems
 from vit_torch_ref.models.vit import ViT
 
@@ -53,6 +53,6 @@ def test_parameters_at_the_size_of_the_paper_are_upstreams(stem: str):
     assert facts(stem) in (ROOT / 'docs/models.md').read_text(), 'run python -m parity_tests.docs'
 
 
-@pytest.mark.parametrize('name, page', [('quirks', quirks), ('speed', speed)])
+@pytest.mark.parametrize('name, page', [('quirks', quirks), ('speed', speed), ('weights', weights)])
 def test_pages_are_up_to_date(name, page):
     assert (ROOT / f'docs/{name}.md').read_text() == page(), 'run python -m parity_tests.docs'

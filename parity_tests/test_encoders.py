@@ -20,9 +20,9 @@ def trains(objective: nn.Module) -> bool:
     return True
 
 
-def test_models_train_as_they_declare(first_case: Case):
+def test_models_train_as_they_declare(representative_case: Case):
     """MAE drops tokens, SimMIM only replaces them."""
-    model = first_case.flax_model()
+    model = representative_case.flax_model()
     if not model.can_embed_patches:
         with pytest.raises(ValueError, match='cannot be trained on its patches'):
             MAE(encoder=model, decoder_dim=16).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -33,9 +33,9 @@ def test_models_train_as_they_declare(first_case: Case):
     assert (taken, simmim) == (model.can_drop_tokens, model.can_embed_patches)
 
 
-def test_what_is_offered_is_what_is_embedded(first_case: Case):
+def test_what_is_offered_is_what_is_embedded(representative_case: Case):
     """`embed` is the prefix, and the tokens of the patches plus their positions."""
-    model = first_case.flax_model()
+    model = representative_case.flax_model()
     if not model.can_embed_patches:
         pytest.skip('it does not embed patches one by one')
     rng = np.random.default_rng(0)

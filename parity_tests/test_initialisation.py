@@ -51,8 +51,8 @@ HASHED = define_prng_impl(
 )
 
 
-def test_same_distribution_as_upstream(first_case: Case):
-    check_distribution(first_case, first_case.upstream_model)
+def test_same_distribution_as_upstream(representative_case: Case):
+    check_distribution(representative_case, representative_case.upstream_model)
 
 
 def test_objective_starts_as_upstream(first_objective_case: ObjectiveCase):

@@ -88,8 +88,9 @@ def test_mapped_in_float32_and_bfloat16(representative_case: Case):
         assert_close(*zip(*samples, strict=True), tolerance)
 
 
-def test_evaluation_is_the_same_program_whatever_the_rates_of_dropping(pair: Pair):
+def test_evaluation_is_the_same_program_whatever_the_rates_of_dropping(representative_case: Case):
     """It needs no rng, and gives the same twice."""
+    pair = specimen(representative_case).pair
     (quiet, constants), (noisy, others) = program(pair.flax, pair), program(with_rates(pair.flax, 0.5), pair)
     assert noisy == quiet
     jax.tree.map(np.testing.assert_array_equal, others, constants)
@@ -162,7 +163,8 @@ def of_any_batch(pair: Pair, batch: Any) -> tuple[Any, list[jax.ShapeDtypeStruct
     return outputs, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
 
-def test_a_batch_may_be_a_symbol(pair: Pair):
+def test_a_batch_may_be_a_symbol(representative_case: Case):
+    pair = specimen(representative_case).pair
     (symbol,) = export.symbolic_shape('b')
     outputs, inputs = of_any_batch(pair, symbol)
     assert jax.eval_shape(outputs, pair.variables['params'], *inputs)[0].shape[0] == symbol

@@ -1,18 +1,20 @@
 """timm's names: the file of their arguments, and every combination of arguments at parity with timm."""
 
 import json
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from parity_tests.case import Case
-from parity_tests.cases.vision_transformer import IMAGES, SMALL
+from parity_tests.case import case_file
+from parity_tests.cases.vision_transformer import SMALL
 from parity_tests.compare import compare
 from parity_tests.test_upstream import compare_with_upstream
 from parity_tests.timm_side import VERSION, timm
-from parity_tests.timm_tags import PAGE, SIZES, constructed, names, ours, page, parameters
+from parity_tests.timm_tags import MODULES, OTHERS, PAGE, SIZES, names, ours, page, parameters, tags_built
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.weights.timm import published
 
@@ -23,35 +25,39 @@ ALWAYS = (
     'vit_so400m_patch14_siglip_384',
     'aimv2_large_patch14_224',
     'deit_tiny_distilled_patch16_224',
+    'vit_small_r26_s32_224',
 )
 
 
-def combinations() -> dict[str, dict[str, Any]]:
-    """Arguments beside the sizes, each once, under the first name that has them."""
-    seen: dict[str, tuple[str, dict[str, Any]]] = {}
+def combinations() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Stem and arguments beside the sizes, each once, under the first name that has them."""
+    seen: dict[str, tuple[str, tuple[str, dict[str, Any]]]] = {}
     for name, entry in BUILT.items():
         args = {key: value for key, value in entry['args'].items() if key not in SIZES}
-        # hidden widths that are halved
-        args |= {'mlp_ratio': 1.5} if args.get('mlp') == 'swiglu_packed' else {}
+        args = {**case_file(entry['stem']).SMALL, **args, **case_file(entry['stem']).narrow(args)}
         args |= {'num_classes': 0} if entry['args'].get('num_classes') == 0 else {}
-        seen.setdefault(json.dumps(args), (name, args))
+        seen.setdefault(json.dumps([entry['stem'], args]), (name, (entry['stem'], args)))
     return dict(seen.values())
 
 
-def some(every: Any, always: int) -> list[Any]:
-    return [pytest.param(one, marks=() if i < always else pytest.mark.exhaustive) for i, one in enumerate(every)]
+def one_of_each_class() -> list[str]:
+    """Their cases hold some more against timm always."""
+    return list({stem: name for name, (stem, _) in combinations().items()}.values())
+
+
+def some(every: Iterable[str], always: Collection[str]) -> list[Any]:
+    return [pytest.param(one, marks=() if one in always else pytest.mark.exhaustive) for one in every]
 
 
 def test_timm_is_the_pinned_release():
     assert timm().__version__ == VERSION
 
 
-@pytest.mark.parametrize('name', some(combinations(), 2))
+@pytest.mark.parametrize('name', some(combinations(), one_of_each_class()))
 def test_every_combination_of_arguments_equals_timm(name: str):
     """The reference to timm, and Flax to the reference: outputs and all gradients, in float64."""
-    case = Case(
-        name=name, kwargs={**SMALL, **combinations()[name]}, inputs=IMAGES, parameters=0, stem='vision_transformer'
-    )
+    stem, args = combinations()[name]
+    case = replace(case_file(stem).CASES[0], name=name, kwargs=args, stem=stem)
     compare_with_upstream(case)
     report, _ = compare(case)
     assert report.worst <= case.tolerance
@@ -62,13 +68,17 @@ def test_the_file_has_every_name_and_tag():
     for name, entry in published().items():
         assert [f'{name}.{tag}' for tag in entry['tags']] == timm().list_pretrained(f'{name}.*')
     assert PAGE.read_text() == page(published()), 'run python -m parity_tests.timm_tags'
-    assert sum(len(entry['tags']) for entry in BUILT.values()) >= 326
+    assert tags_built(published(), MODULES)[0] >= 330
+    assert tags_built(published(), (*MODULES, *OTHERS))[0] >= 330
 
 
-@pytest.mark.parametrize('name', [*ALWAYS, *some([name for name in BUILT if name not in ALWAYS], 0)])
+@pytest.mark.parametrize('name', some(BUILT, ALWAYS))
 def test_arguments_and_parameters_of_a_name(name: str):
-    assert ours(constructed(name)) == BUILT[name]['args'], 'run python -m parity_tests.timm_tags'
-    assert parameters(BUILT[name]['args']) == BUILT[name]['parameters']
+    kind, args = ours(name)
+    assert (kind.__module__.rpartition('.')[2], args) == (BUILT[name]['stem'], BUILT[name]['args']), (
+        'run python -m parity_tests.timm_tags'
+    )
+    assert parameters(kind, args) == BUILT[name]['parameters']
 
 
 def test_dropped_paths_and_patches():

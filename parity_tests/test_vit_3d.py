@@ -8,7 +8,7 @@ import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.cases.vit_3d import SMALL
 from vit_flax.models.vit_3d import ViT
-from vit_flax.weights.vit_pytorch import reorder_video_patches
+from vit_flax.weights.sources.vit_pytorch import reorder_video_patches
 from vit_torch_ref.models.vit_3d import ViT as TorchViT
 
 

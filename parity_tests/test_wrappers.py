@@ -69,11 +69,11 @@ def maps_of(pair: Pair) -> dict[Any, jax.Array]:
     return jax.jit(run)(pair.variables)
 
 
-def test_every_attention_of_every_model(first_case: Case):
+def test_every_attention_of_every_model(representative_case: Case):
     """Rows of a softmax sum to one."""
-    pair = specimen(first_case).pair
+    pair = specimen(representative_case).pair
     maps = maps_of(pair)
-    heads = sum(bool(TAPPING & called_names(module)) for module in calls(first_case.id)[0])
+    heads = sum(bool(TAPPING & called_names(module)) for module in calls(representative_case.id)[0])
     assert len(maps) == heads > 0
     for attention in maps.values():
         # windows of an image count as a batch of their own
@@ -97,10 +97,10 @@ def called_names(module):
     return set(inspect.unwrap(type(module).__call__).__code__.co_names)
 
 
-def test_embeddings_of_every_model(first_case: Case):
+def test_embeddings_of_every_model(representative_case: Case):
     """What the first part of the model gives, and what its head takes, by shape alone."""
-    pair = specimen(first_case).pair
-    modules, shown = calls(first_case.id)
+    pair = specimen(representative_case).pair
+    modules, shown = calls(representative_case.id)
     part = next('/'.join(module.path) for module in modules if len(module.path) == 1)
     _, embeddings = jax.eval_shape(Extractor(pair.flax, layer_name=part).apply, pair.variables, *pair.inputs)
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(embeddings)), part

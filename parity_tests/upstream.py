@@ -40,16 +40,11 @@ def _package() -> ModuleType:
     return sys.modules['vit_pytorch']
 
 
-# Models that vit-pytorch has none of, and where a class of that name is built by another package.
-OF_OTHERS = {'vision_transformer': 'parity_tests.timm_side'}
-
-
 def upstream_module(stem: str) -> ModuleType:
-    """`vit_pytorch.<stem>`, or what builds the class in another package."""
+    """`vit_pytorch.<stem>`; for the models that it has none of, what builds timm's."""
     _package()
-    if stem in OF_OTHERS:
-        return importlib.import_module(OF_OTHERS[stem])
-    return importlib.import_module(f'vit_pytorch.{stem}')
+    name = f'vit_pytorch.{stem}'
+    return importlib.import_module(name if importlib.util.find_spec(name) else 'parity_tests.timm_side')
 
 
 def upstream_stems() -> set[str]:

@@ -307,8 +307,5 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, 
     step = int(meta['step'])
     if step in manager.all_steps():
         return
-    # By force: whether it is time to save is decided, and orbax would ask JAX's preemption service, which is off.
     with _written(manager):
-        manager.save(
-            step, force=True, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        )
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))

@@ -28,6 +28,8 @@ from train.sources.source import Source
 USAGE = 'python -m train RECIPE [--key value ...]\n       python -m train COMMAND ...'
 DRY_RUN_HELP = 'Write nothing: show parameters, memory and FLOPs, and make one step.'
 NAME_HELP = 'Model or preset of vit_flax.list_models(). Arguments of the recipe that it does not know are left out.'
+# A network of recipes that have that of `--init`, for their help.
+EXAMPLE = 'vit_small_patch16_224'
 DTYPE_HELP = 'Type that the network computes in; parameters and the loss are always float32.'
 
 
@@ -115,7 +117,8 @@ def parse(recipe: str, args: Sequence[str]) -> tuple[Config, bool]:
     config, chosen = parse_with(recipe, args, {'dry_run': (bool, DRY_RUN_HELP)})
     if config.out:
         return config, chosen['dry_run']
-    changed = differences(to_json(parse_with(recipe, [])[0]), to_json(config))
+    preset = parse_with(recipe, [] if recipes.find(recipe).CONFIG.model.name else ['--init', config.init])[0]
+    changed = differences(to_json(dataclasses.replace(preset, init='')), to_json(config))
     name = '-'.join([recipe, *(f'{key}={_plain(now)}' for key, (_, now) in changed.items())])
     if len(name) > 100:
         name = f'{recipe}-{hashlib.sha256(name.encode()).hexdigest()[:12]}'
@@ -150,6 +153,8 @@ def _override(
     preset: Config, args: Sequence[str], own: Mapping[str, tuple[type, str]], prog: str, description: str
 ) -> tuple[Config, dict[str, Any]]:
     """Parses with a config class made for this preset: its own objective, the data set, and the model's arguments."""
+    if not preset.model.name:
+        preset = _begun_with(preset, _value_of('--init', args), {'-h', '--help'} & {*args} != set())
     model = _model_options(preset.model, _value_of('--model.name', args) or preset.model.name)
     data = _data_options(preset.data, _value_of('--data.name', args) or catalogue.name_of(preset.data))
     fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)}
@@ -173,6 +178,21 @@ def _override(
     fields = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
     config = Config(**{**fields, 'model': Model(name, given, dtype), 'data': source(**of_source)})
     return config, {key: getattr(parsed, key) for key in own}
+
+
+def _begun_with(preset: Config, init: str | None, for_help: bool) -> Config:
+    """A recipe without a network of its own, with that of `--init`, and its size and normalisation of images."""
+    if for_help and not init:
+        return dataclasses.replace(preset, model=Model(EXAMPLE, {}))
+    if not init:
+        raise UserError(
+            f'--init is missing: a run, a file of weights, or a name such as {EXAMPLE}.augreg_in21k_ft_in1k'
+        )
+    from train.origin import origin
+
+    found = origin(init)
+    augment = dataclasses.replace(preset.augment, image_size=found.image_size, mean=found.mean, std=found.std)
+    return dataclasses.replace(preset, init=init, model=found.model, augment=augment)
 
 
 def _data_options(preset: Source, name: str) -> Any:

@@ -154,8 +154,9 @@ class Config:
     """Output folder of the run. The same command finds the same folder and resumes there.
     By default runs/RECIPE, with the options of the command line."""
     init: str = ''
-    """Fine-tuning: a run or a file of pretrained weights to initialise from. A head of another shape is initialised
-    anew, position embeddings of another grid are interpolated."""
+    """Fine-tuning: what to initialise from: a run; a file or folder of pretrained weights; or a name that
+    `vit_flax.from_pretrained` takes, of timm or the Hugging Face hub. A head of another shape is initialised anew,
+    position embeddings of another grid are interpolated."""
     init_image_size: tuple[int, ...] = ()
     """Image size (height and width) that the file of pretrained weights was trained at, to interpolate its position
     embeddings. A run has it recorded."""

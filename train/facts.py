@@ -41,7 +41,7 @@ class Facts:
     def of(cls, config: Config) -> 'Facts':
         """Those of the data that a config names."""
         source = config.data
-        mean, std = (tuple(map(float, values)) for values in (source.mean, source.std))
+        mean, std = (tuple(map(float, values)) for values in config.augment.normalisation(source))
         return cls(tuple(source.classes), config.augment.shape(source), mean, std, str(source.dtype))
 
     @classmethod

@@ -15,16 +15,21 @@ from train.config import Config
 from train.errors import UserError
 from train.heads import head_parameters
 from train.model import SIZES, build
+from train.origin import is_run, published
 from train.places import place
 from train.run import open_run
 from train.setup import Setup
 from train.state import TrainState
 from vit_flax.blocks.backbone import Backbone
-from vit_flax.blocks.position_tables import PositionTable, position_tables
+from vit_flax.blocks.position_tables import OF_POSITIONS, PositionTable, position_tables
+from vit_flax.blocks.positions import Resampling
 from vit_flax.cli.text import fold
+from vit_flax.pretrained import Checkpoint
 from vit_flax.weights.files import FileError, read_arrays
+from vit_flax.weights.fit import fold_channels, resize_kernel
 from vit_flax.weights.formats.names import without_prefix
 from vit_flax.weights.layers import stacked_path
+from vit_flax.weights.sources import SOURCES
 
 Shape = tuple[int, ...]
 
@@ -55,33 +60,60 @@ class _Fit:
     unknown: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """What a run begins with, as it was stored.
+
+    Attributes:
+      arrays: by path.
+      name: for people.
+      tables: its position tables; None if its images' size is unknown.
+      has_head: whether the head has learned anything.
+      resampling: of position tables.
+      lines: for people.
+    """
+
+    arrays: Mapping[str, Any]
+    name: str
+    tables: Mapping[str, PositionTable] | None
+    has_head: bool = True
+    resampling: Resampling = OF_POSITIONS
+    lines: tuple[str, ...] = ()
+
+
 def inherit(config: Config, setup: Setup) -> Inherited:
     """Reads `config.init` and fits it to the network of `setup`.
 
-    A head of another shape stays new, learned positions of another grid are resized.
+    A head of another shape stays new, learned positions of another grid are resized, and the kernel that reads the
+    image is fitted to other patches and channels.
 
     Raises:
       UserError: it cannot be read, or anything else is missing, unexpected or of another shape; all of it is listed.
     """
-    old, tables, what, has_head = _read(config)
+    origin = _read(config, setup)
+    old, tables = origin.arrays, origin.tables
     shape = config.augment.shape(config.data)
     new_tables = _tables(setup.model, shape)
     heads = {f'params/{path}' for path in head_parameters(setup.model, shape)}
     network = config.objective.network(setup.state.variables)
     wanted = {path: leaf.shape for path, leaf in flatten_dict(network, sep='/').items()}
     old = _in_layout(old, wanted)
-    if not has_head:
+    if not origin.has_head:
         old = {path: array for path, array in old.items() if path not in heads}
+    kernel = f'params/{setup.model.input_kernel}' if setup.model.input_kernel else None
     fit = _Fit()
     for path, here in wanted.items():
         array, new = old.get(path), new_tables.get(_of_layers(path))
         # of a file whose images are not known, a table that has as many rows is taken as it is
         before = new if tables is None else tables.get(_of_layers(path))
         if array is not None and new and before and before != new and _holds(array, before):
-            fit.taken[path] = before.move(array, new)
+            fit.taken[path] = before.move(array, new, origin.resampling)
             fit.resized[path] = f'{_words(before)} to {_words(new)} {"offsets" if new.offsets else "places"}'
         elif array is not None and array.shape == here:
             fit.taken[path] = array
+        elif array is not None and path == kernel and array.ndim == 4 and array.shape[3] == here[3]:
+            fit.taken[path] = fold_channels(resize_kernel(array, here[:2]), here[2])
+            fit.resized[path] = f'{"x".join(map(str, array.shape[:3]))} to {"x".join(map(str, here[:3]))}'
         elif path in heads or path.startswith('constants/'):  # constants follow from the network's size
             fit.new.append(path)
         elif array is None:
@@ -91,8 +123,8 @@ def inherit(config: Config, setup: Setup) -> Inherited:
             if tables is None and new and array.shape[1:] == here[1:]:
                 fit.unknown.append(path)
     unexpected = {path: array.shape for path, array in old.items() if path not in wanted}
-    _refuse(config, fit, unexpected, what)
-    return Inherited(fit.taken, _lines(fit, what))
+    _refuse(config, fit, unexpected, origin.name)
+    return Inherited(fit.taken, [*_lines(fit, origin.name), *origin.lines])
 
 
 def begin(config: Config, setup: Setup, state: TrainState, inherited: Inherited) -> TrainState:
@@ -110,28 +142,24 @@ def begin(config: Config, setup: Setup, state: TrainState, inherited: Inherited)
     return jax.jit(replaced, out_shardings=shardings)(state, flat)
 
 
-def _read(config: Config) -> tuple[dict[str, np.ndarray], Mapping[str, PositionTable] | None, str, bool]:
-    """Arrays by path, their position tables if those are known, what it is in words, and whether the head has learned
-    anything."""
+def _read(config: Config, setup: Setup) -> _Origin:
     path, size = place(config.init, 'init'), config.init_image_size
-    if path.is_dir() and not (path / '_METADATA').exists():
+    if is_run(config.init):
         if size:
             raise UserError(f'init_image_size={size} goes with a file of weights: the run {config.init} knows its own')
         run = open_run(config.init, 'best')
         arrays = jax.device_get(flatten_dict(run.network, sep='/'))
         name = f'{config.init} ({run.config.model.name}, best checkpoint, step {run.step})'
-        return arrays, _tables(run.model, run.facts.shape), name, run.config.objective.classifies
+        return _Origin(arrays, name, _tables(run.model, run.facts.shape), run.config.objective.classifies)
+    if not path.is_file() and not (path / '_METADATA').exists():
+        return _published(config, setup)
     try:
         # Of a checkpoint of a run, what is trained.
         arrays = without_prefix(read_arrays(path), 'collections/')
     except FileError as error:
-        raise UserError(f'init: {error}; name a run or a file of weights') from error
+        raise UserError(f'init: {error}; name a run or pretrained weights') from error
     if not any(name.startswith('params/') for name in arrays):
-        some = next(iter(arrays), 'nothing')
-        raise UserError(
-            f"init={config.init!r} holds {some!r}, which is no path of Flax's: `python -m vit_flax convert` translates "
-            "weights with PyTorch's names"
-        )
+        return _published(config, setup)
     arrays = {name: array for name, array in arrays.items() if not name.startswith(('opt_state/', 'ema/', 'step'))}
     tables = None
     if size:
@@ -140,7 +168,46 @@ def _read(config: Config) -> tuple[dict[str, np.ndarray], Mapping[str, PositionT
         args = {key: value for key, value in config.model.args.items() if key not in SIZES}
         model = build(dataclasses.replace(config.model, args=args), shape, len(config.data.classes))
         tables = _tables(model, shape)
-    return arrays, tables, config.init, True
+    return _Origin(arrays, config.init, tables)
+
+
+def _published(config: Config, setup: Setup) -> _Origin:
+    """Weights with the names of another library, whose configuration or `model.name` says of which network."""
+    found = published(config.init)
+    if not found.model:
+        found = dataclasses.replace(found, model=config.model.name)
+    try:
+        size = {key: config.init_image_size for key in SIZES if config.init_image_size and setup.model.takes(key)}
+        said: list[str] = []
+        network, variables, source = found.load(said.append, **size)
+    except ValueError as error:
+        raise UserError(f'init: {error}') from error
+    if type(network) is not type(setup.model):
+        raise UserError(
+            f'init: {found.name} is of {found.model!r}, a {type(network).__name__}, and '
+            f'model.name={config.model.name!r} a {type(setup.model).__name__}'
+        )
+    example = network.example_input()
+    height, width, channels = example.shape[-3:]
+    return _Origin(
+        jax.device_get(flatten_dict(variables, sep='/')),
+        found.name,
+        _tables(network, (height, width, channels)),
+        resampling=SOURCES[source].resampling,
+        lines=(*(f'  {line}' for line in said), *_of_images(found, setup)),
+    )
+
+
+def _of_images(found: Checkpoint, setup: Setup) -> tuple[str, ...]:
+    """A line if the weights expect images of another normalisation."""
+    if found.images is None:
+        return ()
+    theirs, ours = found.preprocessing, setup.scale
+    pairs = [(theirs.mean, ours.mean), (theirs.std, ours.std)]
+    if all(np.allclose(mine, its, atol=1e-3) for mine, its in pairs):
+        return ()
+    mean, std = (' '.join(f'{value:.4g}' for value in values) for values in (theirs.mean, theirs.std))
+    return (f'  its images had another mean or deviation: --augment.mean {mean} --augment.std {std} are the same',)
 
 
 def _tables(model: Backbone, shape: Shape) -> dict[str, PositionTable]:

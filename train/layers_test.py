@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from parity_tests.bridge import example_inputs
-from parity_tests.case import Case, first_cases
+from parity_tests.case import Case, first_cases, others_exhaustive
 from train.layers import depths
 from train.optim import paths
 from vit_flax.models.cct import CCT
@@ -47,7 +47,7 @@ def test_a_tokenizer_comes_before_the_blocks():
     assert {int(depth) for path, depth in found.items() if 'attention_pool' in path} == {3}
 
 
-@pytest.mark.parametrize('case', first_cases(), ids=lambda case: case.stem)
+@pytest.mark.parametrize('case', others_exhaustive(first_cases()), ids=lambda case: case.stem)
 def test_every_parameter_of_every_model_has_a_depth(case: Case):
     found = depths(case.flax_model(), *example_inputs(case))
     used = sorted({int(number) for depth in found.values() for number in depth.ravel()})

@@ -29,7 +29,7 @@ from train.sources.source import Record, Split
 from train.state import TrainState
 from train.step import Metrics as Numbers
 from train.stop import Stop
-from train.together import Any, of_first
+from train.together import Agreement, of_first
 from train.trace import Trace
 
 SPLITS: tuple[Split, ...] = ('train', 'val')
@@ -125,7 +125,7 @@ def _run(
     fastest = None if peak is None else peak / model_flops(config)
     clock = Clock(config.batch_size, config.loader, terminal.say, fastest)
     trace = Trace(folder, config.profile, terminal.say)
-    any_stops = Any(setup.mesh)
+    any_stops = Agreement(setup.mesh)
     unseen: tuple[int, Numbers] | None = None
     warned = False
     terminal.start(step)

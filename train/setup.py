@@ -92,7 +92,7 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
     shape = config.augment.shape(source)
     check_batch(mesh, config.batch_size, config.optim.accumulate, shape)
     model = build(config.model, shape, len(source.classes))
-    scale = Scale(source.mean, source.std)
+    scale = Scale(*config.augment.normalisation(source))
     given = objective.given()
     given = jax.tree.map(_spread, given, given_sharding(given, mesh, config.mesh))
     rows: Batch = {

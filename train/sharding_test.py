@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from parity_tests.bridge import example_inputs
-from parity_tests.case import Case, first_cases
+from parity_tests.case import Case, first_cases, others_exhaustive
 from train.config import Mesh, Optim
 from train.data.augment import Augment
 from train.data.stream import place, train_batches
@@ -174,7 +174,7 @@ def test_sizes_that_do_not_divide_are_named():
         set_up(dataclasses.replace(TINY, augment=Augment(image_size=20), mesh=Mesh(seq=8)))
 
 
-@pytest.mark.parametrize('case', first_cases(), ids=lambda case: case.stem)
+@pytest.mark.parametrize('case', others_exhaustive(first_cases()), ids=lambda case: case.stem)
 def test_the_rules_reach_the_matrices_of_every_model(case: Case):
     """Products that `tensor` splits hold a share of every model, even of tiny ones that are mostly stem and head."""
     model = case.flax_model()

@@ -12,7 +12,7 @@ def of_first(value: int) -> int:
     return value if jax.process_count() == 1 else int(broadcast_one_to_all(np.int32(value)))
 
 
-class Any:
+class Agreement:
     """Whether any process wishes something, known to all at the same step.
 
     The wishes go the way of the step's own numbers: computed by the devices behind each step and read behind the next,
@@ -28,14 +28,15 @@ class Any:
             return
         spread, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((mesh.axis_names,), ()))
         self._wishes = [
-            jax.make_array_from_callback((mesh.size,), spread, lambda _, wish=wish: np.full(1, wish)) for wish in (0, 1)
+            jax.make_array_from_callback((mesh.size,), spread, np.full(mesh.size, wish).__getitem__)
+            for wish in (False, True)
         ]
-        self._largest = jax.jit(jnp.max, out_shardings=whole)
-        self._before = self._largest(self._wishes[0])
+        self._any = jax.jit(jnp.any, out_shardings=whole)
+        self._before = self._any(self._wishes[False])
 
     def __call__(self, wish: bool) -> bool:
         """Every process must ask once in every step; of several, the answer is that of the step before."""
         if jax.process_count() == 1:
             return wish
-        answer, self._before = self._before, self._largest(self._wishes[wish])
+        answer, self._before = self._before, self._any(self._wishes[wish])
         return bool(answer)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vit_flax.blocks.position_tables import position_tables as position_tables
     from vit_flax.blocks.positions import resize_position_embedding as resize_position_embedding
+    from vit_flax.image_transform import preprocessing as preprocessing
+    from vit_flax.pretrained import from_pretrained as from_pretrained
     from vit_flax.registry import create_model as create_model
     from vit_flax.registry import list_models as list_models
     from vit_flax.weights import from_torch as from_torch
@@ -23,6 +25,8 @@ __version__ = '0.1.0'
 _HOME = {
     'create_model': 'vit_flax.registry',
     'list_models': 'vit_flax.registry',
+    'from_pretrained': 'vit_flax.pretrained',
+    'preprocessing': 'vit_flax.image_transform',
     'from_torch': 'vit_flax.weights',
     'to_torch': 'vit_flax.weights',
     'stack_layers': 'vit_flax.weights',

@@ -12,6 +12,12 @@ AIM = dict(
 # upstream rounds there what the reference does not
 RESAMPLED: dict = dict(upstream_tolerance=1e-5, upstream_reason='positions are resampled in float32')
 
+
+def narrow(args):
+    """What becomes of arguments of a published network at the sizes of `SMALL`: hidden widths that are halved."""
+    return {'mlp_ratio': 1.5} if args.get('mlp') == 'swiglu_packed' else {}
+
+
 CASES = [
     Case(name='token', kwargs=SMALL, inputs=IMAGES, parameters=8_825),
     Case(

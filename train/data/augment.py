@@ -54,6 +54,15 @@ class Augment:
     """Standard deviation of the strength from image to image."""
     erase: float = 0.0
     """Probability of random erasing (arXiv:1708.04896): a box of 2 to 33 % of the area filled with noise."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel, between 0 and 1, by which images are normalised; by default the data set's. Pretrained
+    weights expect that of their own training."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each channel, likewise."""
+
+    def normalisation(self, source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, or one for all."""
+        return self.mean or source.mean, self.std or source.std
 
     def check(self) -> None:
         """Raises a `UserError` if an option makes no sense."""

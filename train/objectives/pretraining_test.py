@@ -91,13 +91,20 @@ def flat(tree):
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(tree, sep='/').items()}
 
 
-# a step of every objective is in the tests of parts below
-ALWAYS = {'mae'}
+# What repeats for every objective what one of a kind shows: labels, masked patches, views and a teacher, a loss of the
+# whole batch.
+some_always = pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if name in ('classification', 'mae', 'dino', 'lejepa') else pytest.mark.exhaustive)
+        for name in objectives.names()
+    ],
+)
 
 
 @pytest.mark.parametrize(
     'recipe',
-    [pytest.param(name, marks=() if name in ALWAYS else (pytest.mark.exhaustive,)) for name in RECIPES],
+    [pytest.param(name, marks=() if name == 'mae' else (pytest.mark.exhaustive,)) for name in RECIPES],
 )
 def test_every_recipe_learns_without_labels_and_is_probed(recipe, pretrained):
     folder = pretrained(recipe)
@@ -125,7 +132,7 @@ def test_esvit_of_the_network_of_its_recipe(tmp_path):
     assert all(np.isfinite(value) for row in rows for value in row.values())
 
 
-@pytest.mark.parametrize('recipe', ['mae', 'dino'])
+@pytest.mark.parametrize('recipe', ['mae', pytest.param('dino', marks=pytest.mark.exhaustive)])
 def test_what_was_learned_begins_a_run_with_labels(recipe, pretrained):
     run = open_run(str(pretrained(recipe)), 'best')
     learned = flat(run.network['params'])
@@ -444,7 +451,7 @@ def in_float64(config, train):
     return model, module, prepared, variables
 
 
-@pytest.mark.parametrize('name', objectives.names())
+@some_always
 def test_padding_is_no_part_of_an_evaluation(name, finished):
     """A last batch that is filled up has the metrics of its own rows, whatever it is filled up with."""
     recipe, args = small_recipe(name, finished)
@@ -468,7 +475,7 @@ def test_padding_is_no_part_of_an_evaluation(name, finished):
         np.testing.assert_allclose(got['loss'], loss, rtol=1e-9)
 
 
-@pytest.mark.parametrize('name', objectives.names())
+@some_always
 def test_parts_are_the_whole_batch_or_refused(name, finished, monkeypatch):
     """In float64: parameters, and every state that an objective keeps, such as a centre of the teacher's answers."""
     recipe, args = small_recipe(name, finished)

@@ -379,6 +379,7 @@ def test_the_recipe_runs(finished):
     assert np.load(finished / 'features.npz')['features'].shape == (4, 16)
 
 
+@pytest.mark.exhaustive
 def test_tubes_of_videos_are_hidden_and_completed(folder, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr('train.plots.draw.reconstructions', lambda path, *pictures: drawn.append(pictures))

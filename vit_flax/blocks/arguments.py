@@ -11,7 +11,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -22,12 +22,17 @@ from flax.core import FrozenDict
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, those included unless `above` or `below` says otherwise."""
+    """Numbers from `low` to `high`, those included unless `above` or `below` says otherwise.
+
+    Attributes:
+      empty: a sequence of them may have none.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
     below: bool = False
+    empty: bool = False
 
     def __contains__(self, value: float) -> bool:
         enough = value > self.low if self.above else value >= self.low
@@ -46,7 +51,7 @@ class Range:
         return f'at most {self.high}' if value > self.high >= 10_000 else str(self)
 
 
-ANY = Range()
+ANY = Range(empty=True)
 # Up to 2**24 float32 counts exactly; widths inside of a model are products of such sizes.
 SIZE, COUNT, WIDTH = Range(1, 2**24), Range(0, 2**24), Range(0)
 # each block that is not scanned is traced for itself
@@ -59,8 +64,12 @@ INTEGERS = (
     (r'n_conv_layers', Range(1, 100)),
     (r'axis|\w+_axes|layer|(\w+_)?(hidden|merge)_layer|causal_dims|\w+_indices', ANY),
     (r'interactions|pathways|\w+_id|output_pos_\w+', ANY),
+    (r'layers', replace(LAYERS, empty=True)),
     (r'(\w+_)?(depths?|layers|blocks|iterations)|block_repeats|orders', LAYERS),
-    (r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+|reg_tokens', COUNT),
+    (
+        r'(\w+_)?(padding|pad|classes|registers?|bins)|num_register_\w+|(num_)?reg_tokens|swiglu_align_to|out_features',
+        COUNT,
+    ),
     (r'features|rows|width|hidden|hidden_dim', WIDTH),
     (r'groups', Range(1)),
     (r'\w+_seed|num_memories_per_layer', COUNT),
@@ -208,7 +217,7 @@ def _fit_sequence(inner: tuple, name: str, value: Any) -> tuple:
         if len(values) != len(inner):
             raise Unfit
         return tuple(_fit(one, name, item) for one, item in zip(inner, values, strict=True))
-    if not values and _kind(inner[0]) in (int, Sequence, tuple) and _range(INTEGERS, name) is not ANY:
+    if not values and _kind(inner[0]) in (int, Sequence, tuple) and not _range(INTEGERS, name).empty:
         raise Unfit
     return tuple(_fit(inner[0], name, item) for item in values)
 

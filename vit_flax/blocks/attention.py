@@ -212,24 +212,25 @@ def merge_heads(x: Array) -> Array:
 class Attention(Module):
     """Pre-norm multi-head self-attention, `[b n d] -> [b n d]`.
 
-    As in vit-pytorch, queries, keys and values have no bias, and a single head as wide as the
-    token has no output projection.
+    As in vit-pytorch, a single head as wide as the token has no output projection.
 
     Attributes:
       norm: constructor of the norm before the projections; takes a name.
+      qkv_bias: a bias on queries, keys and values.
     """
 
     heads: int = 8
     dim_head: int = 64
     dropout: float = 0.0
     norm: Callable[..., Any] = LayerNorm
+    qkv_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
         """Args: x `[b n d]`; mask bool, True where attention is allowed, broadcast to `[b e n n]`."""
         dim, inner = x.shape[-1], self.heads * self.dim_head
         x = self.norm(**self.precision, name='norm')(x)
-        qkv = Dense(3 * inner, use_bias=False, **self.precision, name='to_qkv')(x)
+        qkv = Dense(3 * inner, use_bias=self.qkv_bias, **self.precision, name='to_qkv')(x)
         q, k, v = split_qkv(qkv, self.heads)
         x = attend(self, q, k, v, scale=self.dim_head**-0.5, mask=mask, dropout=self.map_dropout, train=train)
         x = merge_heads(x)

@@ -21,12 +21,14 @@ class Backbone(Module, kw_only=True):
       can_drop_tokens: whether `encode` takes any subset of the tokens.
       pools_without_classes: whether `num_classes=0` returns the pooled features, and not the encoded tokens.
       taps_latent: whether the pooled features are one vector, tapped as `to_latent`.
+      input_kernel: path in `params` of the kernel `[h w c d]` that reads the image; empty where it has another layout.
     """
 
     can_embed_patches: ClassVar[bool] = False
     can_drop_tokens: ClassVar[bool] = False
     pools_without_classes: ClassVar[bool] = False
     taps_latent: ClassVar[bool] = True
+    input_kernel: ClassVar[str] = ''
 
     @classmethod
     def takes(cls, argument: str) -> bool:

@@ -99,15 +99,17 @@ class TokenGrid:
         return self.prefix + math.prod(self.shape) + self.suffix
 
 
-def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int], channels: int) -> Grid:
-    """Patches of images `[b h w c]`.
+def image_grid(
+    image_size: int | Sequence[int], patch_size: int | Sequence[int], channels: int, name: str = 'image_size'
+) -> Grid:
+    """Patches of images `[b h w c]`, whose size is the argument `name` of a model.
 
     Raises:
       ValueError: the patches do not tile the image; likewise the functions below.
     """
-    lengths, patch = pair(image_size, 'image_size'), pair(patch_size, 'patch_size')
-    shape = patch_grid(image_size, patch_size)
-    return Grid(lengths, patch, shape, channels, 'b h w c', f'image_size={image_size}')
+    lengths, patch = pair(image_size, name), pair(patch_size, 'patch_size')
+    shape = patch_grid(image_size, patch_size, name)
+    return Grid(lengths, patch, shape, channels, 'b h w c', f'{name}={image_size}')
 
 
 def series_grid(seq_len: int, patch_size: int, channels: int) -> Grid:

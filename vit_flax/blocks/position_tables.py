@@ -11,8 +11,11 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module, example_inputs
-from vit_flax.blocks.positions import resize_axes
+from vit_flax.blocks.positions import Resampling, resize_axes
 from vit_flax.taps import Call, watch
+
+# timm's, of positions; and of relative offsets, where zero and the largest offset stay.
+OF_POSITIONS, OF_OFFSETS = Resampling(antialias=True), Resampling(align_corners=True)
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,14 @@ class PositionTable:
     def rows(self) -> int:
         return self.prefix + math.prod(self.grid) + self.suffix
 
-    def move(self, table: Array | np.ndarray, new: 'PositionTable') -> Array:
+    def move(self, table: Array | np.ndarray, new: 'PositionTable', resampling: Resampling = OF_POSITIONS) -> Array:
         """The table interpolated to another grid, equal to PyTorch.
-
-        Positions are resampled by their centres, as `torch.nn.functional.interpolate` resamples pixels with
-        `mode='bicubic'` and `antialias=True`; offsets by their ends, as with `align_corners=True`, so that zero and the
-        largest offset stay.
 
         Args:
           table: of this grid; axes in front of the rows, such as those of stacked layers, are kept.
           new: of the same kind.
+          resampling: of positions; offsets are resampled bicubic with `align_corners=True`, so that zero and the
+            largest offset stay.
 
         Returns:
           The table of the new grid, in the same dtype.
@@ -65,7 +66,7 @@ class PositionTable:
         ends = [self.prefix, self.rows - self.suffix]
         prefix, positions, suffix = jnp.split(jnp.asarray(table).reshape(lead, self.rows, width), ends, axis=1)
         positions = positions.reshape(lead, *self.grid, width)
-        positions = resize_axes(positions, 1, new.grid, antialias=not self.offsets, align_corners=self.offsets)
+        positions = resize_axes(positions, 1, new.grid, OF_OFFSETS if self.offsets else resampling)
         moved = jnp.concatenate([prefix, positions.reshape(lead, math.prod(new.grid), width), suffix], axis=1)
         return moved.reshape(self._shape(shape, split, new))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -12,6 +13,24 @@ from jax import Array
 from vit_flax.blocks.checks import check_choice
 
 ResizeMethod = Literal['torch_bicubic', 'jax_bicubic']
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How `torch.nn.functional.interpolate` resizes one axis.
+
+    Attributes:
+      mode: 'bicubic', whose cubic has a = -0.75 without and -0.5 with antialiasing, or 'bilinear'.
+      antialias: widen the filter when the axis shrinks.
+      align_corners: the first and the last samples stay, and not the borders of the pixels.
+      offset: added to the new length where the step between samples is computed: interpolation is then asked for by a
+        factor instead of a size, as in DINO's code, which adds 0.1 against rounding.
+    """
+
+    mode: Literal['bicubic', 'bilinear'] = 'bicubic'
+    antialias: bool = False
+    align_corners: bool = False
+    offset: float = 0.0
 
 
 def sincos_2d(rows: int, columns: int, dim: int, temperature: float = 10000.0) -> np.ndarray:
@@ -85,20 +104,48 @@ def resize_position_embedding(
         shape = (*new_grid, table.shape[-1])
         grid = jax.image.resize(grid, shape, 'bicubic', antialias=antialias).astype(table.dtype)
     else:
-        grid = resize_axes(grid, 0, new_grid, antialias)
+        grid = resize_axes(grid, 0, new_grid, Resampling(antialias=antialias))
     patches = grid.reshape(*patches.shape[:-2], -1, table.shape[-1])
     return jnp.concatenate([prefix, patches], axis=-2)
 
 
-def resize_axes(
-    x: Array, first: int, lengths: Sequence[int], antialias: bool = False, align_corners: bool = False
-) -> Array:
-    """Neighbouring axes of an array, from the axis `first` on, resized to these lengths as torch does (bicubic)."""
+def resize_axes(x: Array, first: int, lengths: Sequence[int], resampling: Resampling) -> Array:
+    """Neighbouring axes of an array, from the axis `first` on, resized to these lengths."""
     for axis, length in enumerate(lengths, start=first):
-        matrix = _torch_bicubic(x.shape[axis], length, antialias, align_corners).astype(x.dtype)
+        matrix = resampling_matrix(x.shape[axis], length, resampling).astype(x.dtype)
         # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
         x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
     return x
+
+
+def resampling_matrix(old: int, new: int, resampling: Resampling) -> np.ndarray:
+    """The matrix `[new old]` by which one axis is resized."""
+    bicubic = resampling.mode == 'bicubic'
+    scale = old / (new + resampling.offset)
+    matrix = np.zeros((new, old))
+    if not resampling.antialias:
+        # Taps around each source coordinate; those outside take the border's value.
+        corners = np.arange(new) * ((old - 1) / max(new - 1, 1))
+        centres = corners if resampling.align_corners else (np.arange(new) + 0.5) * scale - 0.5
+        if not bicubic:
+            centres = centres.clip(0, old - 1)
+        for tap in range(-1, 3) if bicubic else range(2):
+            source = np.floor(centres).astype(int) + tap
+            weights = _cubic(centres - source, -0.75) if bicubic else 1 - np.abs(centres - source)
+            np.add.at(matrix, (np.arange(new), source.clip(0, old - 1)), weights)
+        return matrix
+    # As Pillow: the filter grows with the shrinking factor, is cut at the border and renormalised.
+    stretch = max(scale, 1.0)
+    support = (2 if bicubic else 1) * stretch
+    for i in range(new):
+        centre = (i + 0.5) * scale
+        first = max(int(centre - support + 0.5), 0)
+        last = min(int(centre + support + 0.5), old)
+        source = np.arange(first, last)
+        distances = (source - centre + 0.5) / stretch
+        weights = _cubic(distances, -0.5) if bicubic else np.maximum(1 - np.abs(distances), 0)
+        matrix[i, first:last] = weights / weights.sum()
+    return matrix
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
@@ -107,27 +154,3 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
-
-
-def _torch_bicubic(old: int, new: int, antialias: bool, align_corners: bool = False) -> np.ndarray:
-    """The matrix `[new old]` by which torch resizes one axis; aligned corners are for a table of offsets."""
-    scale = old / new
-    matrix = np.zeros((new, old))
-    if not antialias:
-        # Four taps around each source coordinate; those outside take the border's value.
-        corners = np.arange(new) * ((old - 1) / max(new - 1, 1))
-        centres = corners if align_corners else (np.arange(new) + 0.5) * scale - 0.5
-        for tap in range(-1, 3):
-            source = np.floor(centres).astype(int) + tap
-            np.add.at(matrix, (np.arange(new), source.clip(0, old - 1)), _cubic(centres - source, -0.75))
-        return matrix
-    # As Pillow: the filter grows with the shrinking factor, is cut at the border and renormalised.
-    stretch = max(scale, 1.0)
-    for i in range(new):
-        centre = (i + 0.5) * scale
-        first = max(int(centre - 2 * stretch + 0.5), 0)
-        last = min(int(centre + 2 * stretch + 0.5), old)
-        source = np.arange(first, last)
-        weights = _cubic((source - centre + 0.5) / stretch, -0.5)
-        matrix[i, first:last] = weights / weights.sum()
-    return matrix

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_flax.cli.errors import UserError, as_user_error
-from vit_flax.cli.shared import add_model_arguments
+from vit_flax.cli.shared import add_model_arguments, add_source_argument
 from vit_flax.printing import shown
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--dtype', default='float64', choices=[*TOLERANCES])
     parser.add_argument('--tolerance', type=float, metavar='X', help='relative (default: 1e-9, in float32 1e-5)')
-    parser.add_argument('--source', help="whose names torch's are (default: as the model has them)")
+    add_source_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -142,8 +142,8 @@ class _Sides:
         only_in_file = {name for name in arrays if name not in expected and rows.ignored(name)}
         arrays = {name: array for name, array in arrays.items() if name not in only_in_file}
         translated = rows.translate([*expected, *only_in_file])
-        if are_flax_paths(args.checkpoint, arrays):
-            upstream = to_torch_names(chosen.build(), arrays)
+        if are_flax_paths(args.checkpoint, arrays, args.source):
+            upstream = to_torch_names(chosen.build(), arrays, args.source)
             with as_user_error('the torch class'):
                 _check_names(translated, upstream)
             ignored = {name: tensor.numpy() for name, tensor in model.state_dict().items() if rows.ignored(name)}

@@ -14,6 +14,7 @@ from vit_flax.weights.files import read_arrays, write_arrays
 CvT = importlib.import_module('vit_torch_ref.models.cvt').CvT
 ViT = importlib.import_module('vit_torch_ref.models.vit').ViT
 
+VISION_TRANSFORMER = dict(img_size=16, patch_size=8, num_classes=3, embed_dim=8, depth=2, num_heads=2)
 VIT = dict(image_size=16, patch_size=8, num_classes=3, dim=8, depth=3, heads=2, mlp_dim=12, dim_head=4)
 CVT = dict(num_classes=3) | {f's{i}_emb_dim': 4 * i for i in (1, 2, 3)} | {'s3_depth': 2}
 
@@ -86,7 +87,7 @@ def test_own_names(convert, tmp_path):
 
 def test_mistakes(convert, tmp_path):
     torch.save(ViT(**VIT).state_dict(), tmp_path / 'a.pth')
-    torch.save({'model': ViT(**VIT).state_dict()}, tmp_path / 'nested.pth')
+    torch.save({'model': {'a.weight': torch.ones(2)}}, tmp_path / 'nested.pth')
     args = '--model', 'vit', *arguments(VIT)
     assert convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args)[0] == 0
     before = (tmp_path / 'b.npz').read_bytes()
@@ -117,4 +118,27 @@ def test_mistakes(convert, tmp_path):
     assert 'the model has no params/transformer/block_2' in refused('b.npz', 'c.pth', *wrong)
     assert 'not divisible' in refused('a.pth', 'c.npz', '--model', 'vit', *arguments(VIT | {'patch_size': 5}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.pth', 'b.npz', 'nested.pth']
-    assert convert(tmp_path / 'nested.pth', tmp_path / 'c.npz', *args, '--key', 'model')[0] == 0
+    assert 'missing: cls_token' in refused('nested.pth', 'c.npz', *args, '--key', 'model')
+
+
+def test_what_is_around_a_state_dict_is_said(convert, tmp_path):
+    state = {f'module.{name}': tensor for name, tensor in ViT(**VIT).state_dict().items()}
+    torch.save({'model': state, 'epoch': 3, 'optimizer': {'state': {}}}, tmp_path / 'a.pth')
+    args = '--model', 'vit', *arguments(VIT)
+    assert convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args) == (0, "read 45 arrays below 'model/module.'\n")
+
+
+def test_other_sources(convert, tmp_path, capsys):
+    """By way of names of Hugging Face, Google and Flax; a file of another source is named."""
+    timm = importlib.import_module('parity_tests.timm_side').VisionTransformer(**VISION_TRANSFORMER)
+    torch.save(timm.state_dict(), tmp_path / 'a.pth')
+    args = '--model', 'vision_transformer', *arguments(VISION_TRANSFORMER)
+    assert convert(tmp_path / 'a.pth', tmp_path / 'b.npz', *args) == (0, '')
+    for source, name in (('huggingface', 'c.safetensors'), ('google', 'd.npz'), ('torchvision', 'e.msgpack')):
+        assert convert(tmp_path / 'b.npz', tmp_path / name, *args, '--source', source) == (0, '')
+        assert convert(tmp_path / name, tmp_path / f'{source}.npz', *args, '--source', source) == (0, '')
+        same(read_arrays(tmp_path / 'b.npz'), read_arrays(tmp_path / f'{source}.npz'))
+        code, error = convert(tmp_path / name, tmp_path / 'f.npz', *args)
+        assert code == 2 and f"source='timm': these are names of {source} (" in error
+        assert main(['inspect', str(tmp_path / name)]) == 0
+        assert f'names of {source} (' in capsys.readouterr().out

@@ -142,7 +142,7 @@ def _variables(args: argparse.Namespace, chosen: 'Chosen') -> Mapping[str, Any]:
     from flax.traverse_util import unflatten_dict
 
     from vit_flax.blocks.module import example_inputs
-    from vit_flax.cli.convert import are_flax_paths, to_flax_paths, to_torch_names
+    from vit_flax.cli.convert import are_flax_paths, say, to_flax_paths, to_torch_names
     from vit_flax.weights.files import read_arrays
 
     model = chosen.build()
@@ -152,9 +152,9 @@ def _variables(args: argparse.Namespace, chosen: 'Chosen') -> Mapping[str, Any]:
             drawn: Mapping[str, Any] = jax.jit(model.init)(jax.random.key(args.seed), *examples)
         return drawn
     arrays = read_arrays(args.input, args.key)
-    if are_flax_paths(args.input, arrays):
+    if are_flax_paths(args.input, arrays, model.torch_source):
         arrays = to_torch_names(model, arrays)  # which checks every name and shape
-    return unflatten_dict(to_flax_paths(model, arrays), sep='/')
+    return unflatten_dict(to_flax_paths(model, arrays, report=say), sep='/')
 
 
 def _config(args: argparse.Namespace, chosen: 'Chosen', variables: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a file of weights holds: names, shapes, dtypes, and which models its names fit
+"""What a file of weights holds: names, shapes, dtypes, whose names they are, and which models they fit
 
 FILE is .pth, .pt or .bin of PyTorch, .safetensors, .npz, or an orbax directory. Only shapes are read where the format
 can. Names that differ in a number alone are shown once: layers.{0..11}.0.to_qkv.weight. The models at the end are a
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vit_flax.printing import shown
     from vit_flax.weights.files import read_contents
+    from vit_flax.weights.sources import OWN, recognised
 
     contents = read_contents(args.file, args.key)
     file = shown(args.file)
@@ -61,7 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if nested:
         parts = [shown(name) for name in nested]
         sys.stdout.write(f'nested: --key {parts[0]} shows one part (there are {shown(", ".join(parts))})\n')
-    elif specs and not args.no_models:
+    source = recognised(specs)
+    if source:
+        sys.stdout.write(f'names of {source}\n')
+    if specs and not nested and not args.no_models and source.partition(' ')[0] in ('', *OWN):
         sys.stdout.write(hint(of_a_model(specs)))
     return 0
 

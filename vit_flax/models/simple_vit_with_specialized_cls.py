@@ -18,6 +18,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import Dense, LayerNorm, gelu
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -73,25 +74,47 @@ class FeedForward(Module):
     torch_names = {'expand': 'net.0', 'contract': 'net.2'}
 
 
-class SpecializedTransformer(Module):
-    """Blocks of which the first `specialize_qkv_depth` have two projections, `[b 1+n d] -> [b 1+n d]`."""
+class SpecializedBlock(Module):
+    """Attention and a feed-forward network, `[b 1+n d] -> [b 1+n d]`; see `Attention`."""
 
-    depth: int
     heads: int
     dim_head: int
     mlp_dim: int
-    specialize_qkv_depth: int
+    specialize_qkv: bool
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        for i in range(self.depth):
-            attention = partial(Attention, self.heads, self.dim_head, i < self.specialize_qkv_depth, **self.precision)
-            x = x + attention(name=f'block_{i}_attention')(x)
-            x = x + FeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
-            self.tap(f'block_{i}', x)
+        x = x + Attention(self.heads, self.dim_head, self.specialize_qkv, **self.precision, name='attention')(x)
+        return self.tap('block', x + FeedForward(self.mlp_dim, **self.precision, name='feedforward')(x))
+
+    torch_names = {'attention': '0', 'feedforward': '1'}
+
+
+class SpecializedTransformer(Module):
+    """Blocks with two projections, then blocks with one, and a norm, `[b 1+n d] -> [b 1+n d]`.
+
+    Attributes:
+      depths: of both.
+      block: constructor of a block; takes `specialize_qkv`.
+    """
+
+    depths: tuple[int, int]
+    block: Callable[..., nn.Module]
+    scan: bool
+    remat: Remat
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        for name, depth in zip(('specialized', 'shared'), self.depths, strict=True):
+            block = partial(self.block, specialize_qkv=name == 'specialized')
+            x = Transformer(depth, block, scan=self.scan, remat=self.remat, name=name)(x, train=train)
         return Specialized(partial(LayerNorm, **self.precision), name='norm')(x)
 
-    torch_names = {'block_{i}_attention': 'layers.{i}.0', 'block_{i}_feedforward': 'layers.{i}.1'}
+    def torch_rows(self) -> dict[str, str]:
+        return {
+            'specialized/block_{i}': 'layers.{i}',
+            'shared/block_{i}': f'layers.{{i+{self.depths[0]}}}',
+        }
 
 
 class SimpleViT(SimpleViTBase, kw_only=True):
@@ -102,11 +125,16 @@ class SimpleViT(SimpleViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       specialize_qkv_depth: blocks in which the class token has projections of its own; None is a
         third of them.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     specialize_qkv_depth: int | None = None
+    scan: bool = False
+    remat: Remat = False
 
     # it encodes a class token too
     can_embed_patches = can_drop_tokens = False
@@ -121,9 +149,10 @@ class SimpleViT(SimpleViTBase, kw_only=True):
 
     def trunk(self) -> nn.Module:
         specialized = self.depth // 3 if self.specialize_qkv_depth is None else self.specialize_qkv_depth
-        return SpecializedTransformer(
-            self.depth, self.heads, self.dim_head, self.mlp_dim, specialized, **self.precision
-        )
+        specialized = min(max(specialized, 0), self.depth)
+        block = partial(SpecializedBlock, self.heads, self.dim_head, self.mlp_dim, **self.precision)
+        depths = specialized, self.depth - specialized
+        return SpecializedTransformer(depths, block, self.scan, self.remat, **self.precision)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         """Class token and patches through the transformer, `[b n d] -> [b 1+n d]`."""

@@ -5,6 +5,8 @@ attention with those of the first block, by a factor that each token and head le
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 from einops import rearrange
@@ -16,7 +18,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import multiply, to_float32
 from vit_flax.blocks.torch_like import Dense, LayerNorm
-from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, SimpleFeedForward
+from vit_flax.blocks.transformer import BARE_SIMPLE_FEEDFORWARD, Remat, SimpleFeedForward, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.simple_vit import SimpleViTBase
 from vit_flax.models.vit import published_size
@@ -44,30 +46,34 @@ class Attention(Module):
     torch_names = {'to_residual_mix': 'to_residual_mix.0'}
 
 
-class ValueResidualTransformer(Module):
-    """Blocks that share the values of the first, `[b n d] -> [b n d]`."""
+class ValueResidualBlock(Module):
+    """Attention and a feed-forward network, `[b n d] -> [b n d]`; of the first block also its values, `[b e n k]`."""
 
-    depth: int
     heads: int
     dim_head: int
     mlp_dim: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        first_values = None
-        for i in range(self.depth):
-            attention = Attention(self.heads, self.dim_head, **self.precision, name=f'block_{i}_attention')
-            update, values = attention(x, first_values)
-            first_values = values if first_values is None else first_values
-            x = x + update
-            x = x + SimpleFeedForward(self.mlp_dim, **self.precision, name=f'block_{i}_feedforward')(x)
-            self.tap(f'block_{i}', x)
-        return LayerNorm(**self.precision, name='norm')(x)
+    def __call__(self, x: Array, first_values: Array | None = None, train: bool = False) -> Any:
+        attention = Attention(self.heads, self.dim_head, **self.precision, name='attention')
+        update, values = attention(x, first_values)
+        x = x + update
+        x = x + SimpleFeedForward(self.mlp_dim, **self.precision, name='feedforward')(x)
+        x = self.tap('block', x)
+        return (x, values) if first_values is None else x
 
-    torch_names = {
-        'block_{i}_attention': 'layers.{i}.0',
-        'block_{i}_feedforward': ('layers.{i}.1', BARE_SIMPLE_FEEDFORWARD),
-    }
+    torch_names = {'attention': '0', 'feedforward': ('1', BARE_SIMPLE_FEEDFORWARD)}
+
+
+class ValueResidualTransformer(Transformer):
+    """A first block, then those of a `Transformer`, which mix their values with the first's."""
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:  # type: ignore[override]
+        x, values = self.block(name='first')(x)
+        return super().__call__(x, values, train=train)
+
+    torch_names = {'first': 'layers.0', 'block_{i}': 'layers.{i+1}'}
 
 
 class SimpleViT(SimpleViTBase, kw_only=True):
@@ -76,17 +82,26 @@ class SimpleViT(SimpleViTBase, kw_only=True):
     Attributes:
       image_size: height and width in pixels, or one number for both.
       patch_size: height and width of a patch; must divide the image's.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
+    scan: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:
         return image_grid(self.image_size, self.patch_size, self.channels)
 
     def trunk(self) -> nn.Module:
-        return ValueResidualTransformer(self.depth, self.heads, self.dim_head, self.mlp_dim, **self.precision)
+        if self.depth < 1:
+            raise ValueError(f'depth={self.depth} must be at least 1: its blocks take the values of the first')
+        block = partial(ValueResidualBlock, self.heads, self.dim_head, self.mlp_dim, **self.precision)
+        norm = partial(LayerNorm, **self.precision)
+        return ValueResidualTransformer(self.depth - 1, block, norm, scan=self.scan, remat=self.remat)
 
 
 CARD = ModelCard(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from jax import Array
-from jax.nn.initializers import constant, normal, ones, truncated_normal, zeros
+from jax.nn.initializers import Initializer, constant, normal, ones, truncated_normal, zeros
 
 from vit_flax.blocks.attention import attend, merge_heads, split_heads, split_qkv
 from vit_flax.blocks.backbone import Backbone
@@ -137,6 +137,7 @@ class Mlp(Module):
       kind: 'mlp'; or gated (arXiv:2002.05202), with a second linear map that multiplies the activation: 'swiglu' has
         it apart, 'swiglu_packed' behind the gate in one map of `hidden_dim` together, 'glu' before the gate.
       norm: constructor of a norm before the second Linear.
+      gate, contract: constructors of the gate that stands apart, and of the second Linear.
     """
 
     hidden_dim: int
@@ -145,15 +146,18 @@ class Mlp(Module):
     use_bias: bool
     dropout: float
     norm: Callable[..., nn.Module] | None
+    gate: Callable[..., nn.Module] = partial(Linear, **GATE)
+    contract: Callable[..., nn.Module] = Linear
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         dim, act = x.shape[-1], ACTIVATIONS[self.act]
-        linear = partial(Linear, use_bias=self.use_bias, **self.precision)
+        settings = dict(use_bias=self.use_bias, **self.precision)
+        linear = partial(Linear, **settings)
         if self.kind == 'mlp':
             x = act(linear(self.hidden_dim, name='expand')(x))
         elif self.kind == 'swiglu':
-            gate = linear(self.hidden_dim, **GATE, name='gate')(x)
+            gate = self.gate(self.hidden_dim, **settings, name='gate')(x)
             x = act(gate) * linear(self.hidden_dim, name='value')(x)
         else:
             first, second = jnp.split(linear(self.hidden_dim, name='expand')(x), 2, axis=-1)
@@ -161,7 +165,7 @@ class Mlp(Module):
         x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
         if self.norm is not None:
             x = self.norm(name='norm')(x)
-        x = linear(dim, name='contract')(x)
+        x = self.contract(dim, **settings, name='contract')(x)
         return nn.Dropout(self.dropout, name='output_dropout')(x, deterministic=not train)
 
     torch_names = {'expand': 'fc1', 'gate': 'fc1_g', 'value': 'fc1_x', 'contract': 'fc2'}
@@ -201,6 +205,15 @@ class Block(Module):
     }
 
 
+def surviving_paths(
+    module: nn.Module, batch: int, depth: int, rate: float, keep: Array | None, train: bool
+) -> dict[str, Array]:
+    """What a `Transformer` hands to such blocks: `paths` for `keep` as given, or drawn in training."""
+    if keep is None and train and rate > 0:
+        keep = draw_paths(module.make_rng('drop_path'), batch, rate, depth)
+    return {} if keep is None else {'paths': keep / (1 - path_rates(rate, depth))[:, None, None]}
+
+
 class AttentionPool(Module):
     """A learned query attends to the tokens, then a residual Mlp, `[b n d] -> [b d]` (arXiv:2106.04560)."""
 
@@ -231,8 +244,8 @@ class AttentionPool(Module):
     }
 
 
-class VisionTransformer(Backbone, kw_only=True):
-    """Vision Transformer as published (arXiv:2010.11929): images `[b h w c]` to logits `[b num_classes]`.
+class PlainViT(Backbone, kw_only=True):
+    """What timm's plain vision transformers have in common: images `[b h w c]` to logits `[b num_classes]`.
 
     Attributes:
       img_size: height and width in pixels, or one number for both; what is less than a patch is cut off.
@@ -246,23 +259,9 @@ class VisionTransformer(Backbone, kw_only=True):
       num_heads: attention heads in each, which share the width.
       mlp_ratio: hidden width of the feed-forward networks over `embed_dim`.
       qkv_bias: a bias on queries, keys and values.
-      qk_norm: normalise queries and keys of each head.
-      scale_attn_norm: a norm before the output projection of attention (arXiv:2210.06423).
-      scale_mlp_norm: a norm before the second linear map of the feed-forward network, likewise.
-      proj_bias: a bias on the output projection of attention and in the feed-forward network.
-      qk_scale: factor of the scores; None is the head width to the power -1/2.
       init_values: initial factor of LayerScale (arXiv:2103.17239); None is without it.
       class_token: prepend a learned token.
-      pos_embed: 'learn', or 'none' for tokens without positions.
       no_embed_class: positions of the patches alone, none of class and register tokens.
-      reg_tokens: number of learned register tokens (arXiv:2309.16588).
-      distilled: a second token and head that learn from a teacher (arXiv:2012.12877): the mean of both heads' logits
-        in evaluation, both, as a tuple, in training.
-      pre_norm: a norm before the first block; the patch projection has no bias then, as in CLIP (arXiv:2103.00020).
-      final_norm: a norm after the last block.
-      fc_norm: have it after the pooling instead; None does for 'avg', 'max' and 'avgmax'.
-      pool_include_prefix: pool class and register tokens with the patches.
-      representation_size: width of a linear map and tanh before the head; None is without them.
       dynamic_img_size: take images of any size, moving the positions to their grid (bicubic, with antialiasing).
       dynamic_img_pad: fill up images that patches do not tile with zeros, on the right and below.
       drop_rate: dropout on the pooled features.
@@ -272,18 +271,14 @@ class VisionTransformer(Backbone, kw_only=True):
       attn_drop_rate: on the attention maps.
       drop_path_rate: at which the last block's branches are dropped, for each image; the first's never are
         (arXiv:1603.09382).
-      act: of the feed-forward networks: 'gelu', 'gelu_tanh', 'quick_gelu' (x sigmoid(1.702 x)) or 'silu'.
       norm: 'layer' or 'rms'.
       norm_eps: added to the variance or the mean square.
-      embed_norm: a norm on each embedded patch, of the same kind.
-      mlp: 'mlp', or gated by `act`: 'glu', 'swiglu_packed' or 'swiglu', which differ in where the gate is stored.
       scan: compile one block for all layers, with their parameters stacked along a leading axis.
       remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
         `vit_flax.blocks.transformer.Remat`.
 
     Raises:
-      ValueError: images of another size, heads do not divide the width, or pooling, tokens and heads do not go
-        together.
+      ValueError: images of another size, heads do not divide the width, or pooling and tokens do not go together.
     """
 
     img_size: int | Sequence[int] = 224
@@ -296,22 +291,9 @@ class VisionTransformer(Backbone, kw_only=True):
     num_heads: int = 12
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
-    qk_norm: bool = False
-    scale_attn_norm: bool = False
-    scale_mlp_norm: bool = False
-    proj_bias: bool = True
-    qk_scale: float | None = None
     init_values: float | None = None
     class_token: bool = True
-    pos_embed: Literal['learn', 'none'] = 'learn'
     no_embed_class: bool = False
-    reg_tokens: int = 0
-    distilled: bool = False
-    pre_norm: bool = False
-    final_norm: bool = True
-    fc_norm: bool | None = None
-    pool_include_prefix: bool = False
-    representation_size: int | None = None
     dynamic_img_size: bool = False
     dynamic_img_pad: bool = False
     drop_rate: float = 0.0
@@ -320,107 +302,107 @@ class VisionTransformer(Backbone, kw_only=True):
     proj_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    act: Activation = 'gelu'
     norm: Norm = 'layer'
     norm_eps: float = 1e-6
-    embed_norm: bool = False
-    mlp: Literal['mlp', 'glu', 'swiglu_packed', 'swiglu'] = 'mlp'
     scan: bool = False
     remat: Remat = False
 
     can_embed_patches: ClassVar[bool] = True
     can_drop_tokens: ClassVar[bool] = True
     pools_without_classes: ClassVar[bool] = True
+    input_kernel: ClassVar[str] = 'patch_embed/kernel'
 
     def setup(self) -> None:
         self._check()
         norm = partial(NORMS[self.norm], epsilon=self.norm_eps, **self.precision)
-        after_pooling = self.global_pool in ('avg', 'avgmax', 'max') if self.fc_norm is None else self.fc_norm
-        feedforward = partial(
-            Mlp,
-            int(self.embed_dim * self.mlp_ratio),
-            self.act,
-            use_bias=self.proj_bias,
-            dropout=self.proj_drop_rate,
-            norm=norm if self.scale_mlp_norm else None,
-            **self.precision,
-        )
-        attention = partial(
-            Attention,
-            self.num_heads,
-            norm,
-            qkv_bias=self.qkv_bias,
-            proj_bias=self.proj_bias,
-            norms_heads=self.qk_norm,
-            norms_output=self.scale_attn_norm,
-            scale=self.qk_scale,
-            map_dropout=self.attn_drop_rate,
-            dropout=self.proj_drop_rate,
-            **self.precision,
-        )
-        self.patch_embed = PatchEmbed(
-            self.grid.patch,
-            self.embed_dim,
-            use_bias=not self.pre_norm,
-            norm=norm if self.embed_norm else None,
-            **self.precision,
-        )
-        if self.class_token:
-            self.cls_token = self.learned_tokens('cls_token', 1, normal(1e-6))
-        if self.distilled:
-            self.dist_token = self.learned_tokens('dist_token', 1, STANDARD)
-        if self.reg_tokens:
-            self.reg_token = self.learned_tokens('reg_token', self.reg_tokens, normal(1e-6))
-        if self.pos_embed == 'learn':
-            self.positions = self.learned_tokens('pos_embed', self.num_positions, STANDARD)
+        self.patch_embed = self.make_patch_embed(norm)
+        for name, (count, start) in self.learned_tokens.items():
+            setattr(self, name, self.param(name, start, (count, self.embed_dim), self.param_dtype))
+        if self.has_positions:
+            shape = self.num_positions, self.embed_dim
+            self.positions = self.param('pos_embed', STANDARD, shape, self.param_dtype)
         self.position_dropout = nn.Dropout(self.pos_drop_rate)
-        if self.pre_norm:
+        if self.norms_embedding:
             self.norm_pre = norm()
-        block = partial(Block, attention, partial(feedforward, kind=self.mlp), norm, self.init_values, **self.precision)
-        self.transformer = Transformer(self.depth, block, scan=self.scan, remat=self.remat)
-        if self.final_norm and not after_pooling:
+        self.transformer = Transformer(self.depth, self.make_block(norm), scan=self.scan, remat=self.remat)
+        if self.norms_tokens:
             self.last_norm = norm()
         if self.global_pool == 'map':
-            mlp = partial(feedforward, kind='mlp', use_bias=True, dropout=0.0, norm=None)
-            self.attn_pool = AttentionPool(self.num_heads, mlp, norm, **self.precision)
-        if self.final_norm and after_pooling:
+            self.attn_pool = self.make_attention_pool(norm)
+        if self.norms_pooled:
             self.pooled_norm = norm()
-        if self.representation_size:
-            self.pre_logits = Linear(self.representation_size, **self.precision)
         self.head_dropout = nn.Dropout(self.drop_rate)
         if self.num_classes:
-            self.classifier = Linear(self.num_classes, **self.precision)
-            if self.distilled:
-                self.distilled_classifier = Linear(self.num_classes, **self.precision)
+            self.classifier = self.make_head()
 
     def _check(self) -> None:
         if self.embed_dim % self.num_heads:
             raise ValueError(f'num_heads={self.num_heads} must divide embed_dim={self.embed_dim}')
         if self.global_pool == 'token' and not self.class_token:
             raise ValueError("global_pool='token' needs class_token=True")
-        if self.distilled and (self.global_pool != 'token' or self.reg_tokens or self.representation_size):
-            raise ValueError(
-                "distilled=True reads its two tokens: it needs global_pool='token', reg_tokens=0 and no "
-                'representation_size'
-            )
-        if self.mlp in ('glu', 'swiglu_packed') and int(self.embed_dim * self.mlp_ratio) % 2:
-            raise ValueError(
-                f'mlp={self.mlp!r} halves its hidden width: embed_dim={self.embed_dim} x mlp_ratio={self.mlp_ratio} '
-                'must be even'
-            )
 
-    def learned_tokens(self, name: str, number: int, start: Callable[..., Array]) -> Array:
-        """A parameter `[number embed_dim]`."""
-        return self.param(name, start, (number, self.embed_dim), self.param_dtype)
+    # What a network is made of, and how.
+
+    def make_patch_embed(self, norm: Callable[..., nn.Module]) -> nn.Module:
+        """What maps images to patches, `[b H W c] -> [b h w d]`."""
+        return PatchEmbed(self.grid.patch, self.embed_dim, use_bias=not self.norms_embedding, **self.precision)
+
+    def make_block(self, norm: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        """Constructor of a block."""
+        raise NotImplementedError
+
+    def make_attention_pool(self, norm: Callable[..., nn.Module]) -> nn.Module:
+        """What `global_pool='map'` pools with."""
+        mlp = partial(Mlp, int(self.embed_dim * self.mlp_ratio), 'gelu', 'mlp', True, 0.0, None, **self.precision)
+        return AttentionPool(self.num_heads, mlp, norm, **self.precision)
+
+    def make_head(self) -> nn.Module:
+        """Features to logits."""
+        return Linear(self.num_classes, **self.precision)
+
+    @property
+    def learned_tokens(self) -> dict[str, tuple[int, Initializer]]:
+        """Of the tokens before the patches, in their order, the number and how they start, by parameter."""
+        return {'cls_token': (1, STANDARD)} if self.class_token else {}
+
+    @property
+    def has_positions(self) -> bool:
+        """A table of positions that is added to the tokens."""
+        raise NotImplementedError
+
+    @property
+    def norms_embedding(self) -> bool:
+        """A norm before the first block; the patch projection has no bias then."""
+        return False
+
+    @property
+    def norms_tokens(self) -> bool:
+        """A norm after the last block."""
+        return not self.norms_pooled
+
+    @property
+    def norms_pooled(self) -> bool:
+        """A norm after the pooling."""
+        raise NotImplementedError
+
+    @property
+    def pools_prefix(self) -> bool:
+        """Whether the tokens before the patches are pooled with them."""
+        return False
+
+    def fitted(self, images: Array) -> Array:
+        """Images cut off or filled up so that patches tile them."""
+        if images.shape[1:3] == pair(self.img_size):  # what is less than a patch is cut off
+            return images[:, : self.grid.lengths[0], : self.grid.lengths[1]]
+        if self.dynamic_img_pad:
+            short = [-length % patch for length, patch in zip(images.shape[1:3], self.grid.patch, strict=True)]
+            return jnp.pad(images, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
+        return images
 
     def embed(self, images: Array, train: bool = False) -> Array:
         """Images to tokens with positions, class and register tokens first, `[b h w c] -> [b n d]`."""
         self.grid.check(images)
-        if images.shape[1:3] == pair(self.img_size):  # what is less than a patch is cut off
-            images = images[:, : self.grid.lengths[0], : self.grid.lengths[1]]
-        elif self.dynamic_img_pad:
-            short = [-length % patch for length, patch in zip(images.shape[1:3], self.grid.patch, strict=True)]
-            images = jnp.pad(images, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
+        images = self.fitted(images)
         x = self.patch_embed(images)
         shape = x.shape[1:3]
         if shape != self.grid.shape and not self.dynamic_img_size:
@@ -429,17 +411,21 @@ class VisionTransformer(Backbone, kw_only=True):
                 f'img_size={self.img_size} one of {self.grid.shape}: dynamic_img_size=True takes them'
             )
         x = rearrange(x, 'b h w d -> b (h w) d')
-        if self.pos_embed == 'learn':
+        if self.has_positions:
             x = self.add(x, self.patch_positions(shape))
         prefix = repeat(self.prefix_tokens(), 'm d -> b m d', b=x.shape[0])
         prefix, x = self.promote(prefix, x)
         x = self.position_dropout(jnp.concatenate([prefix, x], axis=1), deterministic=not train)
-        if train and self.patch_drop_rate > 0:
-            first, patches = self.num_prefix_tokens, x.shape[1] - self.num_prefix_tokens
-            kept = draw_patches(self.make_rng('mask'), x.shape[0], patches, self.patch_drop_rate)
-            kept = jnp.take_along_axis(x[:, first:], kept[..., None], axis=1)
-            x = jnp.concatenate([x[:, :first], kept], axis=1)
-        return self.tap('embedding', x)
+        return self.tap('embedding', self.drop_patches(x, train))
+
+    def drop_patches(self, x: Array, train: bool = False) -> Array:
+        """Tokens without the patches that training leaves out, `[b n d] -> [b n' d]`."""
+        if not train or self.patch_drop_rate == 0:
+            return x
+        first, patches = self.num_prefix_tokens, x.shape[1] - self.num_prefix_tokens
+        kept = draw_patches(self.make_rng('mask'), x.shape[0], patches, self.patch_drop_rate)
+        kept = jnp.take_along_axis(x[:, first:], kept[..., None], axis=1)
+        return jnp.concatenate([x[:, :first], kept], axis=1)
 
     def add(self, x: Array, positions: Array) -> Array:
         """Positions added to the tokens of every image, in the model's dtype."""
@@ -455,14 +441,13 @@ class VisionTransformer(Backbone, kw_only=True):
           keep_paths: bool `[depth 2 b]`, which branches run for which image, in place of `draw_paths` from the rng
             `drop_path`.
         """
-        x = self.norm_pre(tokens) if self.pre_norm else tokens
-        rate, layers = self.drop_path_rate, self.depth
-        if keep_paths is None and train and rate > 0:
-            keep_paths = draw_paths(self.make_rng('drop_path'), x.shape[0], rate, layers)
-        if keep_paths is None:
-            x = self.transformer(x, train=train)
-        else:
-            x = self.transformer(x, train=train, paths=keep_paths / (1 - path_rates(rate, layers))[:, None, None])
+        x = self.norm_pre(tokens) if self.norms_embedding else tokens
+        return self.run_blocks(x, train, keep_paths)
+
+    def run_blocks(self, x: Array, train: bool, keep_paths: Array | None, *context: Any, **per_layer: Any) -> Array:
+        """The blocks and the norm after them; what else a block gets, see `Transformer`."""
+        per_layer |= surviving_paths(self, x.shape[0], self.depth, self.drop_path_rate, keep_paths, train)
+        x = self.transformer(x, *context, train=train, **per_layer)
         return self.last_norm(x) if hasattr(self, 'last_norm') else x
 
     def forward_features(self, images: Array, train: bool = False) -> Array:
@@ -475,7 +460,7 @@ class VisionTransformer(Backbone, kw_only=True):
             return tokens
         if self.global_pool == 'token':
             return tokens[:, 0]
-        patches = tokens if self.pool_include_prefix else tokens[:, self.num_prefix_tokens :]
+        patches = tokens if self.pools_prefix else tokens[:, self.num_prefix_tokens :]
         if self.global_pool == 'map':
             return self.attn_pool(patches, train)
         pooled = []
@@ -488,19 +473,15 @@ class VisionTransformer(Backbone, kw_only=True):
         return pooled[0] if len(pooled) == 1 else (pooled[0] + pooled[1]) / 2
 
     def classify(self, tokens: Array, train: bool = False) -> Any:
-        """Encoded tokens to logits, `[b n d] -> [b num_classes]`; of both heads with `distilled` in training."""
-        if self.distilled:
-            cls, distilled = (self.head_dropout(tokens[:, i], deterministic=not train) for i in (0, 1))
-            self.tap('to_latent', (cls + distilled) / 2)
-            if self.num_classes:
-                cls, distilled = self.classifier(cls), self.distilled_classifier(distilled)
-            return (cls, distilled) if train else (cls + distilled) / 2
+        """Encoded tokens to logits, `[b n d] -> [b num_classes]`."""
         x = self.pool_tokens(tokens, train)
-        x = self.pooled_norm(x) if hasattr(self, 'pooled_norm') else x
-        if self.representation_size:
-            x = in_float32(jnp.tanh)(self.pre_logits(x))
-        x = self.tap('to_latent', self.head_dropout(x, deterministic=not train))
+        x = self.pooled_norm(x) if self.norms_pooled else x
+        x = self.tap('to_latent', self.head_dropout(self.represent(x), deterministic=not train))
         return self.classifier(x) if self.num_classes else x
+
+    def represent(self, x: Array) -> Array:
+        """Pooled features to those of the head."""
+        return x
 
     def __call__(self, images: Array, train: bool = False) -> Any:
         """Images to logits, `[b h w c] -> [b num_classes]`; to pooled features `[b d]` without classes."""
@@ -513,9 +494,9 @@ class VisionTransformer(Backbone, kw_only=True):
         return self.patch_embed.embed(patches)
 
     def patch_positions(self, shape: Sequence[int]) -> Array:
-        """Positions of a grid of patches alone, `[n d]`."""
-        if self.pos_embed == 'none':
-            raise ValueError("pos_embed='none' has no position table")
+        """Positions of a grid of patches alone, `[n d]`; zeros where blocks alone know them."""
+        if not self.has_positions:
+            return jnp.zeros((math.prod(shape), self.embed_dim), self.param_dtype)
         table = self.positions[self.num_prefix_positions :]
         if tuple(shape) == self.grid.shape:
             return table
@@ -523,8 +504,7 @@ class VisionTransformer(Backbone, kw_only=True):
 
     def prefix_tokens(self) -> Array:
         """The tokens before the patches with their positions, `[m d]`."""
-        named = (('class_token', 'cls_token'), ('distilled', 'dist_token'), ('reg_tokens', 'reg_token'))
-        tokens = [getattr(self, token) for option, token in named if getattr(self, option)]
+        tokens = [getattr(self, name) for name in self.learned_tokens]
         if not tokens:
             return jnp.zeros((0, self.embed_dim), self.param_dtype)
         together = jnp.concatenate(tokens)
@@ -552,40 +532,204 @@ class VisionTransformer(Backbone, kw_only=True):
 
     @property
     def head(self) -> tuple[str, ...]:
-        if not self.num_classes:
-            return ()
-        return ('classifier', 'distilled_classifier') if self.distilled else ('classifier',)
+        return ('classifier',) if self.num_classes else ()
 
     @property
     def num_prefix_tokens(self) -> int:
-        return self.class_token + self.distilled + self.reg_tokens
+        return sum(count for count, _ in self.learned_tokens.values())
 
     @property
     def num_prefix_positions(self) -> int:
         """Rows of the position table before those of the patches."""
-        return 0 if self.no_embed_class or self.pos_embed == 'none' else self.num_prefix_tokens
+        return 0 if self.no_embed_class or not self.has_positions else self.num_prefix_tokens
 
     @property
     def num_positions(self) -> int:
         """Rows of the position table."""
-        return self.num_prefix_positions + self.grid.num_patches if self.pos_embed == 'learn' else 0
+        return self.num_prefix_positions + self.grid.num_patches if self.has_positions else 0
 
     def position_tables(self) -> dict[str, PositionTable]:
-        if self.pos_embed == 'none':
+        if not self.has_positions:
             return {}
         return {'pos_embed': PositionTable(self.grid.shape, self.num_prefix_positions)}
 
     torch_source = 'timm'
     torch_names = {
         'cls_token': ('cls_token', UnitAxes((0,))),
-        'dist_token': ('dist_token', UnitAxes((0,))),
         'reg_token': ('reg_token', UnitAxes((0,))),
         'pos_embed': ('pos_embed', UnitAxes((0,))),
         'transformer/block_{i}': 'blocks.{i}',
         'last_norm': 'norm',
         'pooled_norm': 'fc_norm',
-        'pre_logits': 'pre_logits.fc',
         'classifier': 'head',
+    }
+
+
+class VisionTransformer(PlainViT, kw_only=True):
+    """Vision Transformer as published (arXiv:2010.11929): images `[b h w c]` to logits `[b num_classes]`.
+
+    Attributes:
+      qk_norm: normalise queries and keys of each head.
+      scale_attn_norm: a norm before the output projection of attention (arXiv:2210.06423).
+      scale_mlp_norm: a norm before the second linear map of the feed-forward network, likewise.
+      proj_bias: a bias on the output projection of attention and in the feed-forward network.
+      qk_scale: factor of the scores; None is the head width to the power -1/2.
+      pos_embed: 'learn', or 'none' for tokens without positions.
+      reg_tokens: number of learned register tokens (arXiv:2309.16588).
+      distilled: a second token and head that learn from a teacher (arXiv:2012.12877): the mean of both heads' logits
+        in evaluation, both, as a tuple, in training.
+      pre_norm: a norm before the first block; the patch projection has no bias then, as in CLIP (arXiv:2103.00020).
+      final_norm: a norm after the last block.
+      fc_norm: have it after the pooling instead; None does for 'avg', 'max' and 'avgmax'.
+      pool_include_prefix: pool class and register tokens with the patches.
+      representation_size: width of a linear map and tanh before the head; None is without them.
+      act: of the feed-forward networks: 'gelu', 'gelu_tanh', 'quick_gelu' (x sigmoid(1.702 x)) or 'silu'.
+      embed_norm: a norm on each embedded patch, of the same kind.
+      mlp: 'mlp', or gated by `act`: 'glu', 'swiglu_packed' or 'swiglu', which differ in where the gate is stored.
+
+    Raises:
+      ValueError: images of another size, heads do not divide the width, or pooling, tokens and heads do not go
+        together.
+    """
+
+    global_pool: Pooling = 'token'
+    qk_norm: bool = False
+    scale_attn_norm: bool = False
+    scale_mlp_norm: bool = False
+    proj_bias: bool = True
+    qk_scale: float | None = None
+    pos_embed: Literal['learn', 'none'] = 'learn'
+    reg_tokens: int = 0
+    distilled: bool = False
+    pre_norm: bool = False
+    final_norm: bool = True
+    fc_norm: bool | None = None
+    pool_include_prefix: bool = False
+    representation_size: int | None = None
+    act: Activation = 'gelu'
+    embed_norm: bool = False
+    mlp: Literal['mlp', 'glu', 'swiglu_packed', 'swiglu'] = 'mlp'
+
+    def setup(self) -> None:
+        super().setup()
+        if self.representation_size:
+            self.pre_logits = Linear(self.representation_size, **self.precision)
+        if self.num_classes and self.distilled:
+            self.distilled_classifier = self.make_head()
+
+    def _check(self) -> None:
+        super()._check()
+        if self.distilled and (self.global_pool != 'token' or self.reg_tokens or self.representation_size):
+            raise ValueError(
+                "distilled=True reads its two tokens: it needs global_pool='token', reg_tokens=0 and no "
+                'representation_size'
+            )
+        if self.mlp in ('glu', 'swiglu_packed') and int(self.embed_dim * self.mlp_ratio) % 2:
+            raise ValueError(
+                f'mlp={self.mlp!r} halves its hidden width: embed_dim={self.embed_dim} x mlp_ratio={self.mlp_ratio} '
+                'must be even'
+            )
+
+    def make_patch_embed(self, norm: Callable[..., nn.Module]) -> nn.Module:
+        return PatchEmbed(
+            self.grid.patch,
+            self.embed_dim,
+            use_bias=not self.pre_norm,
+            norm=norm if self.embed_norm else None,
+            **self.precision,
+        )
+
+    def make_feedforward(self, norm: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        """Constructor of the feed-forward network of a block."""
+        return partial(
+            Mlp,
+            int(self.embed_dim * self.mlp_ratio),
+            self.act,
+            self.mlp,
+            self.proj_bias,
+            self.proj_drop_rate,
+            norm if self.scale_mlp_norm else None,
+            **self.precision,
+        )
+
+    def make_block(self, norm: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        attention = partial(
+            Attention,
+            self.num_heads,
+            norm,
+            qkv_bias=self.qkv_bias,
+            proj_bias=self.proj_bias,
+            norms_heads=self.qk_norm,
+            norms_output=self.scale_attn_norm,
+            scale=self.qk_scale,
+            map_dropout=self.attn_drop_rate,
+            dropout=self.proj_drop_rate,
+            **self.precision,
+        )
+        return partial(Block, attention, self.make_feedforward(norm), norm, self.init_values, **self.precision)
+
+    def make_attention_pool(self, norm: Callable[..., nn.Module]) -> nn.Module:
+        mlp = partial(Mlp, int(self.embed_dim * self.mlp_ratio), self.act, 'mlp', True, 0.0, None, **self.precision)
+        return AttentionPool(self.num_heads, mlp, norm, **self.precision)
+
+    @property
+    def learned_tokens(self) -> dict[str, tuple[int, Initializer]]:
+        tokens = {
+            'cls_token': (int(self.class_token), normal(1e-6)),
+            'dist_token': (int(self.distilled), STANDARD),
+            'reg_token': (self.reg_tokens, normal(1e-6)),
+        }
+        return {name: (count, start) for name, (count, start) in tokens.items() if count}
+
+    @property
+    def has_positions(self) -> bool:
+        return self.pos_embed == 'learn'
+
+    @property
+    def norms_embedding(self) -> bool:
+        return self.pre_norm
+
+    @property
+    def norms_tokens(self) -> bool:
+        return self.final_norm and not self._after_pooling
+
+    @property
+    def norms_pooled(self) -> bool:
+        return self.final_norm and self._after_pooling
+
+    @property
+    def _after_pooling(self) -> bool:
+        return self.global_pool in ('avg', 'avgmax', 'max') if self.fc_norm is None else self.fc_norm
+
+    @property
+    def pools_prefix(self) -> bool:
+        return self.pool_include_prefix
+
+    def patch_positions(self, shape: Sequence[int]) -> Array:
+        if not self.has_positions:
+            raise ValueError("pos_embed='none' has no position table")
+        return super().patch_positions(shape)
+
+    def represent(self, x: Array) -> Array:
+        return in_float32(jnp.tanh)(self.pre_logits(x)) if self.representation_size else x
+
+    def classify(self, tokens: Array, train: bool = False) -> Any:
+        """Encoded tokens to logits, `[b n d] -> [b num_classes]`; of both heads with `distilled` in training."""
+        if not self.distilled:
+            return super().classify(tokens, train)
+        cls, distilled = (self.head_dropout(tokens[:, i], deterministic=not train) for i in (0, 1))
+        self.tap('to_latent', (cls + distilled) / 2)
+        if self.num_classes:
+            cls, distilled = self.classifier(cls), self.distilled_classifier(distilled)
+        return (cls, distilled) if train else (cls + distilled) / 2
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        return (*super().head, 'distilled_classifier') if self.num_classes and self.distilled else super().head
+
+    torch_names = {
+        'dist_token': ('dist_token', UnitAxes((0,))),
+        'pre_logits': 'pre_logits.fc',
         'distilled_classifier': 'head_dist',
     }
 
@@ -596,5 +740,5 @@ CARD = ModelCard(
     arxiv='2010.11929',
     takes='image [b h w c]',
     paper_size={},
-    presets=sizes(),
+    presets=sizes('vision_transformer'),
 )

@@ -19,7 +19,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.norms import no_norm
 from vit_flax.blocks.torch_like import LayerNorm
-from vit_flax.blocks.transformer import FeedForward
+from vit_flax.blocks.transformer import FeedForward, Remat, check_layout, rematerialised
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -135,20 +135,32 @@ class OpenBlock(Module):
 
 
 class OpenTransformer(Module):
-    """`depth` blocks and a norm, `[b n d] -> [b n d]`, with inputs and outputs of all branches, `[l b n d]`."""
+    """`depth` blocks and a norm, `[b n d] -> [b n d]`, with inputs and outputs of all branches, `[2*depth b n d]`."""
 
     depth: int
     block: Callable[..., nn.Module]
+    scan: bool
+    remat: Remat
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array, Array]:
-        seen, given = [], []
-        for i in range(self.depth):
-            x, block_seen, block_given = self.block(name=f'block_{i}')(x, train=train)
-            seen.append(block_seen)
-            given.append(block_given)
-        x = LayerNorm(**self.precision, name='norm')(x)
-        return x, jnp.concatenate(seen), jnp.concatenate(given)
+        def step(block: nn.Module, x: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            x, seen, given = block(x, train=train)
+            return x, (seen, given)
+
+        check_layout(self, self.scan)
+        step = rematerialised(step, self.remat, self.scan)
+        if self.scan:
+            step = nn.scan(step, variable_axes={True: 0}, split_rngs={True: True}, length=self.depth)
+            x, branches = step(self.block(name='block'), x, None)
+        else:
+            layers = []
+            for i in range(self.depth):
+                x, layer = step(self.block(name=f'block_{i}'), x, None)
+                layers.append(layer)
+            branches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        seen, given = (rearrange(each, 'l two b n d -> (l two) b n d') for each in branches)
+        return LayerNorm(**self.precision, name='norm')(x), seen, given
 
     torch_names = {'block_{i}': 'layers.{i}'}
 
@@ -167,6 +179,9 @@ class ViT(ViTBase, kw_only=True):
       decorr_layer_outputs_across_depth: decorrelate, at each position, the outputs of all layers instead of
         at the normalised inputs of each layer.
       pool: 'cls' classifies the class token, 'mean' the average of all tokens.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
@@ -178,6 +193,8 @@ class ViT(ViTBase, kw_only=True):
     decorr_mean_center: bool = False
     decorr_layer_outputs_across_depth: bool = False
     pool: str = 'cls'
+    scan: bool = False
+    remat: Remat = False
 
     @property
     def grid(self) -> Grid:
@@ -205,7 +222,7 @@ class ViT(ViTBase, kw_only=True):
         return partial(OpenBlock, attention, feedforward, **self.precision)
 
     def trunk(self) -> nn.Module:
-        return OpenTransformer(self.depth, self.block(), **self.precision)
+        return OpenTransformer(self.depth, self.block(), self.scan, self.remat, **self.precision)
 
     def encode(self, tokens: Array, train: bool = False) -> Array:
         return self.transformer(tokens, train=train)[0]

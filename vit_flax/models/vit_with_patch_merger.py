@@ -18,6 +18,7 @@ from vit_flax.blocks.grids import Grid, image_grid
 from vit_flax.blocks.module import Module
 from vit_flax.blocks.precision import repeat
 from vit_flax.blocks.torch_like import LayerNorm
+from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.card import ModelCard
 from vit_flax.models.vit import BATCH_AXES, ViTBase, published_size
 
@@ -51,21 +52,31 @@ class MergingTransformer(Module):
     block: Callable[..., nn.Module]
     merger: Callable[..., nn.Module]
     merge_layer: int
+    scan: bool
+    remat: Remat
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Blocks before the merger and after it."""
+        merges = 1 <= self.merge_layer <= self.depth
+        return (self.merge_layer, self.depth - self.merge_layer) if merges else (self.depth, 0)
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         merge = self.merger(name='patch_merger')
-        for i in range(self.depth):
-            x = self.block(name=f'block_{i}')(x, train=train)
-            if i + 1 == self.merge_layer:
-                x = merge(x)
+        before, after = (
+            Transformer(depth, self.block, scan=self.scan, remat=self.remat, name=name)
+            for name, depth in zip(('before', 'after'), self.depths, strict=True)
+        )
+        x = before(x, train=train)
         # upstream: a trunk of one block never merges, nor does any with patch_merge_layer outside of 1 to depth;
         # the merger is there nevertheless, without effect.
-        if not 1 <= self.merge_layer <= self.depth:
-            merge(x)
+        merged = merge(x)
+        x = after(merged if 1 <= self.merge_layer <= self.depth else x, train=train)
         return LayerNorm(**self.precision, name='norm')(x)
 
-    torch_names = {'block_{i}': 'layers.{i}'}
+    def torch_rows(self) -> dict[str, str]:
+        return {'before/block_{i}': 'layers.{i}', 'after/block_{i}': f'layers.{{i+{self.depths[0]}}}'}
 
 
 class ViT(ViTBase, kw_only=True):
@@ -76,12 +87,17 @@ class ViT(ViTBase, kw_only=True):
       patch_size: height and width of a patch; must divide the image's.
       patch_merge_layer: number of blocks before the merger; None: half of them.
       patch_merge_num_tokens: tokens after it.
+      scan: compile one block for all layers, with their parameters stacked along a leading axis.
+      remat: recompute activations in the backward pass: 'none', 'dots', 'block_inputs' or 'full', which is True; see
+        `vit_flax.blocks.transformer.Remat`.
     """
 
     image_size: int | Sequence[int]
     patch_size: int | Sequence[int]
     patch_merge_layer: int | None = None
     patch_merge_num_tokens: int = 8
+    scan: bool = False
+    remat: Remat = False
 
     # its blocks merge tokens that an objective may ask for
     can_embed_patches = can_drop_tokens = False
@@ -106,6 +122,8 @@ class ViT(ViTBase, kw_only=True):
             self.block(),
             partial(PatchMerger, self.dim, self.patch_merge_num_tokens, **self.precision),
             self.depth // 2 if self.patch_merge_layer is None else self.patch_merge_layer,
+            self.scan,
+            self.remat,
             **self.precision,
         )
 

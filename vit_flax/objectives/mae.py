@@ -59,6 +59,8 @@ class MAE(EncoderObjective, kw_only=True):
         in its best models.
       class_token: encoder and decoder get the encoder's class token too, as in the paper.
       decoder_positions: position embeddings of the decoder, 'learned', or 'sincos', fixed, as in the paper.
+      decoder_qkv_bias: a bias on its queries, keys and values, as in the authors' code.
+      decoder_norm_eps: epsilon of its norms; 1e-6 in the authors' code.
       masking: which patches are masked, 'random' ones or, for videos, the same positions at every step, 'tube'
         (arXiv:2203.12602).
 
@@ -76,6 +78,8 @@ class MAE(EncoderObjective, kw_only=True):
     norm_pixels: bool = False
     class_token: bool = False
     decoder_positions: Literal['learned', 'sincos'] = 'learned'
+    decoder_qkv_bias: bool = False
+    decoder_norm_eps: float = 1e-5
     masking: Masking = 'random'
 
     PAPER: ClassVar[Mapping[str, Any]] = dict(
@@ -104,9 +108,18 @@ class MAE(EncoderObjective, kw_only=True):
         if encoder.dim != width:
             self.enc_to_dec = Dense(width, **self.precision)
         self.mask_token = self.param('mask_token', normal(1.0), (width,), self.param_dtype)
-        attention = partial(Attention, self.decoder_heads, self.decoder_dim_head, **self.precision)
-        block = partial(Block, attention, partial(FeedForward, 4 * width, **self.precision), **self.precision)
-        self.decoder = Transformer(self.decoder_depth, block, partial(LayerNorm, **self.precision), **self.precision)
+        norm = partial(LayerNorm, epsilon=self.decoder_norm_eps)
+        attention = partial(
+            Attention,
+            self.decoder_heads,
+            self.decoder_dim_head,
+            norm=norm,
+            qkv_bias=self.decoder_qkv_bias,
+            **self.precision,
+        )
+        feedforward = partial(FeedForward, 4 * width, norm=norm, **self.precision)
+        block = partial(Block, attention, feedforward, **self.precision)
+        self.decoder = Transformer(self.decoder_depth, block, partial(norm, **self.precision), **self.precision)
         if self.decoder_positions == 'learned':
             # upstream: the decoder's table has a row for the encoder's class token, which no patch reads.
             shape = max(encoder.num_positions, prefix + encoder.grid.num_patches), width

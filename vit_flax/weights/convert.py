@@ -1,7 +1,8 @@
 """`from_torch` and `to_torch`."""
 
-import difflib
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,33 +13,38 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_flax.blocks.checks import check_choice
 from vit_flax.blocks.module import example_inputs as of_model
-from vit_flax.printing import shown
-from vit_flax.weights import huggingface, timm, vit_pytorch
+from vit_flax.weights.check import problems
 from vit_flax.weights.formats.pytorch import from_tensor
+from vit_flax.weights.source import Report, Source
+from vit_flax.weights.sources import OWN, SOURCES, recognised
 from vit_flax.weights.table import Table, build_table
 
-# Each translates a state dict to the names of the model's own source, vit-pytorch's newest or timm's, and back.
-SOURCES = {'vit_pytorch': vit_pytorch, 'timm': timm, 'huggingface': huggingface}
-OWN = 'vit_pytorch', 'timm'
-
-# Pairs of names that are compared, to find the nearest.
-MAX_PAIRS = 10**6
+# What wrappers of single modules put into names: torch.compile, FSDP, checkpoints of activations.
+INSIDE = re.compile(r'(?<![^./])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 
 def from_torch(
-    model: nn.Module, state_dict: Mapping[str, Any], *example_inputs: Any, source: str, **kwargs: Any
+    model: nn.Module,
+    state_dict: Mapping[str, Any],
+    *example_inputs: Any,
+    source: str,
+    report: Report | None = None,
+    **kwargs: Any,
 ) -> dict[str, Any]:
     """A PyTorch state dict as variables of the Flax model; torch itself is not needed.
 
-    Strict on both sides: every name must be used and every variable filled, in the right shape.
-    State dicts of older releases of the source are recognised where the mathematics is the same.
+    Strict on both sides: every name must be used and every variable filled, in the right shape. State dicts of older
+    releases of the source are recognised where the mathematics is the same. What is around a state dict, a checkpoint
+    (`{'model': ...}`, `{'teacher': ...}`) or a wrapper (`module.`, `_orig_mod.`, `backbone.`), is taken off.
 
     Args:
       model: the Flax model.
-      state_dict: names to torch tensors or numpy arrays.
+      state_dict: names to torch tensors or numpy arrays, or mappings of these.
       *example_inputs: inputs, or `jax.ShapeDtypeStruct`s, that the model can be traced with;
         the model's own `example_input()` if left out.
-      source: where the names come from: `vit_pytorch`, for `VisionTransformer` `timm`, or `huggingface` for SigLIP.
+      source: whose names they are, such as `vit_pytorch`, `timm`, `huggingface` or `google` (docs/weights.md); with a
+        `/` the network there, such as `huggingface/SigLIP`, which is only needed to write one of several that fit.
+      report: called with a line about each thing that is taken off or left out, such as `print`.
       **kwargs: further arguments of the model's call.
 
     Returns:
@@ -46,13 +52,25 @@ def from_torch(
       JAX's x64 mode, as for any JAX array).
 
     Raises:
-      ValueError: one report of all names that are missing, unexpected or of another shape.
+      ValueError: one report of all names that are missing, unexpected or of another shape, or whose names these are
+        if they are of another source.
     """
-    _check_source(model, source)
+    chosen = _chosen(model, source)
+    say = report or (lambda line: None)
     table = build_table(model, *_inputs(model, example_inputs), **kwargs)
-    arrays = {name: _to_numpy(value) for name, value in state_dict.items()}
-    arrays = SOURCES[source].read(model, arrays)
-    _check(table, arrays)
+    given = _flat(state_dict, say)
+    try:
+        arrays = chosen.read(model, given, _shapes(table), say)
+        _check(table, arrays)
+    except ValueError as error:
+        other = recognised(given)
+        if other and not chosen.matches(given):
+            name = other.partition(' ')[0]
+            raise ValueError(
+                f'source={source!r}: these are names of {other}; for a model that has such a network '
+                f'source={name!r} reads them'
+            ) from error
+        raise
     # A copy: on a CPU JAX may otherwise share the memory of the caller's tensors. Made by numpy, since jnp.array would
     # compile a program for each shape.
     return unflatten_dict({entry.path: jax.device_put(np.array(entry.to_flax(arrays))) for entry in table.entries})
@@ -67,17 +85,16 @@ def to_torch(
       model: the Flax model.
       variables: its variables; collections that torch does not know (taps) are left out.
       *example_inputs: as for `from_torch`.
-      source: whose names to write: `vit_pytorch`, in its newest release's layout, for `VisionTransformer` `timm`, or
-        `huggingface` for SigLIP.
+      source: whose names to write, in its newest release's layout, as for `from_torch`.
       **kwargs: further arguments of the model's call.
 
     Returns:
       What `torch_model.load_state_dict({k: torch.from_numpy(v) for ...})` takes strictly.
 
     Raises:
-      ValueError: variables are missing or of another shape.
+      ValueError: variables are missing or of another shape, or the source has no network that computes the same.
     """
-    _check_source(model, source)
+    chosen = _chosen(model, source)
     table = build_table(model, *_inputs(model, example_inputs), **kwargs)
     leaves = flatten_dict(dict(variables))
     wrong = [
@@ -96,14 +113,21 @@ def to_torch(
         # torch counts batches in 64 bits
         array = array.astype(np.int64) if entry.path[-1] == 'count' else array
         state_dict |= entry.to_torch(array)
-    return SOURCES[source].write(model, state_dict)
+    return chosen.write(model, state_dict)
 
 
-def _check_source(model: nn.Module, source: str) -> None:
-    check_choice('source', source, tuple(SOURCES))
+def _chosen(model: nn.Module, source: str) -> Source:
+    """The source of this name, all of its families or, of `huggingface/SigLIP`, one."""
+    name, _, family = source.partition('/')
+    check_choice('source', name, tuple(SOURCES))
     own = getattr(model, 'torch_source', OWN[0])
-    if source in OWN and source != own:
+    if name in OWN and name != own:
         raise ValueError(f'source={source!r}: {type(model).__name__} is a model of source={own!r}')
+    if not family:
+        return SOURCES[name]
+    check_choice('source', source, tuple(f'{name}/{one.title}' for one in SOURCES[name].families))
+    families = tuple(one for one in SOURCES[name].families if one.title == family)
+    return dataclasses.replace(SOURCES[name], families=families)
 
 
 def _inputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -120,34 +144,45 @@ def _in_dtype(constant: np.ndarray, dtypes: set[Any]) -> np.ndarray:
     return constant.astype(floating[0]) if len(floating) == 1 and constant.dtype.kind == 'f' else constant
 
 
-def _to_numpy(value: Any) -> np.ndarray:
-    return from_tensor(value) if hasattr(value, 'detach') else np.asarray(value)
+def _flat(state_dict: Mapping[str, Any], report: Report) -> dict[str, np.ndarray]:
+    """The arrays of a state dict, or of mappings of such, with the names of levels joined by `/`."""
+    nested = any(isinstance(value, Mapping) for value in state_dict.values())
+    arrays, wrappers = {}, set()
+    for name, value in _leaves(state_dict):
+        wrappers |= {*INSIDE.findall(name)}
+        # what stands beside a state dict: numbers, optimizers, settings
+        if nested and not hasattr(value, 'shape'):
+            continue
+        arrays[INSIDE.sub('', name)] = from_tensor(value) if hasattr(value, 'detach') else np.asarray(value)
+    if wrappers:
+        report(f'took {", ".join(sorted(wrappers))} out of names')
+    return arrays
+
+
+def _leaves(tree: Mapping[str, Any], above: str = '') -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f'{above}{name}/')
+        else:
+            yield f'{above}{name}', value
+
+
+def _shapes(table: Table) -> dict[str, tuple[int, ...]]:
+    """Of the model's own state dict."""
+    expected = {name: entry.torch_shape for entry in table.entries for name in entry.torch_names}
+    return expected | {name: value.shape for name, value in table.constants.items()}
 
 
 def _check(table: Table, arrays: Mapping[str, np.ndarray]) -> None:
-    expected = {name: entry.torch_shape for entry in table.entries for name in entry.torch_names}
-    expected |= {name: value.shape for name, value in table.constants.items()}
-    missing = sorted(expected.keys() - arrays.keys())
-    unexpected = sorted(arrays.keys() - expected.keys())
-    problems = []
-    for kind, names, others in (('missing', missing, unexpected), ('unexpected', unexpected, missing)):
-        others = others or [*expected]
-        # each pair takes some ten microseconds
-        some = others if len(names) * len(others) < MAX_PAIRS else []
-        for name in names:
-            near = difflib.get_close_matches(name, some, n=1)
-            problems.append(f'{kind}: {shown(name)}' + (f' (nearest: {shown(near[0])})' if near else ''))
-    for name in sorted(expected.keys() & arrays.keys()):
-        if arrays[name].shape != expected[name]:
-            problems.append(f'shape of {name}: the model has {expected[name]}, the state dict {arrays[name].shape}')
-        elif name in table.constants and not np.array_equal(arrays[name], table.constants[name]):
-            problems.append(f'{name}: a constant of the model, with other values in the state dict')
+    found = problems(_shapes(table), {name: array.shape for name, array in arrays.items()})
+    for name, constant in table.constants.items():
+        given = arrays.get(name, constant)
+        if given.shape == constant.shape and not np.array_equal(given, constant):
+            found.append(f'{name}: a constant of the model, with other values in the state dict')
     for entry in table.entries:
         for tie in entry.ties:
             same = [arrays[name] for name in (entry.names[0], tie) if name in arrays]
             if len(same) == 2 and same[0].tobytes() != same[1].tobytes():
-                problems.append(f'{tie}: other values than {entry.names[0]}, which is the same array in the model')
-    if problems:
-        raise ValueError(
-            f'the state dict does not fit the model ({len(problems)} problems):\n  ' + '\n  '.join(problems)
-        )
+                found.append(f'{tie}: other values than {entry.names[0]}, which is the same array in the model')
+    if found:
+        raise ValueError(f'the state dict does not fit the model ({len(found)} problems):\n  ' + '\n  '.join(found))

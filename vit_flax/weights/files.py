@@ -1,4 +1,4 @@
-"""Files of weights: PyTorch's, safetensors, `.npz`, and orbax directories, as flat names to numpy arrays.
+"""Files of weights: PyTorch's, safetensors, `.npz`, flax's msgpack, and orbax directories, as flat names to arrays.
 
 What kind a file is follows from its content, never from its name. Nothing in a file can run code, and a file that
 would fill the memory with what it inflates to is refused before it is read. orbax is imported when such a folder is
@@ -17,7 +17,7 @@ from types import ModuleType
 import numpy as np
 
 from vit_flax.printing import shown
-from vit_flax.weights.formats import npz, orbax, pytorch, safetensors, zips
+from vit_flax.weights.formats import msgpack, npz, orbax, pytorch, safetensors, zips
 from vit_flax.weights.formats.common import DTYPES, FileError, Spec, check_array, told
 from vit_flax.weights.formats.names import below
 
@@ -33,10 +33,24 @@ __all__ = [
     'write_arrays',
 ]
 
-FORMATS: Mapping[str, ModuleType] = {'torch': pytorch, 'safetensors': safetensors, 'npz': npz, 'orbax': orbax}
+FORMATS: Mapping[str, ModuleType] = {
+    'torch': pytorch,
+    'safetensors': safetensors,
+    'npz': npz,
+    'msgpack': msgpack,
+    'orbax': orbax,
+}
 
 # Suffix to write -> kind of file; a name without suffix is an orbax directory.
-SUFFIXES = {'.pth': 'torch', '.pt': 'torch', '.bin': 'torch', '.safetensors': 'safetensors', '.npz': 'npz', '': 'orbax'}
+SUFFIXES = {
+    '.pth': 'torch',
+    '.pt': 'torch',
+    '.bin': 'torch',
+    '.safetensors': 'safetensors',
+    '.npz': 'npz',
+    '.msgpack': 'msgpack',
+    '': 'orbax',
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Contents:
     """Metadata of a file.
 
     Attributes:
-      kind: `torch`, `safetensors`, `npz` or `orbax`.
+      kind: `torch`, `safetensors`, `npz`, `msgpack` or `orbax`.
       specs: names to shapes; nested names are joined with `/`.
       others: what is in it beside arrays: names to a short description.
     """
@@ -55,7 +69,7 @@ class Contents:
 
 
 def file_kind(path: str | Path) -> str:
-    """`torch`, `safetensors`, `npz` or `orbax`, from the content.
+    """`torch`, `safetensors`, `npz`, `msgpack` or `orbax`, from the content.
 
     Raises:
       FileError: there is no such file, it cannot be read, or it is none of these.
@@ -83,8 +97,10 @@ def file_kind(path: str | Path) -> str:
         return 'safetensors'
     if head[:1] == b'\x80':  # a pickle: PyTorch's format before 1.6
         return 'torch'
+    if msgpack.is_one(head):
+        return 'msgpack'
     empty = '' if head else ': it is empty'
-    raise FileError(f'{shown(path)} is no file of PyTorch, no safetensors file and no .npz{empty}')
+    raise FileError(f'{shown(path)} is no file of PyTorch, no safetensors file, no .npz and no msgpack{empty}')
 
 
 def read_contents(path: str | Path, key: str = '') -> Contents:
@@ -124,7 +140,8 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, force: b
     """Writes arrays to the kind of file that the name's suffix says, all of it or nothing.
 
     Args:
-      path: `.pth`, `.pt`, `.bin`, `.safetensors`, `.npz`; without suffix an orbax directory, nested at each `/`.
+      path: `.pth`, `.pt`, `.bin`, `.safetensors`, `.npz`; `.msgpack` and without suffix an orbax directory, nested at
+        each `/`.
       arrays: by name.
       force: replace what is there; at each moment the old or the new is there, whole.
 

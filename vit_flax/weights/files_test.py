@@ -24,7 +24,7 @@ from vit_flax.weights.formats.pytorch import from_tensor
 
 # Those that all formats can hold.
 FLOAT8 = [name for name in common.NARROW if hasattr(torch, name) and name != 'bfloat16']
-KINDS = ('weights.pth', 'weights.safetensors', 'weights.npz', 'weights')
+KINDS = ('weights.pth', 'weights.safetensors', 'weights.npz', 'weights.msgpack', 'weights')
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_the_kind_follows_from_the_content(tmp_path, arrays):
     (tmp_path / 'a.npz').rename(tmp_path / 'a.pth')
     assert file_kind(tmp_path / 'a.pth') == 'npz'
     (tmp_path / 'b.pth').write_bytes(b'not a file of weights')
-    with pytest.raises(FileError, match=r'no file of PyTorch, no safetensors file and no \.npz'):
+    with pytest.raises(FileError, match=r'no file of PyTorch, no safetensors file, no \.npz and no msgpack'):
         file_kind(tmp_path / 'b.pth')
     with pytest.raises(FileError, match='no orbax checkpoint'):
         file_kind(tmp_path)
@@ -202,7 +202,7 @@ def test_arrays_larger_than_their_file(tmp_path):
         read_arrays(tmp_path / 'a.pth')
 
 
-@pytest.mark.parametrize('name', ['weights.pth', 'weights.safetensors', 'weights.npz'])
+@pytest.mark.parametrize('name', ['weights.pth', 'weights.safetensors', 'weights.npz', 'weights.msgpack'])
 @pytest.mark.parametrize('kept', [0.95, 0.5, 0.05])
 def test_damaged_files(tmp_path, arrays, name, kept):
     path = tmp_path / name
@@ -730,7 +730,9 @@ def test_killed_at_each_step_the_old_or_the_new_is_whole(tmp_path):
     assert [int(steps) > 5 for steps in done.stdout.split()] == [True, True, True]
 
 
-@pytest.mark.parametrize('kind, files', [('torch', 120), ('npz', 150), ('safetensors', 200), ('orbax', 25)])
+@pytest.mark.parametrize(
+    'kind, files', [('torch', 120), ('npz', 150), ('safetensors', 200), ('msgpack', 100), ('orbax', 25)]
+)
 def test_damaged_and_hostile_files(tmp_path, kind, files):
     """A few of those that benchmarks/fuzz_weights.py makes by the thousand."""
     fuzz = importlib.import_module('benchmarks.fuzz_weights')

@@ -102,7 +102,7 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
 
     with watch(before=remember):
         shapes = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, **kwargs), *example_inputs)
-    rows = {path: torch_names(type(module)) for path, module in modules.items()}
+    rows = {path: torch_names(type(module)) | own_rows(module) for path, module in modules.items()}
 
     ties: dict[Path, tuple[str, ...]] = {}
     for path, module in modules.items():
@@ -138,6 +138,11 @@ def build_table(model: nn.Module, *example_inputs: Any, **kwargs: Any) -> Table:
 def torch_names(cls: type) -> dict[str, Any]:
     """The rows of a class and of those that it derives from; its own come before theirs."""
     return {key: target for base in reversed(cls.__mro__) for key, target in vars(base).get('torch_names', {}).items()}
+
+
+def own_rows(module: nn.Module) -> dict[str, Any]:
+    """The rows that depend on a module's attributes, such as the number of a stack's first layer."""
+    return module.torch_rows() if hasattr(module, 'torch_rows') else {}
 
 
 def _tied(path: Path, names: tuple[str, ...], ties: Mapping[Path, tuple[str, ...]], rows: Rows) -> tuple[str, ...]:

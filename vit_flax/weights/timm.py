@@ -1,13 +1,9 @@
-"""timm's names of networks, and its state dicts of `VisionTransformer`."""
+"""timm's names of networks; its names of weights are in `vit_flax.weights.sources.timm`."""
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from flax import linen as nn
 
 
 @cache
@@ -23,9 +19,10 @@ def published() -> dict[str, dict[str, Any]]:
 
 
 @cache
-def sizes() -> dict[str, dict[str, Any]]:
-    """Arguments of each network that is built."""
-    return {name: entry['args'] for name, entry in published().items() if 'args' in entry}
+def sizes(stem: str | None = None) -> dict[str, dict[str, Any]]:
+    """Arguments of each network that is built, of one model file or of all."""
+    built = {name: entry for name, entry in published().items() if 'args' in entry}
+    return {name: entry['args'] for name, entry in built.items() if stem in (None, entry['stem'])}
 
 
 def tagged(name: str) -> dict[str, Any] | None:
@@ -36,12 +33,3 @@ def tagged(name: str) -> dict[str, Any] | None:
         return None
     args = {**entry['args'], **{key: value for key, value in entry['tags'][tag].items() if key != 'images'}}
     return {key: value for key, value in args.items() if value is not None}
-
-
-def read(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """As they are: `VisionTransformer` has timm's names."""
-    return dict(state_dict)
-
-
-def write(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return dict(state_dict)

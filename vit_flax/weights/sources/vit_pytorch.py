@@ -1,4 +1,4 @@
-"""State dicts of vit-pytorch's older releases in the names and layouts of the newest."""
+"""vit-pytorch's names, which most models have themselves, and those of its older releases."""
 
 import re
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from vit_flax.blocks.backbone import Backbone
+from vit_flax.weights.source import Family, OwnSource
 
 # Module names up to vit-pytorch 1.2, in the order in which they are to be replaced.
 OLDER_NAMES = (
@@ -20,7 +21,7 @@ OLDER_NAMES = (
 )
 
 
-def read(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def newest(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """State dicts of ViT since vit-pytorch 1.0 in today's names and shapes; of other models as they are.
 
     Up to 1.15 class token and positions had a batch axis. Up to 1.2 each layer was wrapped
@@ -57,11 +58,6 @@ def read(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np
     }
 
 
-def write(model: nn.Module, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The newest release's names are ours."""
-    return dict(state_dict)
-
-
 def reorder_video_patches(model: Backbone, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state dict of a video model of vit-pytorch before 1.16.2 for `from_torch`, which takes today's.
 
@@ -75,3 +71,15 @@ def reorder_video_patches(model: Backbone, state_dict: Mapping[str, np.ndarray])
 
     by_patch = re.compile(r'to_patch_embedding\.(1\.(weight|bias)|2\.weight)')
     return {name: reorder(array) if by_patch.fullmatch(name) else array for name, array in state_dict.items()}
+
+
+def _names(*marks: str) -> Family:
+    return Family('vit_pytorch', '', marks, lambda model: ())
+
+
+SOURCE = OwnSource(
+    'vit_pytorch',
+    'vit-pytorch, 1.0 to 1.26',
+    (_names('to_patch_embedding'), _names('to_patch_embed', 'layers'), _names('transformer.layers', 'mlp_head')),
+    newest=newest,
+)

@@ -1,0 +1,251 @@
+"""Weights by name, fitted to other sizes, and the images that go with them, against timm's own loading."""
+
+import json
+import shutil
+from functools import cache, partial
+
+import jax
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from parity_tests.timm_side import timm
+from vit_flax import from_pretrained, preprocessing
+from vit_flax.blocks.position_tables import PositionTable
+from vit_flax.blocks.positions import Resampling
+from vit_flax.image_transform import Preprocessing, of_processor
+from vit_flax.pretrained import FILES
+from vit_flax.weights.files import FileError, write_arrays
+from vit_flax.weights.fit import fold_channels, resize_kernel
+from vit_flax.weights.sources import SOURCES
+
+NAME = 'test_vit'
+
+
+@cache
+def network(**kwargs) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = timm().create_model(NAME, **kwargs)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """As timm saves a network for the hub."""
+    path = tmp_path_factory.mktemp('hub')
+    timm()
+    from timm.models import save_for_hf  # after torchvision's stand-in
+
+    save_for_hf(network(), path, safe_serialization='both')
+    return path
+
+
+def output(model, images):
+    with torch.no_grad():
+        return model(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+
+
+def images(height, width, channels=3):
+    return np.random.default_rng(0).normal(size=(2, height, width, channels)).astype(np.float32)
+
+
+def test_a_folder_of_timm(folder):
+    model, variables = from_pretrained(folder)
+    assert model.img_size == (160, 160) and model.num_classes == 1000
+    x = images(160, 160)
+    np.testing.assert_allclose(model.apply(variables, x), output(network(), x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('ours', 'theirs'),
+    [
+        (dict(image_size=(96, 144), in_chans=1), dict(img_size=(96, 144), in_chans=1)),
+        pytest.param(dict(image_size=224), dict(img_size=224), marks=pytest.mark.exhaustive),
+        pytest.param(dict(in_chans=4), dict(in_chans=4), marks=pytest.mark.exhaustive),
+        (dict(patch_size=8, image_size=80, in_chans=7), dict(patch_size=8, img_size=80, in_chans=7)),
+        pytest.param(dict(num_classes=0), dict(num_classes=0), marks=pytest.mark.exhaustive),
+    ],
+)
+def test_other_sizes_as_timm_loads_them(folder, ours, theirs):
+    model, variables = from_pretrained(folder, scan=True, **ours)
+    expected = timm().create_model(
+        NAME, pretrained=True, pretrained_cfg_overlay={'file': str(folder / FILES[0])}, **theirs
+    )
+    size = theirs.get('img_size', 160)
+    x = images(*((size, size) if isinstance(size, int) else size), theirs.get('in_chans', 3))
+    np.testing.assert_allclose(model.apply(variables, x), output(expected.eval(), x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_head(folder):
+    model, variables = from_pretrained(folder, num_classes=5, key=jax.random.key(1), param_dtype='float16')
+    _, whole = from_pretrained(folder, param_dtype='float16')
+    head = variables['params'].pop('classifier')
+    assert head['kernel'].shape == (64, 5) and 0 < np.std(head['kernel']) < 0.1
+    del whole['params']['classifier']
+    jax.tree.map(np.testing.assert_array_equal, variables, whole)
+    _, again = from_pretrained(folder, num_classes=5, key=jax.random.key(1), param_dtype='float16')
+    np.testing.assert_array_equal(again['params']['classifier']['kernel'], head['kernel'])
+    assert model.num_classes == 5
+
+
+@pytest.mark.parametrize('size', [(3, 4), (9, 5), (14, 11)])
+@pytest.mark.parametrize(
+    ('resampling', 'options'),
+    [
+        (SOURCES['timm'].resampling, dict(mode='bicubic', antialias=True)),
+        (Resampling(), dict(mode='bicubic')),
+        (Resampling('bilinear'), dict(mode='bilinear')),
+        (Resampling('bilinear', antialias=True), dict(mode='bilinear', antialias=True)),
+        (Resampling(align_corners=True), dict(mode='bicubic', align_corners=True)),
+        (Resampling('bilinear', align_corners=True), dict(mode='bilinear', align_corners=True)),
+        (Resampling(offset=0.1), dict(mode='bicubic', offset=0.1)),
+    ],
+)
+def test_resampling_as_torch(size, resampling, options):
+    old, options = (6, 8), dict(options)
+    table = np.random.default_rng(0).normal(size=(1 + 48, 5))
+    grid = torch.from_numpy(table[1:]).reshape(1, *old, 5).permute(0, 3, 1, 2)
+    if offset := options.pop('offset', 0):
+        how = {'scale_factor': tuple((new + offset) / before for new, before in zip(size, old, strict=True))}
+    else:
+        how = {'size': size}
+    expected = torch.nn.functional.interpolate(grid, **how, **options)[0].permute(1, 2, 0).reshape(-1, 5).numpy()
+    moved = PositionTable(old, 1).move(table, PositionTable(size, 1), resampling)
+    np.testing.assert_allclose(moved, np.concatenate([table[:1], expected]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('patch', [(8, 8), (12, 20), (16, 16), (32, 24)])
+def test_patch_kernels_as_timm(patch):
+    kernel = np.random.default_rng(0).normal(size=(16, 16, 3, 5)).astype(np.float32)
+    expected = timm().layers.resample_patch_embed(torch.from_numpy(kernel).permute(3, 2, 0, 1), patch)
+    expected = expected.permute(2, 3, 1, 0).numpy()
+    np.testing.assert_allclose(resize_kernel(kernel, patch), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4, 7])
+def test_channels_as_timm(channels):
+    kernel = np.random.default_rng(0).normal(size=(4, 4, 3, 5)).astype(np.float32)
+    from timm.models._manipulate import adapt_input_conv
+
+    expected = adapt_input_conv(channels, torch.from_numpy(kernel).permute(3, 2, 0, 1))
+    np.testing.assert_allclose(fold_channels(kernel, channels), expected.permute(2, 3, 1, 0), rtol=1e-6, atol=1e-6)
+
+
+PICTURES = [(211, 160, 'RGB'), (90, 300, 'L'), (64, 65, 'RGBA'), (500, 333, 'CMYK'), (224, 224, 'P'), (1, 7, 'RGB')]
+
+
+@pytest.mark.parametrize('crop_mode', ['center', 'squash', 'border'])
+@pytest.mark.parametrize('size', [(224, 224), (96, 130)])
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear', 'nearest', 'lanczos'])
+def test_images_as_timm_prepares_them(crop_mode, size, interpolation):
+    timm()
+    from timm.data import create_transform
+
+    rng = np.random.default_rng(0)
+    for i, (height, width, mode) in enumerate(PICTURES):
+        array = rng.integers(0, 256, (height, width, 3), np.uint8)
+        picture = Image.fromarray(array).convert(mode)
+        options = dict(
+            mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), interpolation=interpolation, crop_pct=(0.9, 1.0, 0.875)[i % 3]
+        )
+        expected = create_transform((3, *size), is_training=False, crop_mode=crop_mode, **options)(
+            picture.convert('RGB')
+        )
+        found = Preprocessing(size, crop_mode=crop_mode, **options)(picture)
+        assert found.dtype == np.float32 and found.shape == (*size, 3)
+        # of the values before they are normalised
+        np.testing.assert_allclose(
+            found * options['std'], expected.permute(1, 2, 0).numpy() * options['std'], rtol=0, atol=1 / 255
+        )
+
+
+def test_images_of_a_checkpoint(folder):
+    prepare = preprocessing(folder)
+    cfg = network().pretrained_cfg
+    assert prepare.size == (160, 160) and prepare.mean == cfg['mean'] and prepare.crop_pct == cfg['crop_pct']
+    assert preprocessing(folder, image_size=(64, 96)).size == (64, 96)
+    array = np.random.default_rng(0).integers(0, 256, (200, 170), np.uint8)
+    np.testing.assert_array_equal(prepare(array), prepare(np.repeat(array[..., None], 3, axis=2)))
+    with pytest.raises(ValueError, match=r'not \[3, 4, 5\] of uint8'):
+        prepare(np.zeros((3, 4, 5), np.uint8))
+    with pytest.raises(ValueError, match=r'not \[3, 4, 3\] of float64'):
+        prepare(np.zeros((3, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    ('config', 'expected'),
+    [
+        (
+            {'size': {'height': 384, 'width': 384}, 'resample': 2, 'image_mean': [0.5] * 3, 'image_std': [0.5] * 3},
+            dict(crop_mode='squash', crop_pct=1.0, interpolation='bilinear', mean=(0.5,) * 3, std=(0.5,) * 3),
+        ),
+        (
+            {
+                'size': {'shortest_edge': 256},
+                'crop_size': {'height': 224, 'width': 224},
+                'do_center_crop': True,
+                'resample': 3,
+            },
+            dict(crop_mode='center', crop_pct=0.875, interpolation='bicubic'),
+        ),
+        ({'size': 224, 'do_normalize': False}, dict(crop_mode='squash', crop_pct=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)),
+    ],
+)
+def test_processors_of_hugging_face(config, expected):
+    assert of_processor(config) == expected
+
+
+def test_shards_and_single_files(folder, tmp_path):
+    _, variables = from_pretrained(folder)
+    arrays = {name: value.numpy() for name, value in network().state_dict().items()}
+    names = sorted(arrays)
+    parts = {'a.safetensors': names[:9], 'b.safetensors': names[9:]}
+    for file, some in parts.items():
+        write_arrays(tmp_path / file, {name: arrays[name] for name in some})
+    index = {'weight_map': {name: file for file, some in parts.items() for name in some}}
+    (tmp_path / 'model.safetensors.index.json').write_text(json.dumps(index))
+    shutil.copy(folder / 'config.json', tmp_path)
+    same = partial(jax.tree.map, np.testing.assert_array_equal, variables)
+    same(from_pretrained(tmp_path)[1])
+    # a file by itself has no configuration
+    alone = tmp_path / 'alone.npz'
+    write_arrays(alone, arrays)
+    same(from_pretrained(alone, model=NAME)[1])
+    with pytest.raises(ValueError, match=f'name the network, model=..., such as {NAME}'):
+        from_pretrained(alone)
+    with pytest.raises(ValueError, match='no configuration says how its images'):
+        preprocessing(alone)
+    assert preprocessing(alone, model=f'{NAME}.r160_in1k').size == (160, 160)
+    (tmp_path / 'b.safetensors').unlink()
+    with pytest.raises(FileError, match='there is no such file'):
+        from_pretrained(tmp_path)
+    (tmp_path / 'model.safetensors.index.json').write_text('{"weight_map": {"x": "../a.safetensors"}}')
+    with pytest.raises(FileError, match='no index of shards'):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('vit_base_patch16_224', {}, r'several weights, name one: vit_base_patch16_224\.'),
+        ('vit_bse_patch16_224.augreg_in21k', {}, "did you mean 'vit_base_patch16_224.augreg_in21k'"),
+        ('missing/folder/model.safetensors', {}, 'no such file or folder'),
+        ('./me/vit.pth', {}, 'no such file or folder'),
+        ('me/vit.npz', {}, 'no such file or folder'),
+        ('', {}, 'holds no weights'),
+        ('FOLDER', dict(model='vit_bass_patch16_224'), "model='vit_bass_patch16_224' is no network: did you mean"),
+        ('FOLDER', dict(source='tim'), "source='tim' is unknown"),
+        ('FOLDER', dict(resize_as='tim'), "resize_as='tim' is unknown"),
+        ('FOLDER', dict(image_size=10), 'img_size=10 holds no patch'),
+        ('FOLDER', dict(patch_size=0), 'patch_size'),
+        ('FOLDER', dict(num_classes=-1), 'num_classes'),
+        ('FOLDER', dict(depth=3), 'unexpected: blocks.3'),
+        ('FOLDER', dict(colour=3), 'colour'),
+    ],
+)
+def test_what_cannot_be(folder, name, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        from_pretrained(str(folder) if name == 'FOLDER' else name, **options)
