@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from parity_tests.timm_side import timm
-from vit_flax import from_pretrained, preprocessing
+from vit_flax import from_pretrained, preprocessing, to_torch
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.positions import Resampling
 from vit_flax.image_transform import Preprocessing, of_processor
 from vit_flax.pretrained import FILES
+from vit_flax.registry import sized
 from vit_flax.weights.files import FileError, write_arrays
 from vit_flax.weights.fit import fold_channels, resize_kernel
 from vit_flax.weights.sources import SOURCES
@@ -249,3 +250,19 @@ def test_shards_and_single_files(folder, tmp_path):
 def test_what_cannot_be(folder, name, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         from_pretrained(str(folder) if name == 'FOLDER' else name, **options)
+
+
+@pytest.mark.parametrize(('name', 'millions'), [('cct_7_3x1_32', 3.76), ('cct_14_7x2_224', 22.36)])
+def test_files_of_the_authors_of_cct(name, millions, tmp_path):
+    """Names, shapes and numbers of parameters: those of the paper, rounded down."""
+    from vit_torch_ref.models.cct import CCT
+
+    _, size = sized(name)
+    state = CCT(**size).state_dict()
+    assert sum(value.numel() for value in state.values()) // 10_000 == round(100 * millions)
+    draw = np.random.default_rng(0)
+    arrays = {key: draw.standard_normal(value.shape, np.float32) for key, value in state.items()}
+    write_arrays(tmp_path / f'{name}.pth', arrays)
+    model, variables = from_pretrained(tmp_path / f'{name}.pth', model=name)
+    again = to_torch(model, variables, source='vit_pytorch')
+    jax.tree.map(np.testing.assert_array_equal, again, arrays)

@@ -20,8 +20,8 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
 from train.errors import UserError, is_out_of_memory
-from train.first import of_first
 from train.state import TrainState
+from train.together import of_first
 
 Meta = dict[str, Any]
 
@@ -120,10 +120,6 @@ class Checkpoints:
         _save(self._best, state, meta)
         with _written(self._best):
             self._best.wait_until_finished()
-
-    def preempted(self, step: int) -> bool:
-        """Whether the hosts have agreed to stop here; always False for a single host."""
-        return self._last.reached_preemption(step)
 
     def newest(self) -> Path | None:
         """The folder of the newest checkpoint."""

@@ -15,8 +15,8 @@ import jax
 from train.config import Config, differences, from_json, to_json
 from train.errors import UserError
 from train.facts import FILE, Facts
-from train.first import of_first
 from train.places import place_to_write
+from train.together import of_first
 
 SUMMARY = 'summary.json'
 LOCK = 'lock'

@@ -116,6 +116,8 @@ def joined(config: Config, dry_run: bool = False, say: Callable[[str], None] = _
         if place.process:
             service = '127.0.0.1', Relay(service, config.mesh.timeout).port
         host, port = service
+        # It would catch SIGTERM, which `train.stop` does where there is something to save.
+        jax.config.update('jax_enable_preemption_service', False)
         jax.distributed.initialize(
             f'{"127.0.0.1" if host in EVERYWHERE else host}:{port}',
             place.processes,

@@ -16,7 +16,6 @@ from train.config import Config
 from train.data.skipped import Skipped
 from train.data.stream import host_rows, place, train_batches, val_batches
 from train.errors import Diverged, UserError, is_out_of_memory
-from train.first import of_first
 from train.flops import model_flops, peak_flops
 from train.folder import check_shared, locked, open_folder, read_summary
 from train.init import Inherited, begin, inherit
@@ -30,6 +29,7 @@ from train.sources.source import Record, Split
 from train.state import TrainState
 from train.step import Metrics as Numbers
 from train.stop import Stop
+from train.together import Agreement, of_first
 from train.trace import Trace
 
 SPLITS: tuple[Split, ...] = ('train', 'val')
@@ -125,6 +125,7 @@ def _run(
     fastest = None if peak is None else peak / model_flops(config)
     clock = Clock(config.batch_size, config.loader, terminal.say, fastest)
     trace = Trace(folder, config.profile, terminal.say)
+    any_stops = Agreement(setup.mesh)
     unseen: tuple[int, Numbers] | None = None
     warned = False
     terminal.start(step)
@@ -149,7 +150,7 @@ def _run(
                     step % every == 0 or step == config.steps
                     for every in (config.log_every, config.eval_every, config.save_every)
                 )
-                stopping = stop.requested or checkpoints.preempted(step)
+                stopping = any_stops(stop.requested)
                 if not (log or look or save or stopping):
                     continue
 
