@@ -419,6 +419,8 @@ def test_masked_autoencoder_with_its_decoder(tmp_path: Path):
         *('decoder_embed', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred'),
     }
     assert recognised(authors) == 'mae (pretraining)' and authors['mask_token'].shape == (1, 1, 16)
+    with pytest.raises(ValueError, match='number of attention heads of a width of 32'):  # those of the encoder
+        SOURCES['mae'].configuration(authors)
     same(variables, vit_flax.from_torch(objective, authors, source='mae'))
     # the encoder alone, without the decoder
     said: list[str] = []
@@ -733,6 +735,19 @@ def test_strict_in_the_words_of_the_file():
     del arrays['vit.encoder.layer.1.attention.attention.key.weight']
     with pytest.raises(ValueError, match=r'missing: vit\.encoder\.layer\.1\.attention\.attention\.key\.weight'):
         vit_flax.from_torch(PLAIN, arrays, source='huggingface')
+
+
+def test_two_spellings_in_one_file():
+    flax = flax_names(vit_flax.to_torch(PLAIN, plain_variables(), source='huggingface'))
+    flax['vit/layernorm/embedding'] = np.ones(32)
+    with pytest.raises(ValueError, match=r'holds vit\.layernorm\.weight twice, in two spellings'):
+        vit_flax.from_torch(PLAIN, flax, source='huggingface')
+    google = vit_flax.to_torch(PLAIN, plain_variables(), source='google')
+    with pytest.raises(ValueError, match=r'holds Transformer/encoderblock_0/\S+ twice, in two spellings'):
+        vit_flax.from_torch(PLAIN, google | stacked(google), source='google')
+    many = google | {'Transformer/encoderblock/LayerNorm_9/bias': np.zeros((10**9, 0))}
+    with pytest.raises(ValueError, match='unexpected: Transformer/encoderblock/LayerNorm_9/bias'):
+        vit_flax.from_torch(PLAIN, many, source='google')
 
 
 def test_two_releases_in_one_file():

@@ -26,6 +26,10 @@ GIVEN: tuple[Any, ...] = ('neither None nor 0',)
 PREFERRED = ('state_dict_ema', 'model_ema', 'ema', 'teacher', 'target_encoder', 'model', 'state_dict', 'student')
 
 
+# A stack of more is none: it may have no elements at all.
+MAX_LAYERS = 10_000
+
+
 def _none(model: Any) -> tuple[Row, ...]:
     return ()
 
@@ -165,7 +169,7 @@ class Family:
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
         """The arrays of the network and those beside it, both without prefixes, and the prefix of the latter."""
         if self.spelling is not None:
-            arrays = dict(self.spelling(name, array) for name, array in arrays.items())
+            arrays = _once(self.spelling(name, array) for name, array in arrays.items())
         outer = prefix.removesuffix(self.prefix) if prefix.endswith(self.prefix) else prefix
         trunk, beside, outside = {}, {}, []
         for name, array in arrays.items():
@@ -180,7 +184,7 @@ class Family:
         if outside:
             report(f'left out {len(outside)} arrays beside these: {summary(outside)}')
         if self.stack:
-            trunk = {one: layer for name, array in trunk.items() for one, layer in self._unstacked(name, array)}
+            trunk = _once(layer for name, array in trunk.items() for layer in self._unstacked(name, array))
         return self._newest(trunk), self._newest(beside), outer
 
     def _newest(self, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -190,7 +194,7 @@ class Family:
         return {**rest, **found}
 
     def _unstacked(self, name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        if not name.startswith(f'{self.stack}/') or not array.ndim:
+        if not name.startswith(f'{self.stack}/') or array.ndim == 0 or len(array) > MAX_LAYERS:
             return [(name, array)]
         return [(f'{self.stack}_{i}{name.removeprefix(self.stack)}', layer) for i, layer in enumerate(array)]
 
@@ -298,7 +302,7 @@ class Source:
         found = self.found(given)
         if not found:
             raise ValueError(f'source={self.name!r}: the state dict has none of the networks of {self.described()}')
-        family, prefixes = found[0]
+        family, prefixes = next((each for each in found if each[0].configuration), found[0])
         if family.configuration is None:
             raise ValueError(f'source={self.name!r}: the shapes of {family.title} do not tell its arguments')
         arrays = {name: np.broadcast_to(np.zeros((), np.int8), np.shape(array)) for name, array in given.items()}
@@ -358,6 +362,16 @@ def _before(pattern: str, names: Iterable[str]) -> set[str]:
     literal = pattern.partition('{')[0]  # which is found a thousand times as fast
     found = (_behind(pattern).fullmatch(name) for name in names if literal in name)
     return {match[1] for match in found if match}
+
+
+def _once(pairs: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A dict of names that must all be different."""
+    found: dict[str, np.ndarray] = {}
+    for name, array in pairs:
+        if name in found:
+            raise ValueError(f'the state dict holds {shown(name)} twice, in two spellings')
+        found[name] = array
+    return found
 
 
 def _begins(patterns: Iterable[str], name: str) -> bool:
