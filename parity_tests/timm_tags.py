@@ -21,6 +21,7 @@ from vit_flax.blocks.module import example_inputs
 from vit_flax.models.beit import Beit
 from vit_flax.models.cait_published import Cait
 from vit_flax.models.eva import Eva
+from vit_flax.models.levit_published import Levit
 from vit_flax.models.pit_published import PoolingVisionTransformer
 from vit_flax.models.qwen3_vit import Qwen3VitClassifier
 from vit_flax.models.qwen3_vit_encoder import Qwen3VitEncoder
@@ -64,6 +65,7 @@ CLASSES = {
     Qwen3VitEncoder: ('qwen3_vit.Qwen3VitEncoder',),
     Xcit: ('xcit.Xcit',),
     Cait: ('cait.Cait',),
+    Levit: ('levit.Levit', 'levit.LevitDistilled'),
     PoolingVisionTransformer: ('pit.PoolingVisionTransformer',),
 }
 # Further modules of timm with plain ViTs, which count among those of docs/timm.md.
@@ -72,7 +74,7 @@ OTHERS = (
     'gemma4_vit',
 )  # fmt: skip
 # And of other families, whose networks are built as published.
-FAMILIES = 'cait', 'pit', 'xcit'
+FAMILIES = 'cait', 'levit', 'pit', 'xcit'
 BUILT_MODULES = {path.partition('.')[0] for paths in CLASSES.values() for path in paths}
 
 
