@@ -38,7 +38,7 @@ def from_torch(
       state_dict: names to torch tensors or numpy arrays.
       *example_inputs: inputs, or `jax.ShapeDtypeStruct`s, that the model can be traced with;
         the model's own `example_input()` if left out.
-      source: where the names come from: `vit_pytorch`, for `VisionTransformer` `timm`, or `huggingface` for SigLIP.
+      source: where the names come from: `vit_pytorch`, for timm's networks `timm`, or `huggingface` for SigLIP.
       **kwargs: further arguments of the model's call.
 
     Returns:
@@ -67,7 +67,7 @@ def to_torch(
       model: the Flax model.
       variables: its variables; collections that torch does not know (taps) are left out.
       *example_inputs: as for `from_torch`.
-      source: whose names to write: `vit_pytorch`, in its newest release's layout, for `VisionTransformer` `timm`, or
+      source: whose names to write: `vit_pytorch`, in its newest release's layout, for timm's networks `timm`, or
         `huggingface` for SigLIP.
       **kwargs: further arguments of the model's call.
 
