@@ -270,7 +270,7 @@ class Levit(Backbone, kw_only=True):
             )
         attn_act = self.attn_act_layer or self.act_layer
 
-        def attention(grid: tuple[int, ...], dim: int, heads: int, ratio: float, stride: int = 1) -> Any:
+        def attention(grid: Any, dim: int, heads: int, ratio: float, stride: int = 1) -> Any:
             return partial(
                 Attention,
                 grid,
