@@ -230,7 +230,8 @@ NOT_LOADED = {
     ),
     'MAE whose decoder is as wide as its encoder': 'ours has no linear map between them then',
     "a head's bias into CLIP's projection": 'it has none: zero, or an error',
-    'own files of BEiT-3, AIMv2, RADIO and TIPSv2': "their networks load in timm's conversions, `source='timm'`",
+    'own files of RADIO': "their networks load in timm's conversions, `source='timm'`",
+    'writing BEiT-3': 'its files hold an expert of texts beside that of images',
 }
 FOLDED = """
 A position of the class token that a network of ours does not have (`no_embed_class=True`) is added to the token, as

@@ -123,7 +123,7 @@ def _chosen(model: nn.Module, source: str) -> Source:
     own = getattr(model, 'torch_source', OWN[0])
     if name in OWN and name != own:
         raise ValueError(f'source={source!r}: {type(model).__name__} is a model of source={own!r}')
-    if not family:
+    if '/' not in source:
         return SOURCES[name]
     check_choice('source', source, tuple(f'{name}/{one.title}' for one in SOURCES[name].families))
     families = tuple(one for one in SOURCES[name].families if one.title == family)

@@ -99,10 +99,10 @@ class Family:
         """The beginnings under which a state dict holds such networks; `['']` for one without a prefix."""
         if self.spelling is not None:
             names = [self.spelling(name, None)[0] for name in names]
-        text = '\n'.join(name for name in names if '\n' not in name)
+        names = [*names]
         each = ((mark,) if isinstance(mark, str) else mark for mark in self.marks)
-        found = set.intersection(*({place for one in mark for place in _behind(one).findall(text)} for mark in each))
-        return sorted(found.difference(*({*_behind(mark).findall(text)} for mark in self.absent)))
+        found = set.intersection(*({place for one in mark for place in _before(one, names)} for mark in each))
+        return sorted(found.difference(*(_before(mark, names) for mark in self.absent)))
 
     def read(self, model: Any, arrays: Arrays, prefix: str, shapes: Shapes, report: Report) -> dict[str, np.ndarray]:
         """The network below a prefix in our names.
@@ -276,7 +276,9 @@ class Source:
         of_class = [one for one in self.families if one.is_written and one.model == type(model).__name__]
         if not of_class:
             known = ', '.join(dict.fromkeys(family.model for family in self.families))
-            raise ValueError(f'source={self.name!r} has names for {known}, not for {type(model).__name__}')
+            alone = ', but is read alone' if type(model).__name__ in known.split(', ') else ''
+            not_for = alone or f', not for {type(model).__name__}'
+            raise ValueError(f'source={self.name!r} has names for {known}{not_for}')
         reasons = [family.reason(model) for family in of_class]
         if all(reasons):
             each = '; '.join(f'{one.title}: {reason}' for one, reason in zip(of_class, reasons, strict=True))
@@ -301,7 +303,11 @@ class Source:
             raise ValueError(f'source={self.name!r}: the shapes of {family.title} do not tell its arguments')
         arrays = {name: np.broadcast_to(np.zeros((), np.int8), np.shape(array)) for name, array in given.items()}
         trunk, beside, _ = family._parts(arrays, preferred(prefixes), lambda line: None)
-        return stem_of(family.model), family.configuration({name: np.shape(a) for name, a in (beside | trunk).items()})
+        shapes = {name: np.shape(array) for name, array in (beside | trunk).items()}
+        try:
+            return stem_of(family.model), family.configuration(shapes)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f'the shapes do not tell the arguments of {family.title}: {error}') from error
 
     def array_names(self, model: Any, names: Iterable[str]) -> dict[str, str]:
         """Names of a network's arrays there to those that hold them here; names that are not of it are left out."""
@@ -342,9 +348,16 @@ def _rank(prefix: str) -> int:
 
 @cache
 def _behind(pattern: str) -> re.Pattern[str]:
-    """Finds what stands before names that begin with a pattern, in lines of names."""
+    """A name that begins with a pattern, and what stands before it."""
     text = re.sub(r'\\\{\w+\\\}', r'[0-9]+', re.escape(pattern))
-    return re.compile(rf'^((?:.*[./])?){text}(?:[./].*)?$', re.MULTILINE)
+    return re.compile(rf'((?:.*[./])?){text}(?:[./].*)?', re.DOTALL)
+
+
+def _before(pattern: str, names: Iterable[str]) -> set[str]:
+    """What stands before those of the names that begin with a pattern."""
+    literal = pattern.partition('{')[0]  # which is found a thousand times as fast
+    found = (_behind(pattern).fullmatch(name) for name in names if literal in name)
+    return {match[1] for match in found if match}
 
 
 def _begins(patterns: Iterable[str], name: str) -> bool:
@@ -467,6 +480,8 @@ def sizes_of(
       prefix: rows of the table before those of the patches.
       head: kernel of the head, `[classes d]`; 0 classes without it.
     """
+    if len(shapes[kernel]) != 4:
+        raise ValueError(f'the shapes do not tell the sizes: {kernel} has shape {shapes[kernel]}, not 4 axes')
     width, channels, height, breadth = shapes[kernel]
     side = grid_of(shapes[positions][-2] - prefix)
     return dict(

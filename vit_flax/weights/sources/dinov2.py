@@ -1,4 +1,4 @@
-"""Names of facebookresearch/dinov2, arXiv:2304.07193, with registers too, arXiv:2309.16588."""
+"""Names of facebookresearch/dinov2, arXiv:2304.07193, with registers too, arXiv:2309.16588; TIPSv2 has them as well."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def arguments(shapes: Shapes) -> dict[str, Any]:
 
 SOURCE = Source(
     'dinov2',
-    "facebookresearch/dinov2's, with and without registers",
+    "facebookresearch/dinov2's, with and without registers, and TIPSv2's image encoder",
     (
         Family(
             'DINOv2',

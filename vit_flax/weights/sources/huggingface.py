@@ -520,6 +520,12 @@ class HuggingFace(Source):
         Raises:
           ValueError: of a model that is none of these, or with an activation that we do not have.
         """
+        try:
+            return self._configuration(given, names)
+        except (AttributeError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(f'the configuration does not tell the arguments: {error}') from error
+
+    def _configuration(self, given: Mapping[str, Any], names: Iterable[str]) -> Configuration:
         config, kind = given, given.get('model_type')
         if 'vision_config' in given:  # of CLIP and SigLIP as a whole
             config = {**given['vision_config'], 'architectures': given.get('architectures')}
@@ -527,7 +533,7 @@ class HuggingFace(Source):
             config |= {key: given[key] for key in ('id2label', 'num_labels') if key in given}
             kind = config.get('model_type') or f'{kind}_vision_model'
             kind = f'{kind}_vision_model' if kind in ('clip', 'siglip') else kind
-        if kind not in TYPES:
+        if not isinstance(kind, str) or kind not in TYPES:
             raise ValueError(f'model_type={kind!r} is none of {", ".join(TYPES)}')
         arguments, epsilon, act, size = TYPES[kind]
         act = config.get('hidden_act', act)
