@@ -8,11 +8,14 @@ import jax
 import numpy as np
 import pytest
 import torch
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
+from parity_tests.case import first_cases
 from parity_tests.foreign import imported
 from parity_tests.timm_side import timm
 from vit_flax import create_model, from_pretrained, from_torch, preprocessing, to_torch
+from vit_flax.blocks.module import example_inputs
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.positions import Resampling
 from vit_flax.image_transform import Preprocessing, of_processor
@@ -327,3 +330,22 @@ def test_positions_of_google(tmp_path):
         theirs.load_pretrained(str(tmp_path / 'vit.npz'))
         x = images(*size)
         np.testing.assert_allclose(model.apply(variables, x), output(theirs, x), rtol=1e-4, atol=1e-4)
+
+
+READING = [case for case in first_cases() if case.flax_model().input_kernel]
+
+
+@pytest.mark.parametrize('case', READING, ids=lambda case: case.stem)
+def test_the_kernel_that_reads_the_image(case):
+    """Of the parameters it alone changes with the number of channels, in its axis of these."""
+    model = case.flax_model()
+
+    def shapes(model):
+        variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
+        return {path: leaf.shape for path, leaf in flatten_dict(variables['params'], sep='/').items()}
+
+    before, after = shapes(model), shapes(model.clone(in_chans=model.in_chans + 1))
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed == {model.input_kernel}
+    (path,) = changed
+    assert before[path][2] == model.in_chans and len(before[path]) == 4

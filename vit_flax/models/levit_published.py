@@ -255,7 +255,10 @@ class Levit(Backbone, kw_only=True):
     remat: Remat = False
 
     pools_without_classes: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = 'stem/conv_0/kernel'
+
+    @property
+    def input_kernel(self) -> str:
+        return 'stem/conv_0/kernel'
 
     def setup(self) -> None:
         dims, stages = tuple(self.embed_dim), len(self.embed_dim)
