@@ -335,10 +335,10 @@ def test_positions_of_google(tmp_path):
 READING = [case for case in first_cases() if case.flax_model().input_kernel]
 
 
-@pytest.mark.parametrize('case', READING, ids=lambda case: case.stem)
-def test_the_kernel_that_reads_the_image(case):
+@pytest.mark.parametrize('reading', READING, ids=lambda case: case.stem)
+def test_the_kernel_that_reads_the_image(reading):
     """Of the parameters it alone changes with the number of channels, in its axis of these."""
-    model = case.flax_model()
+    model = reading.flax_model()
 
     def shapes(model):
         variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
