@@ -253,6 +253,7 @@ NOT_LOADED = {
     ),
     'MAE whose decoder is as wide as its encoder': 'ours has no linear map between them then',
     "a head's bias into CLIP's projection": 'it has none: zero, or an error',
+    'SigLIP 2 of NaFlex': 'its patches are a linear map, its positions one table resized for each image',
     'own files of RADIO': "their networks load in timm's conversions, `source='timm'`",
     'writing BEiT-3': 'its files hold an expert of texts beside that of images',
 }

@@ -56,7 +56,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     model = model.double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.from_numpy(0.3 * rng.normal(size=parameter.shape)))
+            parameter.copy_(torch.from_numpy(np.asarray(0.3 * rng.normal(size=parameter.shape))))
     return model
 
 
@@ -290,6 +290,31 @@ def test_dinov3(gated: bool, registers: int, tmp_path: Path, monkeypatch: pytest
     save_file(written, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
     _, info = type(network).from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float64)
     assert not any(info.values())
+
+
+@pytest.mark.parametrize('kind', ['CLIP', 'Siglip'])
+def test_image_encoder_of_a_whole_model(kind: str, tmp_path: Path):
+    """What is of texts is left out, and said."""
+    package = imported(f'transformers.models.{kind.lower()}')
+    text = {
+        **{key: SMALL[key] for key in ('hidden_size', 'num_hidden_layers', 'num_attention_heads')},
+        'vocab_size': 50,
+    }
+    extra = {'projection_dim': 7} if kind == 'CLIP' else {}
+    config = getattr(package, f'{kind}Config')(
+        vision_config=SMALL, text_config=text | {'intermediate_size': 48}, **extra
+    )
+    network = randomised(getattr(transformers(kind.lower()), f'{kind}Model')(config))
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    name, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(name, **kwargs)
+    said: list[str] = []
+    variables = vit_flax.from_torch(model, arrays, source='huggingface', report=said.append)
+    with torch.no_grad():
+        want = network.get_image_features(nchw()).pooler_output.numpy()
+    assert relative_error(outputs(model, variables), want) <= 1e-9
+    assert len(said) == 1 and 'text_model.* (' in said[0] and 'logit_scale' in said[0]
 
 
 BEITS = {

@@ -529,7 +529,8 @@ class HuggingFace(Source):
         config, kind = given, given.get('model_type')
         if 'vision_config' in given:  # of CLIP and SigLIP as a whole
             config = {**given['vision_config'], 'architectures': given.get('architectures')}
-            config.setdefault('projection_dim', given.get('projection_dim', 512))
+            # the part has a width of its own, which is not that of the whole
+            config['projection_dim'] = given.get('projection_dim', 512)
             config |= {key: given[key] for key in ('id2label', 'num_labels') if key in given}
             kind = config.get('model_type') or f'{kind}_vision_model'
             kind = f'{kind}_vision_model' if kind in ('clip', 'siglip') else kind
