@@ -127,23 +127,13 @@ def test_two_processes_save_together_at_a_signal_and_end_together_at_a_death(sev
 # ---------------------------------------------------------------------- all kinds of ends
 
 
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-    """Where a run of two processes lies that nothing disturbed; the first test that needs it makes it."""
-    return tmp_path_factory.mktemp('undisturbed') / 'run'
-
-
-def killed(index: int) -> Callable:
-    return lambda processes: processes[index].kill()
-
-
 @pytest.mark.exhaustive
-def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits(several, undisturbed, tmp_path):
-    """One after the other, in one run: in imports and the compiler, in saves, in a step."""
-    folder = tmp_path / 'run'
+def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits(several, tmp_path):
+    """One after the other, in one run: in the compiler, in saves, in a step."""
+    folder, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
     quick = ('--mesh.heartbeat-timeout=3',)
 
-    # While process 0 and 1 compile: the folder is there, and no step yet.
+    # While they compile: the folder is there, and no step yet.
     processes = several(2, folder, *quick)
     wait_for(lambda: (folder / 'checkpoints' / 'best').is_dir(), processes[0])
     processes[1].kill()
@@ -166,8 +156,12 @@ def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits
     assert_lost(ends(processes[1:], WITHIN)[0], 0)
     assert_whole(folder)
 
-    assert_finished(ends([*several(2, folder), *several(2, undisturbed)]))
+    outcome = ends([*several(2, folder), *several(2, undisturbed, '--profile=2')])
+    assert_finished(outcome)
     assert_same_run(folder, undisturbed)
+    assert f'traced 2 steps: {undisturbed / "profile" / "process_0"} ' in outcome[2][1]
+    for process in range(2):
+        assert list((undisturbed / 'profile' / f'process_{process}').rglob('*.xplane.pb'))
 
 
 @pytest.mark.exhaustive
