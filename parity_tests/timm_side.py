@@ -130,6 +130,14 @@ def PoolingVisionTransformer(*, distilled: bool = False, **kwargs: Any) -> torch
     return model
 
 
+def Levit(*, distilled: bool = False, **kwargs: Any) -> torch.nn.Module:
+    models = timm().models.levit
+    model = (models.LevitDistilled if distilled else models.Levit)(**kwargs)
+    if distilled:
+        model.set_distilled_training()
+    return model
+
+
 def Cait(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
     return timm().models.cait.Cait(norm_layer=normed('layer', norm_eps), **kwargs)
 

@@ -298,6 +298,8 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
         max_to_keep=keep,
         create=True,
         async_options=committing,
+        # Both managers may be writing at a time: the processes must not meet at a barrier of the other one.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
         single_host_load_and_broadcast=True,  # what is there says one for all: shared disks show it at other times
     )
     return ocp.CheckpointManager(folder, options=options)

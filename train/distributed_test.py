@@ -1,6 +1,7 @@
 """Runs of several processes on this machine, as they are on several hosts: killed, stopped, refused, continued."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -126,23 +127,13 @@ def test_two_processes_save_together_at_a_signal_and_end_together_at_a_death(sev
 # ---------------------------------------------------------------------- all kinds of ends
 
 
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-    """Where a run of two processes lies that nothing disturbed; the first test that needs it makes it."""
-    return tmp_path_factory.mktemp('undisturbed') / 'run'
-
-
-def killed(index: int) -> Callable:
-    return lambda processes: processes[index].kill()
-
-
 @pytest.mark.exhaustive
-def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits(several, undisturbed, tmp_path):
-    """One after the other, in one run: in imports and the compiler, in saves, in a step."""
-    folder = tmp_path / 'run'
+def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits(several, tmp_path):
+    """One after the other, in one run: in the compiler, in saves, in a step."""
+    folder, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
     quick = ('--mesh.heartbeat-timeout=3',)
 
-    # While process 0 and 1 compile: the folder is there, and no step yet.
+    # While they compile: the folder is there, and no step yet.
     processes = several(2, folder, *quick)
     wait_for(lambda: (folder / 'checkpoints' / 'best').is_dir(), processes[0])
     processes[1].kill()
@@ -165,8 +156,12 @@ def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits
     assert_lost(ends(processes[1:], WITHIN)[0], 0)
     assert_whole(folder)
 
-    assert_finished(ends([*several(2, folder), *several(2, undisturbed)]))
+    outcome = ends([*several(2, folder), *several(2, undisturbed, '--profile=2')])
+    assert_finished(outcome)
     assert_same_run(folder, undisturbed)
+    assert f'traced 2 steps: {undisturbed / "profile" / "process_0"} ' in outcome[2][1]
+    for process in range(2):
+        assert list((undisturbed / 'profile' / f'process_{process}').rglob('*.xplane.pb'))
 
 
 @pytest.mark.exhaustive
@@ -244,18 +239,21 @@ def test_what_one_process_refuses_ends_all(several, tmp_path):
     assert os.listdir(foreign) == ['thesis.tex']
 
     run, elsewhere = tmp_path / 'run', tmp_path / 'elsewhere'
-    here, missing = tmp_path / 'mnist', tmp_path / 'no'
+    here, other, missing = tmp_path / 'mnist', tmp_path / 'other', tmp_path / 'no'
     said = 'is not the folder that process 0 has under this path'
     outcome = ends(several(2, run, own={1: (f'--out={elsewhere}',)}))
     assert_refused(outcome, 1, said)
     assert not elsewhere.exists()
 
     images = np.zeros((20, 8, 8, 3), np.uint8)
-    np.savez(here.with_suffix('.npz'), train_images=images, train_labels=np.arange(20) % 2,
-             test_images=images, test_labels=np.arange(20) % 2)  # fmt: skip
+    for path, count in ((here, 20), (other, 19)):
+        np.savez(path.with_suffix('.npz'), train_images=images[:count], train_labels=np.arange(count) % 2,
+                 val_images=images, val_labels=np.arange(20) % 2)  # fmt: skip
     data = ('--data.name=npz', f'--data.path={here}.npz')
     outcome = ends(several(2, tmp_path / 'data', *data, own={1: (f'--data.path={missing}.npz',)}))
     assert_refused(outcome, 1, str(missing))
+    outcome = ends(several(2, tmp_path / 'data', *data, own={1: (f'--data.path={other}.npz',)}))
+    assert_refused(outcome, 1, 'train data of npz: 19 images here, 20 for process 0: every host needs')
     assert not (tmp_path / 'data').exists()
 
 
@@ -280,9 +278,14 @@ def test_an_image_that_one_process_cannot_read_ends_all(several, tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_a_folder_that_is_in_use_is_refused_by_all(several, tmp_path):
+def test_a_folder_that_is_in_use_is_refused_by_all(several, start, tmp_path):
+    """In use by a job of Slurm, whose variables say all that its processes need."""
     folder = tmp_path / 'run'
-    processes = several(2, folder, *ENDLESS)
+    slurm = {'SLURM_JOB_ID': str(random.randrange(10**6)), 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2'}
+    processes = [
+        start('--mesh.distributed', f'--out={folder}', *ENDLESS, SLURM_PROCID=rank, SLURM_LOCALID=rank, **slurm)
+        for rank in ('0', '1')
+    ]
     wait_for_rows(folder, processes)
     assert_refused(ends(several(2, folder, *ENDLESS)), 0, f'another process is training in {folder}')
     processes[0].send_signal(signal.SIGTERM)

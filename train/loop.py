@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
+from train.catalogue import name_of
 from train.checkpoints import Checkpoints, steps_in
 from train.clock import Clock
 from train.config import Config
@@ -29,7 +30,7 @@ from train.sources.source import Record, Split
 from train.state import TrainState
 from train.step import Metrics as Numbers
 from train.stop import Stop
-from train.together import Agreement, of_first
+from train.together import Agreement, check_same, of_first
 from train.trace import Trace
 
 SPLITS: tuple[Split, ...] = ('train', 'val')
@@ -53,6 +54,8 @@ def run(config: Config) -> None:
     inherited = inherit(config, setup) if config.init and new else None
     finished = of_first(read_summary(Path(config.out)) is not None)
     data = {} if finished else {split: config.data.records(split) for split in SPLITS}
+    for split, records in data.items():  # with another number of batches a host would wait for the others for ever
+        check_same(f'{split} data of {name_of(config.data)}', len(records), 'images')
     main_host = jax.process_index() == 0
     folder = open_folder(config) if main_host else Path(config.out).absolute()
     sync_global_devices('the folder is open')

@@ -6,10 +6,28 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from train.errors import UserError
+
 
 def of_first(value: int) -> int:
     """The value that process 0 has, below 2**31; every process must ask."""
     return value if jax.process_count() == 1 else int(broadcast_one_to_all(np.int32(value)))
+
+
+def check_same(what: str, value: int, unit: str) -> None:
+    """Whether a number is the same on all processes, each of which must ask.
+
+    Args:
+      what: that has it, for the message.
+      value: below 2**31.
+      unit: of it, for the message.
+
+    Raises:
+      UserError: it is another one than on process 0.
+    """
+    first = of_first(value)
+    if first != value:
+        raise UserError(f'{what}: {value:,} {unit} here, {first:,} for process 0: every host needs a copy of the same')
 
 
 class Agreement:

@@ -191,7 +191,10 @@ class Cait(Backbone, kw_only=True):
     remat: Remat = False
 
     pools_without_classes: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = 'patch_embed/kernel'
+
+    @property
+    def input_kernel(self) -> str:
+        return 'patch_embed/kernel'
 
     def setup(self) -> None:
         if self.embed_dim % self.num_heads:

@@ -106,7 +106,10 @@ class PoolingVisionTransformer(Backbone, kw_only=True):
     remat: Remat = False
 
     pools_without_classes: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = 'patch_embed/kernel'
+
+    @property
+    def input_kernel(self) -> str:
+        return 'patch_embed/kernel'
 
     def setup(self) -> None:
         if not len(self.base_dims) == len(self.depth) == len(self.heads):

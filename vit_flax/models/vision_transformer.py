@@ -314,7 +314,10 @@ class PlainViT(Backbone, kw_only=True):
     can_embed_patches: ClassVar[bool] = True
     can_drop_tokens: ClassVar[bool] = True
     pools_without_classes: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = 'patch_embed/kernel'
+
+    @property
+    def input_kernel(self) -> str:
+        return 'patch_embed/kernel'
 
     def setup(self) -> None:
         self._check()

@@ -262,7 +262,10 @@ class Xcit(Backbone, kw_only=True):
     remat: Remat = False
 
     pools_without_classes: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = 'patch_embed/conv_0/kernel'
+
+    @property
+    def input_kernel(self) -> str:
+        return 'patch_embed/conv_0/kernel'
 
     def setup(self) -> None:
         if self.embed_dim % self.num_heads:
