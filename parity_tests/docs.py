@@ -270,6 +270,7 @@ def resampling() -> str:
         how = source.resampling
         words = [how.mode, 'with antialiasing' if how.antialias else 'without antialiasing']
         words += ['corners aligned'] * how.align_corners
+        words += [f'{how.offsets} offsets'] * (how.offsets != 'aligned')
         words += [f'by a factor with {how.offset} added to the length'] * bool(how.offset)
         lines.append(f'  | `{source.name}` | {", ".join(words)} |')
     return '\n'.join(lines) + '\n'

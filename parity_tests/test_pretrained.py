@@ -349,3 +349,20 @@ def test_the_kernel_that_reads_the_image(reading):
     assert changed == {model.input_kernel}
     (path,) = changed
     assert before[path][2] == model.in_chans and len(before[path]) == 4
+
+
+@pytest.mark.parametrize('new', [(3, 5), (9, 6), (14, 20)])
+def test_relative_positions_as_timm(new):
+    """BEiT's tables, at distances that grow geometrically."""
+    old, extra = (7, 7), 3
+    sizes = [(2 * rows - 1, 2 * columns - 1) for rows, columns in (old, new)]
+    table = np.random.default_rng(0).normal(size=(sizes[0][0] * sizes[0][1] + extra, 4)).astype(np.float32)
+    shape = sizes[1][0] * sizes[1][1] + extra, 4
+    expected = timm().layers.resize_rel_pos_bias_table(torch.from_numpy(table), new, shape)
+    tables = [PositionTable(size, suffix=extra, offsets=True, two_sided=True) for size in sizes]
+    moved = tables[0].move(table, tables[1], SOURCES['timm'].resampling)
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-5)
+    bilinear = tables[0].move(table, tables[1], SOURCES['huggingface'].resampling)
+    grid = torch.from_numpy(table[:-extra]).reshape(1, *sizes[0], 4).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, size=sizes[1], mode='bilinear')[0].permute(1, 2, 0).reshape(-1, 4)
+    np.testing.assert_allclose(bilinear, np.concatenate([expected, table[-extra:]]), rtol=1e-5, atol=1e-5)

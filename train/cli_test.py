@@ -123,7 +123,7 @@ def test_a_run_uses_large_pages_unless_the_user_has_settings_of_their_own(start,
         (['--model.pool', 'max'], ["pool='max'", "'cls', 'mean'"]),
         (['--optim.groups', '.*/kernle', 'decay'], ["optim.groups: '.*/kernle' matches no parameter"]),
         (['--optim.groups', '(', 'plain'], ["optim.groups: '('", 'not a regular expression']),
-        (['--init', 'runs/none'], ['init: runs/none: there is no such file', 'name a run']),
+        (['--init', 'runs/none'], ['runs/none: there is no such file', 'name a run']),
         (['--batch-size', '12'], ['batch_size=12', 'multiple of 8']),
         (
             ['--mesh.distributed'],

@@ -68,6 +68,8 @@ def published(name: str, **options: Any) -> Checkpoint:
       UserError: there are none of this name, or they cannot be had.
     """
     path = place(name, 'weights')
+    if not path.exists() and path.parts[:1] == ('runs',):  # where runs are by default
+        raise UserError(f'{name}: there is no such file or folder: name a run or pretrained weights')
     try:
         return open_checkpoint(path if path.exists() else name, **options)
     except ValueError as error:

@@ -1,7 +1,9 @@
 """Learned tables of positions: which grid each row of one belongs to, and how a table is moved to another grid."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from vit_flax.blocks.module import Module, example_inputs
-from vit_flax.blocks.positions import Resampling, resize_axes
+from vit_flax.blocks.positions import Resampling, geometric_matrix, resampling_matrix, resize_axes
 from vit_flax.taps import Call, watch
 
 # timm's, of positions; and of relative offsets, where zero and the largest offset stay.
@@ -26,6 +28,7 @@ class PositionTable:
       grid: rows of the table along each axis, the first axis outermost.
       prefix, suffix: rows before and behind them that have no position, such as that of a class token.
       offsets: the rows are relative offsets in ascending order.
+      two_sided: of these, negative ones too, zero in the middle.
       channels: axes of the parameter behind the rows.
     """
 
@@ -33,6 +36,7 @@ class PositionTable:
     prefix: int = 0
     suffix: int = 0
     offsets: bool = False
+    two_sided: bool = False
     channels: int = 1
 
     @property
@@ -45,8 +49,8 @@ class PositionTable:
         Args:
           table: of this grid; axes in front of the rows, such as those of stacked layers, are kept.
           new: of the same kind.
-          resampling: of positions; offsets are resampled bicubic with `align_corners=True`, so that zero and the
-            largest offset stay.
+          resampling: of positions; of offsets by its `offsets`, which are bicubic with `align_corners=True` if
+            'aligned', so that zero and the largest offset stay.
 
         Returns:
           The table of the new grid, in the same dtype.
@@ -66,9 +70,16 @@ class PositionTable:
         ends = [self.prefix, self.rows - self.suffix]
         prefix, positions, suffix = jnp.split(jnp.asarray(table).reshape(lead, self.rows, width), ends, axis=1)
         positions = positions.reshape(lead, *self.grid, width)
-        positions = resize_axes(positions, 1, new.grid, OF_OFFSETS if self.offsets else resampling)
+        positions = resize_axes(positions, 1, new.grid, self._matrix_of(resampling))
         moved = jnp.concatenate([prefix, positions.reshape(lead, math.prod(new.grid), width), suffix], axis=1)
         return moved.reshape(self._shape(shape, split, new))
+
+    def _matrix_of(self, resampling: Resampling) -> Callable[[int, int], np.ndarray]:
+        if self.offsets and resampling.offsets == 'geometric' and self.two_sided:
+            return geometric_matrix
+        if self.offsets:
+            resampling = Resampling('bilinear') if resampling.offsets == 'bilinear' else OF_OFFSETS
+        return partial(resampling_matrix, resampling=resampling)
 
     def _shape(self, shape: tuple[int, ...], split: int, new: 'PositionTable') -> tuple[int, ...]:
         """Of the moved table. Rows may have several axes, as in a table of time steps by positions."""

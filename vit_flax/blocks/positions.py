@@ -1,8 +1,9 @@
 """Position tables: made from sines and cosines, and learned ones moved to another grid."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -23,6 +24,9 @@ class Resampling:
       mode: 'bicubic', whose cubic has a = -0.75 without and -0.5 with antialiasing, or 'bilinear'.
       antialias: widen the filter when the axis shrinks.
       align_corners: the first and the last samples stay, and not the borders of the pixels.
+      offsets: how a table of relative offsets from -n to n is resampled: 'aligned' along the line between its ends;
+        'geometric' at distances that grow by a constant factor, so that near ones keep their places (BEiT,
+        arXiv:2106.08254); 'bilinear' as `interpolate` does it by default.
       offset: added to the new length where the step between samples is computed: interpolation is then asked for by a
         factor instead of a size, as in DINO's code, which adds 0.1 against rounding.
     """
@@ -30,6 +34,7 @@ class Resampling:
     mode: Literal['bicubic', 'bilinear'] = 'bicubic'
     antialias: bool = False
     align_corners: bool = False
+    offsets: Literal['aligned', 'geometric', 'bilinear'] = 'aligned'
     offset: float = 0.0
 
 
@@ -104,15 +109,22 @@ def resize_position_embedding(
         shape = (*new_grid, table.shape[-1])
         grid = jax.image.resize(grid, shape, 'bicubic', antialias=antialias).astype(table.dtype)
     else:
-        grid = resize_axes(grid, 0, new_grid, Resampling(antialias=antialias))
+        how = Resampling(antialias=antialias)
+        grid = resize_axes(grid, 0, new_grid, partial(resampling_matrix, resampling=how))
     patches = grid.reshape(*patches.shape[:-2], -1, table.shape[-1])
     return jnp.concatenate([prefix, patches], axis=-2)
 
 
-def resize_axes(x: Array, first: int, lengths: Sequence[int], resampling: Resampling) -> Array:
-    """Neighbouring axes of an array, from the axis `first` on, resized to these lengths."""
+def resize_axes(x: Array, first: int, lengths: Sequence[int], matrix_of: Callable[[int, int], np.ndarray]) -> Array:
+    """Neighbouring axes of an array, from the axis `first` on, resized to these lengths.
+
+    Args:
+      x: the array.
+      first, lengths: which axes, and their new lengths.
+      matrix_of: the matrix `[new old]` for an old and a new length.
+    """
     for axis, length in enumerate(lengths, start=first):
-        matrix = resampling_matrix(x.shape[axis], length, resampling).astype(x.dtype)
+        matrix = matrix_of(x.shape[axis], length).astype(x.dtype)
         # Small matrices: full precision costs nothing and TPUs would round to bfloat16 otherwise.
         x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
     return x
@@ -145,6 +157,28 @@ def resampling_matrix(old: int, new: int, resampling: Resampling) -> np.ndarray:
         distances = (source - centre + 0.5) / stretch
         weights = _cubic(distances, -0.5) if bicubic else np.maximum(1 - np.abs(distances), 0)
         matrix[i, first:last] = weights / weights.sum()
+    return matrix
+
+
+def geometric_matrix(old: int, new: int) -> np.ndarray:
+    """The matrix `[new old]` by which offsets from -(old // 2) to old // 2 become those up to new // 2.
+
+    The old values stand at distances 0, 1, 1 + q, 1 + q + q^2, ..., of which the last is about the new largest; between
+    two of them the new ones are interpolated linearly, beyond the last they are its value.
+    """
+    far, low, high = old // 2, 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        reaches = (1 - ratio**far) / (1 - ratio) > new // 2
+        low, high = (low, ratio) if reaches else (ratio, high)
+    distances = np.cumsum([0, *ratio ** np.arange(far)])
+    places = np.concatenate([-distances[:0:-1], distances])
+    wanted = (np.arange(new) - new // 2).clip(places[0], places[-1])
+    right = np.searchsorted(places, wanted).clip(1, old - 1)
+    share = (wanted - places[right - 1]) / (places[right] - places[right - 1])
+    matrix = np.zeros((new, old))
+    matrix[np.arange(new), right - 1] = 1 - share
+    matrix[np.arange(new), right] += share
     return matrix
 
 

@@ -50,7 +50,7 @@ class RelativeBias(Module):
     def of_offsets(self) -> PositionTable:
         """Which row of the table is of which offset."""
         rows, columns = self.shape
-        return PositionTable((2 * rows - 1, 2 * columns - 1), suffix=3, offsets=True)
+        return PositionTable((2 * rows - 1, 2 * columns - 1), suffix=3, offsets=True, two_sided=True)
 
     def position_tables(self) -> dict[str, PositionTable]:
         return {'table': self.of_offsets}

@@ -665,9 +665,11 @@ for name in sys.argv[1:]:
 """
     names = [str(tmp_path / name) for name in KINDS]
     done = subprocess.run([sys.executable, '-c', code, *names], capture_output=True, text=True)
-    assert done.stdout.count('\n') == 4 and done.stdout.count('File too large') >= 3 and not done.stderr
+    assert done.stdout.count('\n') == len(KINDS) and not done.stderr
+    # orbax says it in its own words
+    assert done.stdout.count('File too large') >= len(KINDS) - 1
     assert all(read_arrays(name)['params/a'].tolist() == [1, 1] for name in names)
-    assert len([*tmp_path.iterdir()]) == 4
+    assert len([*tmp_path.iterdir()]) == len(KINDS)
 
 
 KILLED = """

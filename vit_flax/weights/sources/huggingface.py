@@ -582,5 +582,5 @@ SOURCE = HuggingFace(
     'huggingface',
     "Hugging Face's transformers, PyTorch and Flax",
     FAMILIES,
-    resampling=Resampling(),
+    resampling=Resampling(offsets='bilinear'),
 )

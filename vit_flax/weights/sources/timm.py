@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_flax.blocks.positions import Resampling
 from vit_flax.weights.rows import Arrays, Row, to_ours
 from vit_flax.weights.source import Configuration, Family, OwnSource, Report, Shapes
 from vit_flax.weights.timm import published, sizes, tagged
@@ -88,4 +89,5 @@ SOURCE = Timm(
         ),
     ),
     newest=newest,
+    resampling=Resampling(antialias=True, offsets='geometric'),
 )
