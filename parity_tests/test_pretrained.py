@@ -366,3 +366,10 @@ def test_relative_positions_as_timm(new):
     grid = torch.from_numpy(table[:-extra]).reshape(1, *sizes[0], 4).permute(0, 3, 1, 2)
     expected = torch.nn.functional.interpolate(grid, size=sizes[1], mode='bilinear')[0].permute(1, 2, 0).reshape(-1, 4)
     np.testing.assert_allclose(bilinear, np.concatenate([expected, table[-extra:]]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('registers', [0, 4])
+def test_dinov2_has_two_conventions(registers):
+    model = create_model('vision_transformer', reg_tokens=registers, depth=1)
+    how = SOURCES['dinov2'].resampling_of(model)
+    assert how == (Resampling(antialias=True) if registers else Resampling(offset=0.1))

@@ -193,7 +193,7 @@ def _published(config: Config, setup: Setup) -> _Origin:
         jax.device_get(flatten_dict(variables, sep='/')),
         found.name,
         _tables(network, (height, width, channels)),
-        resampling=SOURCES[source].resampling,
+        resampling=SOURCES[source].resampling_of(network),
         lines=(*(f'  {line}' for line in said), *_of_images(found, setup)),
     )
 

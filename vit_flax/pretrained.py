@@ -160,7 +160,7 @@ def from_pretrained(
     sizes = {'image_size': image_size, 'patch_size': patch_size, 'num_classes': num_classes, 'in_chans': in_chans}
     new = old.clone(**_arguments(old, sizes))
     if new != old:
-        resampling = SOURCES[resize_as or own].resampling
+        resampling = SOURCES[resize_as or own].resampling_of(old)
         variables = fit(variables, old, new, resampling, jax.random.key(0) if key is None else key)
     if param_dtype is not None:
         variables = jax.tree.map(

@@ -325,6 +325,10 @@ class Source:
                     found[name] = renamed(rows, newest)
         return found
 
+    def resampling_of(self, model: Any) -> Resampling:
+        """How positions of this network are moved to another grid."""
+        return self.resampling
+
     def described(self) -> str:
         """Its networks, in one line."""
         return ', '.join(dict.fromkeys(family.title for family in self.families))

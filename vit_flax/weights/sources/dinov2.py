@@ -31,7 +31,14 @@ def arguments(shapes: Shapes) -> dict[str, Any]:
     return found
 
 
-SOURCE = Source(
+class Dinov2(Source):
+    """With registers came another convention for positions on another grid."""
+
+    def resampling_of(self, model: Any) -> Resampling:
+        return Resampling(antialias=True) if model.reg_tokens else self.resampling
+
+
+SOURCE = Dinov2(
     'dinov2',
     "facebookresearch/dinov2's, with and without registers, and TIPSv2's image encoder",
     (
