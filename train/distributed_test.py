@@ -131,7 +131,7 @@ def test_two_processes_save_together_at_a_signal_and_end_together_at_a_death(sev
 def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits(several, tmp_path):
     """One after the other, in one run: in the compiler, in saves, in a step."""
     folder, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
-    quick = ('--mesh.heartbeat-timeout=3',)
+    quick = ('--mesh.heartbeat-timeout=5',)
 
     # While they compile: the folder is there, and no step yet.
     processes = several(2, folder, *quick)
@@ -151,7 +151,7 @@ def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits
     processes = several(2, folder, *quick)
     wait_for_rows(folder, processes, after=max(steps_of(folder)))
     processes[1].send_signal(signal.SIGSTOP)
-    assert_lost(ends(processes[:1], WITHIN)[0], 1, 'no heartbeat for 3 s')
+    assert_lost(ends(processes[:1], WITHIN)[0], 1, 'no heartbeat for 5 s')
     processes[1].send_signal(signal.SIGCONT)
     assert_lost(ends(processes[1:], WITHIN)[0], 0)
     assert_whole(folder)
