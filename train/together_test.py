@@ -28,3 +28,11 @@ def test_numbers_that_differ_are_refused(monkeypatch):
     check_same('train data of digits', 1437, 'images')
     with pytest.raises(UserError, match='train data of digits: 20 images here, 1,437 for process 0'):
         check_same('train data of digits', 20, 'images')
+
+
+def test_a_run_asks_how_many_images_the_others_have(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(together, 'of_first', lambda value: value - (value == 360))
+    assert tiny('--out', str(tmp_path / 'run')) == 2
+    said = 'error: val data of digits: 360 images here, 359 for process 0: every host needs a copy of the same\n'
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / 'run').exists()
