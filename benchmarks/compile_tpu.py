@@ -77,7 +77,10 @@ def shallow(size: Mapping[str, Any]) -> dict[str, Any]:
             return tuple(value[:2]) if len(value) == size.get('depth') else tuple(map(at_most_two, value))
         return min(value, 2) if isinstance(value, int) else value
 
+    depth = size.get('depth')
     deep = {key for key in size if 'depth' in key or 'num_layers' in key}
+    # one entry for each block
+    deep |= {key for key, value in size.items() if isinstance(value, tuple | list) and len(value) == depth}
     return {
         key: at_most_two(value) if key in deep else shallow(value) if isinstance(value, Mapping) else value
         for key, value in size.items()

@@ -201,6 +201,29 @@ def objectives() -> str:
 
 WEIGHTS = """# Weights of others
 
+## By name
+
+`vit_flax.from_pretrained(name)` returns a network and its variables. The name is a file; a folder with `config.json`,
+as timm and Hugging Face save it; a repository of the Hugging Face hub, `google/vit-base-patch16-224`; or one of timm's
+with its tag, `vit_small_patch16_224.augreg_in1k` ([timm.md](timm.md) has them). The hub needs
+`pip install 'vit-linen[hub]'`: its cache is used, `revision=` pins a commit, `offline=True` asks nobody, and what does
+not have the content that the hub announced is never read. A file without a configuration is told by its names and
+shapes where these suffice; otherwise `model='vit_small_patch16_224'` names the network.
+
+- `image_size=(h, w)` resamples position tables between the true grids, by the convention of the source:
+
+<!-- resampling -->
+- `patch_size=` resizes the patch projection (arXiv:2212.08013), `in_chans=` folds or repeats the first kernel,
+  `num_classes=` draws a new head, or leaves it out if 0, as timm does all three. Other arguments are the network's,
+  `scan=True` or `drop_path_rate=0.1`; `dtype` is that of the computation, `param_dtype` that of the parameters.
+- `vit_flax.preprocessing(name)` is a function from an image, of Pillow or bytes, to the array that the network takes:
+  timm's transform of evaluation.
+
+`python -m train predict NAME photo.jpg` names the classes of photographs, `python -m train finetune --init NAME
+--data.path FOLDER` trains on images in folders, and every recipe takes `--init NAME`.
+
+## State dicts
+
 `vit_flax.from_torch(model, state_dict, source=...)` reads a state dict, `to_torch` writes one, bit for bit in both
 directions; `python -m vit_flax convert IN OUT --model ... --source ...` does the same with files (`.safetensors`,
 `.pth`, `.npz`, `.msgpack`). Whose names a file has is told by `python -m vit_flax inspect FILE`, and by the error where
@@ -230,12 +253,26 @@ NOT_LOADED = {
     ),
     'MAE whose decoder is as wide as its encoder': 'ours has no linear map between them then',
     "a head's bias into CLIP's projection": 'it has none: zero, or an error',
-    'own files of BEiT-3, AIMv2, RADIO and TIPSv2': "their networks load in timm's conversions, `source='timm'`",
+    'SigLIP 2 of NaFlex': 'its patches are a linear map, its positions one table resized for each image',
+    'own files of RADIO': "their networks load in timm's conversions, `source='timm'`",
+    'writing BEiT-3': 'its files hold an expert of texts beside that of images',
 }
 FOLDED = """
 A position of the class token that a network of ours does not have (`no_embed_class=True`) is added to the token, as
 timm does: what is then written has the sum as its token, and a position of zero. All else comes back bit for bit.
 """
+
+
+def resampling() -> str:
+    """How each source moves positions to another grid."""
+    lines = ['  | source | resampling |', '  |---|---|']
+    for source in SOURCES.values():
+        how = source.resampling
+        words = [how.mode, 'with antialiasing' if how.antialias else 'without antialiasing']
+        words += ['corners aligned'] * how.align_corners
+        words += [f'by a factor with {how.offset} added to the length'] * bool(how.offset)
+        lines.append(f'  | `{source.name}` | {", ".join(words)} |')
+    return '\n'.join(lines) + '\n'
 
 
 def weights() -> str:
@@ -260,7 +297,7 @@ def weights() -> str:
             lines.append(f'| {" | ".join(cells)} |')
     lines += ['', '## What does not load, and why', '', '| what | why |', '|---|---|']
     lines += [f'| {what} | {why} |' for what, why in NOT_LOADED.items()]
-    return WEIGHTS + '\n'.join(lines) + '\n' + FOLDED
+    return WEIGHTS.replace('<!-- resampling -->\n', resampling()) + '\n'.join(lines) + '\n' + FOLDED
 
 
 def main() -> None:

@@ -8,14 +8,19 @@ import jax
 import numpy as np
 import pytest
 import torch
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
+from parity_tests.case import first_cases
+from parity_tests.foreign import imported
 from parity_tests.timm_side import timm
-from vit_flax import from_pretrained, preprocessing
+from vit_flax import create_model, from_pretrained, from_torch, preprocessing, to_torch
+from vit_flax.blocks.module import example_inputs
 from vit_flax.blocks.position_tables import PositionTable
 from vit_flax.blocks.positions import Resampling
 from vit_flax.image_transform import Preprocessing, of_processor
-from vit_flax.pretrained import FILES
+from vit_flax.pretrained import FILES, open_checkpoint
+from vit_flax.registry import sized
 from vit_flax.weights.files import FileError, write_arrays
 from vit_flax.weights.fit import fold_channels, resize_kernel
 from vit_flax.weights.sources import SOURCES
@@ -249,3 +254,98 @@ def test_shards_and_single_files(folder, tmp_path):
 def test_what_cannot_be(folder, name, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         from_pretrained(str(folder) if name == 'FOLDER' else name, **options)
+
+
+@pytest.mark.parametrize(('name', 'millions'), [('cct_7_3x1_32', 3.76), ('cct_14_7x2_224', 22.36)])
+def test_files_of_the_authors_of_cct(name, millions, tmp_path):
+    """Names, shapes and numbers of parameters: those of the paper, rounded down."""
+    from vit_torch_ref.models.cct import CCT
+
+    _, size = sized(name)
+    state = CCT(**size).state_dict()
+    assert sum(value.numel() for value in state.values()) // 10_000 == round(100 * millions)
+    draw = np.random.default_rng(0)
+    arrays = {key: draw.standard_normal(value.shape, np.float32) for key, value in state.items()}
+    write_arrays(tmp_path / f'{name}.pth', arrays)
+    model, variables = from_pretrained(tmp_path / f'{name}.pth', model=name)
+    again = to_torch(model, variables, source='vit_pytorch')
+    jax.tree.map(np.testing.assert_array_equal, again, arrays)
+
+
+def test_a_folder_of_hugging_face(tmp_path):
+    """Outputs, positions at another size and the images of transformers itself."""
+    vit = imported('transformers.models.vit.modeling_vit')
+    config = vit.ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=64, patch_size=16,
+        num_labels=5, id2label={i: f'thing {i}' for i in range(5)},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = vit.ViTForImageClassification(config).eval()
+    torch.nn.init.normal_(theirs.vit.embeddings.position_embeddings)
+    theirs.save_pretrained(tmp_path)
+    processors = imported('transformers.models.vit.image_processing_pil_vit')
+    processor = processors.ViTImageProcessorPil(size={'height': 64, 'width': 64}, image_mean=[0.4, 0.5, 0.6])
+    processor.save_pretrained(tmp_path)
+    found = open_checkpoint(tmp_path)
+    assert found.class_names(5) == tuple(config.id2label.values())
+    for size in (None, (96, 48), (48, 32)):
+        model, variables = from_pretrained(tmp_path, image_size=size)
+        x = images(*(size or (64, 64)))
+        with torch.no_grad():
+            expected = theirs(torch.from_numpy(x).permute(0, 3, 1, 2), interpolate_pos_encoding=True).logits
+        np.testing.assert_allclose(model.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8))
+    expected = processor(picture, return_tensors='np')['pixel_values'][0].transpose(1, 2, 0)
+    np.testing.assert_allclose(preprocessing(tmp_path)(picture), expected, rtol=0, atol=0.5 / 255 / 0.5)
+
+
+def test_positions_of_torchvision(tmp_path):
+    """Resampled as its `interpolate_embeddings`, which knows squares alone."""
+    vision = imported('torchvision.models.vision_transformer')
+    torch.manual_seed(0)
+    size = dict(patch_size=16, num_layers=1, num_heads=2, hidden_dim=128, mlp_dim=40, num_classes=5)
+    theirs = vision.VisionTransformer(image_size=64, **size).eval()
+    torch.nn.init.normal_(theirs.heads.head.weight)
+    torch.save(theirs.state_dict(), tmp_path / 'vit.pth')
+    for length in (32, 112):
+        model, variables = from_pretrained(tmp_path / 'vit.pth', image_size=length)
+        larger = vision.VisionTransformer(image_size=length, **size).eval()
+        larger.load_state_dict(vision.interpolate_embeddings(length, 16, theirs.state_dict()))
+        x = images(length, length)
+        np.testing.assert_allclose(model.apply(variables, x), output(larger, x), rtol=1e-4, atol=1e-5)
+
+
+def test_positions_of_google(tmp_path):
+    """Resampled as timm's reader of `.npz` does it."""
+    args = dict(img_size=64, patch_size=16, embed_dim=128, depth=1, num_heads=2, mlp_ratio=0.5, num_classes=5)
+    kind = timm().models.vision_transformer.VisionTransformer
+    model = create_model('vision_transformer', **args)
+    torch.manual_seed(0)
+    state = {name: value.numpy() for name, value in kind(**args).state_dict().items()}
+    variables = from_torch(model, state, source='timm')
+    write_arrays(tmp_path / 'vit.npz', to_torch(model, variables, source='google'))
+    for size in ((32, 96), (112, 80)):
+        model, variables = from_pretrained(tmp_path / 'vit.npz', image_size=size)
+        theirs = kind(**{**args, 'img_size': size}).eval()
+        theirs.load_pretrained(str(tmp_path / 'vit.npz'))
+        x = images(*size)
+        np.testing.assert_allclose(model.apply(variables, x), output(theirs, x), rtol=1e-4, atol=1e-4)
+
+
+READING = [case for case in first_cases() if case.flax_model().input_kernel]
+
+
+@pytest.mark.parametrize('reading', READING, ids=lambda case: case.stem)
+def test_the_kernel_that_reads_the_image(reading):
+    """Of the parameters it alone changes with the number of channels, in its axis of these."""
+    model = reading.flax_model()
+
+    def shapes(model):
+        variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
+        return {path: leaf.shape for path, leaf in flatten_dict(variables['params'], sep='/').items()}
+
+    before, after = shapes(model), shapes(model.clone(in_chans=model.in_chans + 1))
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed == {model.input_kernel}
+    (path,) = changed
+    assert before[path][2] == model.in_chans and len(before[path]) == 4

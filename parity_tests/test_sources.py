@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,9 +19,12 @@ from safetensors.numpy import load_file, save_file
 import vit_flax
 from parity_tests.bridge import relative_error
 from parity_tests.foreign import imported
+from parity_tests.timm_side import Eva as TimmEva
 from parity_tests.timm_side import HybridVisionTransformer as TimmHybrid
 from parity_tests.timm_side import VisionTransformer as TimmVisionTransformer
 from parity_tests.timm_side import timm
+from vit_flax.cli.main import main
+from vit_flax.models.eva import Eva
 from vit_flax.models.vision_transformer import VisionTransformer
 from vit_flax.models.vision_transformer_hybrid import HybridVisionTransformer
 from vit_flax.objectives.mae import MAE
@@ -52,7 +56,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     model = model.double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.from_numpy(0.3 * rng.normal(size=parameter.shape)))
+            parameter.copy_(torch.from_numpy(np.asarray(0.3 * rng.normal(size=parameter.shape))))
     return model
 
 
@@ -129,18 +133,25 @@ PUBLISHED = (
     Published('siglip', 'SiglipVisionModel', 'SiglipVisionConfig', pooled),
     Published('ijepa', 'IJepaForImageClassification', 'IJepaConfig', logits, CLASSES),
     Published('vit', 'ViTModel', 'ViTConfig', pooled),
-    Published('vit', 'ViTModel', 'ViTConfig', pooled, {'qkv_bias': False, 'hidden_act': 'gelu_new'}),
     Published('deit', 'DeiTForImageClassification', 'DeiTConfig', logits, CLASSES),
-    Published('deit', 'DeiTModel', 'DeiTConfig', pooled),
     Published('vit_mae', 'ViTMAEModel', 'ViTMAEConfig', class_token, {'mask_ratio': 0.0}),
-    Published('vit_msn', 'ViTMSNModel', 'ViTMSNConfig', class_token),
     Published('vit_msn', 'ViTMSNForImageClassification', 'ViTMSNConfig', logits, CLASSES, other_names=True),
-    Published('ijepa', 'IJepaModel', 'IJepaConfig', mean),
-    Published('dinov2', 'Dinov2Model', 'Dinov2Config', class_token, {}, MASK),
     Published('dinov2', 'Dinov2Model', 'Dinov2Config', class_token, {'use_swiglu_ffn': True}, MASK),
     Published('clip', 'CLIPVisionModel', 'CLIPVisionConfig', pooled),
+    Published('ijepa', 'IJepaModel', 'IJepaConfig', mean),
+    Published('vit', 'ViTModel', 'ViTConfig', pooled, {'qkv_bias': False, 'hidden_act': 'gelu_new'}),
+    Published('deit', 'DeiTModel', 'DeiTConfig', pooled),
+    Published('vit_msn', 'ViTMSNModel', 'ViTMSNConfig', class_token),
+    Published('dinov2', 'Dinov2Model', 'Dinov2Config', class_token, {}, MASK),
 )
-COMPUTED = 6
+
+
+def some(every: Any, always: int) -> list[Any]:
+    """Parameters, of which those behind the first few run with `--all` alone."""
+    return [
+        pytest.param(one, marks=() if i < always else pytest.mark.exhaustive, id=str(one))
+        for i, one in enumerate(every)
+    ]
 
 
 @cache
@@ -163,7 +174,7 @@ def saved(published: Published, folder: Path) -> tuple[VisionTransformer, dict[s
     return vit_flax.create_model(name, **kwargs), arrays
 
 
-@pytest.mark.parametrize('published', PUBLISHED, ids=str)
+@pytest.mark.parametrize('published', some(PUBLISHED, 13))
 def test_names_on_disk_and_in_memory(published: Published, tmp_path: Path):
     model, arrays = saved(published, tmp_path)
     said: list[str] = []
@@ -185,13 +196,7 @@ def test_names_on_disk_and_in_memory(published: Published, tmp_path: Path):
         assert name.endswith(published.left_out or ('no name',)) or torch.equal(state[name], value), name
 
 
-@pytest.mark.parametrize(
-    'published',
-    [
-        pytest.param(one, marks=() if i < COMPUTED else pytest.mark.exhaustive, id=str(one))
-        for i, one in enumerate(PUBLISHED)
-    ],
-)
+@pytest.mark.parametrize('published', some(PUBLISHED, 6))
 def test_outputs_of_transformers(published: Published, tmp_path: Path):
     model, arrays = saved(published, tmp_path)
     variables = vit_flax.from_torch(model, arrays, source='huggingface')
@@ -215,7 +220,7 @@ def flax_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize('published', [PUBLISHED[0], PUBLISHED[3], PUBLISHED[14]], ids=str)
+@pytest.mark.parametrize('published', [PUBLISHED[0], PUBLISHED[3], PUBLISHED[16]], ids=str)
 def test_msgpack_of_flax_modules(published: Published, tmp_path: Path):
     """FlaxViT, FlaxCLIP's image encoder, FlaxDinov2."""
     model, arrays = saved(published, tmp_path)
@@ -285,6 +290,60 @@ def test_dinov3(gated: bool, registers: int, tmp_path: Path, monkeypatch: pytest
     save_file(written, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
     _, info = type(network).from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float64)
     assert not any(info.values())
+
+
+@pytest.mark.parametrize('kind', ['CLIP', 'Siglip'])
+def test_image_encoder_of_a_whole_model(kind: str, tmp_path: Path):
+    """What is of texts is left out, and said."""
+    package = imported(f'transformers.models.{kind.lower()}')
+    text = {
+        **{key: SMALL[key] for key in ('hidden_size', 'num_hidden_layers', 'num_attention_heads')},
+        'vocab_size': 50,
+    }
+    extra = {'projection_dim': 7} if kind == 'CLIP' else {}
+    config = getattr(package, f'{kind}Config')(
+        vision_config=SMALL, text_config=text | {'intermediate_size': 48}, **extra
+    )
+    network = randomised(getattr(transformers(kind.lower()), f'{kind}Model')(config))
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    name, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(name, **kwargs)
+    said: list[str] = []
+    variables = vit_flax.from_torch(model, arrays, source='huggingface', report=said.append)
+    with torch.no_grad():
+        want = network.get_image_features(nchw()).pooler_output.numpy()
+    assert relative_error(outputs(model, variables), want) <= 1e-9
+    assert len(said) == 1 and 'text_model.* (' in said[0] and 'logit_scale' in said[0]
+
+
+BEITS = {
+    'tables_of_blocks': {'use_relative_position_bias': True, 'use_mask_token': True, **CLASSES},
+    'shared_table': {'use_shared_relative_position_bias': True, 'use_mean_pooling': False},
+    'positions': {'use_absolute_position_embeddings': True},
+}
+
+
+@pytest.mark.parametrize('name', BEITS)
+def test_beit(name: str, tmp_path: Path):
+    kind = 'BeitForImageClassification' if 'id2label' in BEITS[name] else 'BeitModel'
+    config = imported('transformers.models.beit').BeitConfig(**SMALL, **BEITS[name])
+    network = randomised(getattr(transformers('beit'), kind)(config))
+    network.save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / 'model.safetensors')
+    stem, kwargs = SOURCES['huggingface'].configuration(json.loads((tmp_path / 'config.json').read_text()), arrays)
+    model = vit_flax.create_model(stem, **kwargs)
+    variables = vit_flax.from_torch(model, arrays, source='huggingface')
+    same(variables, vit_flax.from_torch(model, network.state_dict(), source='huggingface'))
+    same(variables, vit_flax.from_torch(model, flax_names(arrays), source='huggingface'))
+    with torch.no_grad():
+        want = (logits if 'id2label' in BEITS[name] else pooled)(network, nchw()).numpy()
+    assert relative_error(outputs(model, variables), want) <= 1e-9
+    written = vit_flax.to_torch(model, variables, source='huggingface')
+    same(written, {name: x for name, x in arrays.items() if not name.endswith('mask_token')})
+    # older files hold the index of the tables
+    index = {name.replace('bias_table', 'index'): np.zeros((17, 17)) for name in arrays if 'bias_table' in name}
+    same(variables, vit_flax.from_torch(model, arrays | index, source='huggingface'))
 
 
 def masked_autoencoder() -> tuple[torch.nn.Module, MAE]:
@@ -360,6 +419,8 @@ def test_masked_autoencoder_with_its_decoder(tmp_path: Path):
         *('decoder_embed', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred'),
     }
     assert recognised(authors) == 'mae (pretraining)' and authors['mask_token'].shape == (1, 1, 16)
+    with pytest.raises(ValueError, match='number of attention heads of a width of 32'):  # those of the encoder
+        SOURCES['mae'].configuration(authors)
     same(variables, vit_flax.from_torch(objective, authors, source='mae'))
     # the encoder alone, without the decoder
     said: list[str] = []
@@ -390,6 +451,26 @@ def test_torchvision(representation_size: int | None):
     }
     assert older.keys() != written.keys()
     same(variables, vit_flax.from_torch(model, older, source='torchvision'))
+
+
+def test_compare_names_the_layers_of_another_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    kind = 'torchvision.models.vision_transformer'
+    (tmp_path / 'theirs.py').write_text(
+        f'from parity_tests.foreign import imported\nViT = imported({kind!r}).VisionTransformer'
+    )
+    network = randomised(imported(kind).VisionTransformer(16, 4, 2, 4, 32, 48, num_classes=5))
+    torch.save({'model': prefixed('module.', network.state_dict())}, tmp_path / 'a.pth')
+    theirs = {'image_size': 16, 'num_layers': 2, 'hidden_dim': 32, 'mlp_dim': 48}
+    args = ['--source', 'torchvision', '--torch-class', f'{tmp_path}/theirs.py:ViT', '--model', 'vision_transformer']
+    args += [part for key, value in OURS.items() for part in ('--arg', f'{key}={value}')]
+    args += [part for key, value in theirs.items() for part in ('--torch-arg', f'{key}={value}')]
+    assert main(['compare', str(tmp_path / 'a.pth'), *args]) == 0
+    out, err = capsys.readouterr()
+    assert err == "read 32 arrays below 'model/module.'\n" and 'EQUAL: 17 layers compared' in out
+    assert re.search(r'transformer/block_1/attention +encoder\.layers\.encoder_layer_1\.self_attention ', out)
+    # another activation
+    assert main(['compare', str(tmp_path / 'a.pth'), *args, '--arg', 'act=quick_gelu']) == 1
+    assert 'where torch runs encoder.layers.encoder_layer_0.mlp.1 GELU' in capsys.readouterr().out
 
 
 GOOGLE = {
@@ -463,21 +544,26 @@ def stacked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 AUTHORS = {
+    'aimv2': (
+        'aimv2',
+        {'class_token': False, 'global_pool': 'avg', 'fc_norm': False, 'num_classes': 0, 'norm': 'rms', 'act': 'silu'}
+        | {'embed_norm': True, 'mlp': 'swiglu', 'qkv_bias': False, 'proj_bias': False},
+    ),
     'clip': ('clip', {'pre_norm': True, 'norm_eps': 1e-5, 'act': 'quick_gelu'}),
-    'clip_without_projection': ('clip', {'pre_norm': True, 'norm_eps': 1e-5, 'act': 'quick_gelu', 'num_classes': 0}),
     'dino': ('dino', {'num_classes': 0}),
-    'deit': ('deit', {}),
     'deit_distilled': ('deit', {'distilled': True}),
     'deit_3': ('deit', {'init_values': 1e-6, 'no_embed_class': True}),
-    'mae': ('mae', {'num_classes': 0}),
     'mae_fine_tuned': ('mae', {'global_pool': 'avg'}),
-    'dinov2': ('dinov2', {'init_values': 1e-5, 'num_classes': 0}),
     'dinov2_registers': ('dinov2', {'init_values': 1e-5, 'num_classes': 0, 'reg_tokens': 3, 'no_embed_class': True}),
     'dinov2_gated': ('dinov2', {'init_values': 1e-5, 'num_classes': 0, 'mlp': 'swiglu_packed', 'act': 'silu'}),
+    'clip_without_projection': ('clip', {'pre_norm': True, 'norm_eps': 1e-5, 'act': 'quick_gelu', 'num_classes': 0}),
+    'deit': ('deit', {}),
+    'mae': ('mae', {'num_classes': 0}),
+    'dinov2': ('dinov2', {'init_values': 1e-5, 'num_classes': 0}),
 }
 
 
-@pytest.mark.parametrize('name', AUTHORS)
+@pytest.mark.parametrize('name', some(AUTHORS, 8))
 def test_authors_names_as_timm_reads_them(name: str):
     """timm's filter of checkpoints is the oracle."""
     source, extra = AUTHORS[name]
@@ -498,6 +584,49 @@ def test_authors_names_as_timm_reads_them(name: str):
     )
 
 
+@pytest.mark.parametrize('gated, bias', [(False, True), (True, False)])
+def test_dinov3_of_its_authors_as_timm_reads_it(gated: bool, bias: bool):
+    args = dict(
+        **{key: OURS[key] for key in ('img_size', 'patch_size', 'embed_dim', 'depth')},
+        **dict(num_classes=0, num_heads=2, init_values=0.1, num_reg_tokens=3, use_abs_pos_emb=False),
+        **dict(use_rot_pos_emb=True, rope_type='dinov3', rope_rotate_half=True, rope_temperature=100.0),
+        **dict(use_fc_norm=False, swiglu_mlp=gated, swiglu_align_to=8 if gated else 0, qkv_bias=bias),
+    )
+    model = Eva(**args)
+    variables = random_variables(model)
+    written = vit_flax.to_torch(model, variables, source='dinov3')
+    assert recognised(written) == 'dinov3 (DINOv3)'
+    np.testing.assert_array_equal(written['blocks.1.attn.qkv.bias_mask'], np.repeat([1, 0, 1], 32))
+    assert not written['blocks.1.attn.qkv.bias'][32:64].any() and written['mask_token'].shape == (1, 32)
+    np.testing.assert_allclose(written['rope_embed.periods'], 100 ** (2 * np.arange(4) / 8))
+    same(variables, vit_flax.from_torch(model, written, source='dinov3'))
+    network = TimmEva(**args).double()
+    timm()
+    filtered = imported('timm.models.eva').checkpoint_filter_fn(tensors(written), network)
+    same({key: x.numpy() for key, x in filtered.items()}, vit_flax.to_torch(model, variables, source='timm'))
+    if not bias:  # which are left out because they are zero
+        written['blocks.0.attn.qkv.bias'][3] = 1
+        with pytest.raises(ValueError, match=r'unexpected: blocks\.0\.attn\.qkv\.bias'):
+            vit_flax.from_torch(model, written, source='dinov3')
+
+
+def test_beit_3_as_timm_reads_it():
+    """With what its expert of texts has beside it."""
+    args = {**OURS, 'global_pool': 'avg', 'scale_attn_norm': True, 'scale_mlp_norm': True}
+    model = VisionTransformer(**args)
+    family = SOURCES['beit3'].families[0]
+    variables = random_variables(model)
+    arrays = family.write(model, vit_flax.to_torch(model, variables, source='timm'))
+    arrays |= {name.replace('.A.', '.B.'): np.ones(1) for name in arrays if '.A.' in name}
+    arrays |= {'beit3.text_embed.weight': np.ones((3, 32)), 'beit3.vision_embed.mask_token': np.ones((1, 1, 32))}
+    assert recognised(arrays) == 'beit3 (BEiT-3)' and 'beit3.encoder.layers.1.ffn.A.ffn_layernorm.bias' in arrays
+    same(variables, vit_flax.from_torch(model, arrays, source='beit3'))
+    filtered = timm_filter()(tensors(arrays), TimmVisionTransformer(**args).double())
+    same({key: x.numpy() for key, x in filtered.items()}, vit_flax.to_torch(model, variables, source='timm'))
+    with pytest.raises(ValueError, match="source='beit3' has names for VisionTransformer, but is read alone"):
+        vit_flax.to_torch(model, variables, source='beit3')
+
+
 def timm_reader() -> Callable[..., Any]:
     timm()
     return imported('timm.models.vision_transformer')._load_weights
@@ -508,7 +637,7 @@ def timm_filter() -> Callable[..., Any]:
     return imported('timm.models.vision_transformer').checkpoint_filter_fn
 
 
-@pytest.mark.parametrize('name', ['clip', 'deit_distilled', 'dinov2', 'dinov2_gated', 'mae_fine_tuned'])
+@pytest.mark.parametrize('name', some(['clip', 'dinov2_gated', 'deit_distilled', 'dinov2', 'mae_fine_tuned'], 2))
 def test_arguments_from_shapes(name: str):
     source, extra = AUTHORS[name]
     args = {**OURS, **extra, 'embed_dim': 64, 'num_heads': 1}
@@ -608,11 +737,31 @@ def test_strict_in_the_words_of_the_file():
         vit_flax.from_torch(PLAIN, arrays, source='huggingface')
 
 
+def test_two_spellings_in_one_file():
+    flax = flax_names(vit_flax.to_torch(PLAIN, plain_variables(), source='huggingface'))
+    flax['vit/layernorm/embedding'] = np.ones(32)
+    with pytest.raises(ValueError, match=r'holds vit\.layernorm\.weight twice, in two spellings'):
+        vit_flax.from_torch(PLAIN, flax, source='huggingface')
+    google = vit_flax.to_torch(PLAIN, plain_variables(), source='google')
+    with pytest.raises(ValueError, match=r'holds Transformer/encoderblock_0/\S+ twice, in two spellings'):
+        vit_flax.from_torch(PLAIN, google | stacked(google), source='google')
+    many = google | {'Transformer/encoderblock/LayerNorm_9/bias': np.zeros((10**9, 0))}
+    with pytest.raises(ValueError, match='unexpected: Transformer/encoderblock/LayerNorm_9/bias'):
+        vit_flax.from_torch(PLAIN, many, source='google')
+
+
 def test_two_releases_in_one_file():
     arrays = vit_flax.to_torch(PLAIN, plain_variables(), source='huggingface')
     arrays['vit.layers.0.layernorm_before.bias'] = np.ones(32)
     with pytest.raises(ValueError, match=r'encoder\.layer\.0\.layernorm_before\.bias twice, under names of several'):
         vit_flax.from_torch(PLAIN, arrays, source='huggingface')
+
+
+def test_recognising_takes_no_time_on_long_names():
+    names = ['a/' * 400 + str(i) for i in range(1000)]
+    start = time.perf_counter()
+    assert recognised(names) == ''
+    assert time.perf_counter() - start < 2  # a tenth of it, where nothing else runs
 
 
 REFUSED = {
@@ -721,6 +870,15 @@ def test_configurations_that_are_not_ours():
         configuration({'model_type': 'bert'})
     with pytest.raises(ValueError, match=r"hidden_act='relu' is none of gelu"):
         configuration({'model_type': 'vit', 'hidden_act': 'relu'})
+    with pytest.raises(ValueError, match=r"model_type=\['vit'\] is none of"):
+        configuration({'model_type': ['vit']})
+    with pytest.raises(ValueError, match='the configuration does not tell the arguments: unsupported operand'):
+        configuration({'model_type': 'vit', 'hidden_size': 'a'})
+    with pytest.raises(ValueError, match='biases of keys, of queries or values alone'):
+        configuration({'model_type': 'dinov3_vit', 'key_bias': True})
+    with pytest.raises(ValueError, match="hidden_act='silu' should be 'gelu', which is built in"):
+        configuration({'model_type': 'beit', 'hidden_act': 'silu'})
+    assert configuration({'model_type': 'vit', 'patch_size': [4, 8]})[1]['patch_size'] == (4, 8)
     whole = {'model_type': 'siglip', 'vision_config': {'model_type': 'siglip_vision_model', 'num_attention_heads': 6}}
     assert configuration(whole)[1]['global_pool'] == 'map' and configuration(whole)[1]['num_heads'] == 6
     clip = {'model_type': 'clip', 'vision_config': {}, 'projection_dim': 9, 'architectures': ['CLIPModel']}
@@ -728,3 +886,7 @@ def test_configurations_that_are_not_ours():
     narrow = vit_flax.to_torch(PLAIN, plain_variables(), source='torchvision')
     with pytest.raises(ValueError, match='number of attention heads of a width of 32: give num_heads'):
         SOURCES['torchvision'].configuration(narrow)
+    with pytest.raises(ValueError, match=r'do not tell the sizes: conv_proj\.weight has shape \(3,\), not 4 axes'):
+        SOURCES['torchvision'].configuration(narrow | {'conv_proj.weight': np.ones(3)})
+    with pytest.raises(ValueError, match=r"shapes do not tell the arguments of VisionTransformer: 'encoder\.pos_emb"):
+        SOURCES['torchvision'].configuration({key: x for key, x in narrow.items() if 'pos_emb' not in key})

@@ -123,6 +123,25 @@ def HybridVisionTransformer(
     return VisionTransformer(embed_layer=embed, patch_size=patch_size, in_chans=in_chans, **kwargs)
 
 
+def PoolingVisionTransformer(*, distilled: bool = False, **kwargs: Any) -> torch.nn.Module:
+    model = timm().models.pit.PoolingVisionTransformer(distilled=distilled, **kwargs)
+    if distilled:
+        model.set_distilled_training()
+    return model
+
+
+def Levit(*, distilled: bool = False, **kwargs: Any) -> torch.nn.Module:
+    models = timm().models.levit
+    model = (models.LevitDistilled if distilled else models.Levit)(**kwargs)
+    if distilled:
+        model.set_distilled_training()
+    return model
+
+
+def Cait(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
+    return timm().models.cait.Cait(norm_layer=normed('layer', norm_eps), **kwargs)
+
+
 @in_doubles
 def Xcit(*, norm_eps: float = 1e-6, **kwargs: Any) -> torch.nn.Module:
     return timm().models.xcit.Xcit(norm_layer=normed('layer', norm_eps), **kwargs)

@@ -19,7 +19,10 @@ from parity_tests.timm_side import VERSION, timm
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.module import example_inputs
 from vit_flax.models.beit import Beit
+from vit_flax.models.cait_published import Cait
 from vit_flax.models.eva import Eva
+from vit_flax.models.levit_published import Levit
+from vit_flax.models.pit_published import PoolingVisionTransformer
 from vit_flax.models.qwen3_vit import Qwen3VitClassifier
 from vit_flax.models.qwen3_vit_encoder import Qwen3VitEncoder
 from vit_flax.models.vision_transformer import VisionTransformer
@@ -61,14 +64,23 @@ CLASSES = {
     Qwen3VitClassifier: ('qwen3_vit.Qwen3VitClassifier',),
     Qwen3VitEncoder: ('qwen3_vit.Qwen3VitEncoder',),
     Xcit: ('xcit.Xcit',),
+    Cait: ('cait.Cait',),
+    Levit: ('levit.Levit', 'levit.LevitDistilled'),
+    PoolingVisionTransformer: ('pit.PoolingVisionTransformer',),
 }
-# Further modules of timm with plain ViTs, which count among those of docs/timm.md.
-OTHERS = (
-    'eva', 'beit', 'vision_transformer_relpos', 'vision_transformer_sam', 'naflexvit', 'qwen3_vit', 'deepseek_vit',
-    'gemma4_vit',
-)  # fmt: skip
+# Further modules of timm with plain ViTs, which count among those of docs/timm.md, and why none of one is built.
+OTHERS = {
+    'eva': '',
+    'beit': '',
+    'qwen3_vit': '',
+    'vision_transformer_relpos': 'relative positions by a small network, one for each block or for all',
+    'vision_transformer_sam': 'attention in windows, with relative positions of each axis',
+    'naflexvit': 'images of several sizes packed into one batch',
+    'deepseek_vit': 'the encoder of a language model, with patches that are unfolded for its projection',
+    'gemma4_vit': 'the encoder of a language model, with norms before and behind each branch and pooled patches',
+}
 # And of other families, whose networks are built as published.
-FAMILIES = ('xcit',)
+FAMILIES = 'cait', 'levit', 'pit', 'xcit'
 BUILT_MODULES = {path.partition('.')[0] for paths in CLASSES.values() for path in paths}
 
 
@@ -102,7 +114,7 @@ def constructed(name: str) -> tuple[type[Backbone], dict[str, Any]]:
     finally:
         for module, attribute, original in before:
             setattr(module, attribute, original)
-    raise ValueError(f'of class {type(other).__name__}' if other else f'a network of another kind, {module_of(name)}')
+    raise ValueError(f'of class {type(other).__name__}' if other else OTHERS[module_of(name)])
 
 
 def ours(name: str) -> tuple[type[Backbone], dict[str, Any]]:

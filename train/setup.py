@@ -33,6 +33,7 @@ from train.sharding import (
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step, sound
 from vit_flax.blocks.backbone import Backbone
+from vit_flax.wrappers.recorder import Recorder
 
 # Left alone, XLA computes a product with a matrix that has to be gathered piece by piece, as the pieces come, and sums
 # them in memory: of ViT-B/16 on eight v5e chips a step then reads and writes 181 GB on each, gathered at once 94 GB, in
@@ -149,17 +150,25 @@ def set_up(config: Config, devices: Sequence[jax.Device] | None = None) -> Setup
         features=jax.jit(
             traced_for(mesh, _features(objective, model, scale, shape), config.batch_size), out_shardings=whole
         ),
-        fallbacks=[*fallbacks(params, mesh, config.mesh), *_gathered_heads(model, mesh)],
+        fallbacks=[*fallbacks(params, mesh, config.mesh), *gathered_heads(model, mesh, shape)],
         gather=partial(onto_this_host, mesh=mesh, config=config.mesh),
     )
 
 
-def _gathered_heads(model: Backbone, mesh: jax.sharding.Mesh) -> list[str]:
+def gathered_heads(model: Backbone, mesh: jax.sharding.Mesh, shape: tuple[int, ...]) -> list[str]:
     """A line if attention cannot be split by its heads as `mesh.tensor` asks."""
-    heads, tensor = getattr(model, 'heads', getattr(model, 'num_heads', 1)), mesh.shape['tensor']
-    if all(number % tensor == 0 for number in np.ravel(heads)):
+    tensor = mesh.shape['tensor']
+    if tensor == 1:
         return []
-    return [f'model.heads={heads}: mesh.tensor={tensor} does not divide them: they are gathered in every layer']
+    images = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    _, maps = jax.eval_shape(Recorder(model).apply, variables, images)
+    # whatever is in front, the heads stand before queries and keys
+    heads = sorted({leaf.shape[-3] for leaf in jax.tree.leaves(maps)})
+    if all(number % tensor == 0 for number in heads):
+        return []
+    listed = ' and '.join(map(str, heads))
+    return [f'attention of {listed} heads: mesh.tensor={tensor} does not divide them: gathered in every layer']
 
 
 def _spread(array: np.ndarray, sharding: NamedSharding) -> Array | jax.ShapeDtypeStruct:

@@ -18,7 +18,7 @@ from train.data.stream import place, train_batches
 from train.errors import UserError
 from train.optim import paths
 from train.recipes.digits import CONFIG
-from train.setup import set_up
+from train.setup import gathered_heads, set_up
 from train.sharding import (
     abstract,
     evaluation_mesh,
@@ -29,6 +29,7 @@ from train.sharding import (
     onto_this_host,
     parameter_sharding,
 )
+from vit_flax import create_model
 from vit_flax.blocks.backend import compiling_for
 
 TINY = dataclasses.replace(
@@ -163,7 +164,12 @@ def test_a_mesh_that_does_not_fit_is_one_clear_error(mesh, words):
 
 def test_heads_that_cannot_be_split_are_named():
     found = set_up(dataclasses.replace(TINY, mesh=Mesh(tensor=4))).fallbacks
-    assert found == ['model.heads=2: mesh.tensor=4 does not divide them: they are gathered in every layer']
+    assert found == ['attention of 2 heads: mesh.tensor=4 does not divide them: gathered in every layer']
+    # of stages, under names of their own
+    args = {f's{i}_{key}': value for i in (1, 2, 3) for key, value in dict(emb_dim=8, heads=i, depth=1).items()}
+    model = create_model('cvt', num_classes=3, channels=1, **args)
+    (line,) = gathered_heads(model, make_mesh(Mesh(tensor=4)), (16, 16, 1))
+    assert line == 'attention of 1 and 2 and 3 heads: mesh.tensor=4 does not divide them: gathered in every layer'
     assert not set_up(dataclasses.replace(TINY, mesh=Mesh(tensor=2))).fallbacks
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from vit_flax import hub
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.checks import check_choice
+from vit_flax.blocks.module import example_inputs
 from vit_flax.image_transform import Preprocessing, of_pretrained_cfg, of_processor
 from vit_flax.printing import shown
 from vit_flax.registry import create_model, list_models, sized, stems
@@ -77,7 +78,8 @@ class Checkpoint:
             tags = timm.published().get(self.model, {}).get('tags', {})
             hint = f': name the weights too, such as model={self.model}.{next(iter(tags))}' if tags else ''
             raise ValueError(f'{self.name}: no configuration says how its images are prepared{hint}')
-        height, width = create_model(self.model, **self.args).grid.lengths
+        (images,) = example_inputs(create_model(self.model, **self.args))
+        _, height, width, _ = images.shape
         return Preprocessing((height, width), **self.images)
 
     def class_names(self, count: int) -> tuple[str, ...]:

@@ -27,6 +27,10 @@ CASES = [
         },
         inputs=image(2, 32, 48, 3),
         parameters=22_934,
+        unused=(
+            'cls_token',
+            'cls_transformer/block_./(attention|feedforward|feedforward_norm|feedforward_scale)(/.*)?',
+        ),
     ),
     Case(
         name='every_token_without_positions',

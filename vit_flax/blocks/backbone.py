@@ -21,14 +21,12 @@ class Backbone(Module, kw_only=True):
       can_drop_tokens: whether `encode` takes any subset of the tokens.
       pools_without_classes: whether `num_classes=0` returns the pooled features, and not the encoded tokens.
       taps_latent: whether the pooled features are one vector, tapped as `to_latent`.
-      input_kernel: path in `params` of the kernel `[h w c d]` that reads the image; empty where it has another layout.
     """
 
     can_embed_patches: ClassVar[bool] = False
     can_drop_tokens: ClassVar[bool] = False
     pools_without_classes: ClassVar[bool] = False
     taps_latent: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = ''
 
     @classmethod
     def takes(cls, argument: str) -> bool:
@@ -44,6 +42,11 @@ class Backbone(Module, kw_only=True):
     def head(self) -> tuple[str, ...]:
         """Paths of the modules and parameters whose shapes depend on the number of classes."""
         return ('mlp_head',)
+
+    @property
+    def input_kernel(self) -> str:
+        """Path in `params` of the kernel `[h w c d]` that reads the image; empty where it has another layout."""
+        return ''
 
     @property
     def layout(self) -> str:

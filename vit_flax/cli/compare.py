@@ -16,8 +16,10 @@ vit-pytorch's a file of rows:
 import argparse
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +122,12 @@ class _Sides:
 
         from vit_flax.cli import torch_side
         from vit_flax.cli.arguments import OURS, literal, split_arguments
-        from vit_flax.cli.convert import are_flax_paths, to_torch_names
+        from vit_flax.cli.convert import are_flax_paths, say, to_torch_names
         from vit_flax.weights import from_torch
+        from vit_flax.weights.convert import flat
         from vit_flax.weights.files import read_arrays
+        from vit_flax.weights.source import prefix_of
+        from vit_flax.weights.sources import OWN, SOURCES
         from vit_flax.weights.table import build_table
 
         _need_torch()
@@ -141,6 +146,10 @@ class _Sides:
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         only_in_file = {name for name in arrays if name not in expected and rows.ignored(name)}
         arrays = {name: array for name, array in arrays.items() if name not in only_in_file}
+        arrays = flat(arrays, say)
+        if prefix := prefix_of(arrays, expected):
+            say(f'read {sum(name.startswith(prefix) for name in arrays)} arrays below {shown(repr(prefix))}')
+            arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         translated = rows.translate([*expected, *only_in_file])
         if are_flax_paths(args.checkpoint, arrays, args.source):
             upstream = to_torch_names(chosen.build(), arrays, args.source)
@@ -157,7 +166,14 @@ class _Sides:
         with as_user_error('Flax' + (' (after --rows)' if args.rows else '')):
             self.variables = from_torch(self.flax, state_dict, source=args.source)
             self.modules = build_table(self.flax, self.flax.example_input()).modules
-        self.own_names = module_names(translated, [name for name, _ in model.named_modules()], rows)
+        modules = [name for name, _ in model.named_modules()]
+        source = SOURCES[args.source.partition('/')[0]]
+        if source.name in OWN:
+            self.own_names = module_names(translated, modules, rows)
+        else:
+            ours = source.array_names(self.flax, translated.values())
+            holders = {own: ours[target] for own, target in translated.items() if target in ours}
+            self.own_names = owners(holders, modules)
         self.with_parameters = torch_side.parameter_owners(model)
         self.images = read_images(args.images, self.flax.example_input().shape).astype(dtype)
 
@@ -217,6 +233,25 @@ def module_names(translated: Mapping[str, str], modules: Sequence[str], rows: 'R
         if owner and leaf == target_leaf:
             names[owner] = target_owner
     return names
+
+
+def owners(holders: Mapping[str, str], modules: Sequence[str]) -> dict[str, str]:
+    """The torch model's modules in our names: what the arrays below them have in common.
+
+    Args:
+      holders: names of arrays there to ours, where several there may be parts of one here.
+      modules: their names.
+    """
+    number = Counter(holders.values())
+    found = {}
+    for module in filter(None, modules):
+        below = [ours for own, ours in holders.items() if own.startswith(f'{module}.')]
+        held = [ours.split('.')[:-1] for ours in below]
+        together = [parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, zip(*held, strict=False))]
+        # one part of an array is less than what has the whole
+        if together and len(below) == sum(number[ours] for ours in {*below}):
+            found[module] = '.'.join(together)
+    return found
 
 
 def read_images(text: str, shape: tuple[int, ...]) -> 'np.ndarray':

@@ -3,7 +3,7 @@
 The direction follows from what IN holds: names of torch (transformer.layers.0.0.to_qkv.weight) or paths of Flax
 (params/transformer/block_0/attention/to_qkv/kernel). With --source they are those of timm, Hugging Face, Google and
 others, instead of torch's. The suffix of OUT says what is written: .pth, .pt, .bin (only torch's names), .safetensors,
-.npz, or without suffix an orbax directory (only Flax's).
+.npz, .msgpack, or without suffix an orbax directory (only Flax's).
 
   python -m vit_flax convert vit.pth vit.npz --model vit --preset vit_pytorch_base_patch16_224 --arg num_classes=10
 

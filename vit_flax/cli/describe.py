@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     write('\narguments\n')
     write(arguments_table(options(info), preset))
 
-    model = info.build(**{**info.paper_size, **preset})
+    of_preset = args.name != stem
+    shown = preset if of_preset else info.paper_size
+    model = info.build(**shown)
     examples = example_inputs(model)
     shapes = ', '.join(_shape(leaf.shape) for leaf in jax.tree.leaves(examples))
     write(f'\ninput\n  {info.takes}: {shapes} at the size below\n')
@@ -49,9 +51,8 @@ def run(args: argparse.Namespace) -> int:
     leaves = jax.tree.leaves(output)
     write(f'output\n  {first_sentence(info.build)}\n  {", ".join(_shape(leaf.shape) for leaf in leaves)}\n')
 
-    of_preset = args.name != stem
     write(f'\nsize{"" if of_preset else " that the paper leads with"}: {parameters:,} parameters\n')
-    write(f'  {sizes({**info.paper_size, **preset}) or "all arguments as above"}\n')
+    write(f'  {sizes(shown) or "all arguments as above"}\n')
     write(weights_of(args.name))
     if len(info.presets) > MANY and not of_preset:
         write(f"\npresets\n  {len(info.presets)}: `models '*{next(iter(info.presets))[:4]}*'` lists those of a kind\n")

@@ -1,8 +1,8 @@
 """What a file of weights holds: names, shapes, dtypes, whose names they are, and which models they fit
 
-FILE is .pth, .pt or .bin of PyTorch, .safetensors, .npz, or an orbax directory. Only shapes are read where the format
-can. Names that differ in a number alone are shown once: layers.{0..11}.0.to_qkv.weight. The models at the end are a
-hint, found by names alone; nothing is done with it.
+FILE is .pth, .pt or .bin of PyTorch, .safetensors, .npz, .msgpack of flax, or an orbax directory. Only shapes are read
+where the format can. Names that differ in a number alone are shown once: layers.{0..11}.0.to_qkv.weight. The models at
+the end are a hint, found by names alone; nothing is done with it.
 """
 
 import argparse

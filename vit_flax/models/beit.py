@@ -195,6 +195,6 @@ CARD = ModelCard(
     title='BEiT: BERT Pre-Training of Image Transformers',
     arxiv='2106.08254',
     takes='image [b h w c]',
-    paper_size=dict(use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1),
+    paper_size={},
     presets=sizes('beit'),
 )

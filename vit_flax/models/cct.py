@@ -460,6 +460,32 @@ def cct_16(**kwargs: Any) -> CCT:
     return CCT(**{**PRESETS['cct_16'], **kwargs})
 
 
+def checkpoint(layers: int, kernel: int, convolutions: int, image_size: int, positions: str, classes: int) -> dict:
+    """Arguments of a network that the authors have published weights of, such as CCT-7/3x1."""
+    return PRESETS[f'cct_{layers}'] | dict(
+        img_size=image_size,
+        kernel_size=kernel,
+        n_conv_layers=convolutions,
+        stride=max(1, kernel // 2 - 1),
+        padding=kernel // 2,
+        positional_embedding=positions,
+        num_classes=classes,
+    )
+
+
+# The eight files of github.com/SHI-Labs/Compact-Transformers, by their names; vit-pytorch has the same.
+CHECKPOINTS = {
+    'cct_7_3x1_32': checkpoint(7, 3, 1, 32, 'learnable', 10),
+    'cct_7_3x1_32_sine': checkpoint(7, 3, 1, 32, 'sine', 10),
+    'cct_7_3x1_32_c100': checkpoint(7, 3, 1, 32, 'learnable', 100),
+    'cct_7_3x1_32_sine_c100': checkpoint(7, 3, 1, 32, 'sine', 100),
+    'cct_7_7x2_224_sine': checkpoint(7, 7, 2, 224, 'sine', 102),
+    'cct_14_7x2_224': checkpoint(14, 7, 2, 224, 'learnable', 1000),
+    'cct_14_7x2_384': checkpoint(14, 7, 2, 384, 'learnable', 1000),
+    'cct_14_7x2_384_fl': checkpoint(14, 7, 2, 384, 'learnable', 102),
+}
+
+
 CARD = ModelCard(
     CCT,
     title='Escaping the Big Data Paradigm with Compact Transformers',
@@ -480,5 +506,5 @@ CARD = ModelCard(
         attention_dropout=0.0,
         stochastic_depth_rate=0.0,
     ),
-    presets=PRESETS,
+    presets={**PRESETS, **CHECKPOINTS},
 )

@@ -497,9 +497,6 @@ CARD = ModelCard(
     title='EVA-02: A Visual Representation for Neon Genesis',
     arxiv='2303.11331',
     takes='image [b h w c]',
-    paper_size=dict(
-        img_size=224, patch_size=14, mlp_ratio=4 * 2 / 3, qkv_fused=False, swiglu_mlp=True, scale_mlp=True,
-        use_rot_pos_emb=True, ref_feat_shape=16,
-    ),
+    paper_size={},
     presets=sizes('eva'),
-)  # fmt: skip
+)

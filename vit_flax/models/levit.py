@@ -295,10 +295,10 @@ CARD = ModelCard(
     takes='image [b h w c]',
     paper_size=published_size((256, 384, 512), (4, 6, 8), (4, 4, 4), 32),
     presets={
-        'levit_128s': published_size((128, 256, 384), (4, 6, 8), (2, 3, 4), 16),
-        'levit_128': published_size((128, 256, 384), (4, 8, 12), (4, 4, 4), 16),
-        'levit_192': published_size((192, 288, 384), (3, 5, 6), (4, 4, 4), 32),
-        'levit_256': published_size((256, 384, 512), (4, 6, 8), (4, 4, 4), 32),
-        'levit_384': published_size((384, 512, 768), (6, 9, 12), (4, 4, 4), 32),
+        'vit_pytorch_levit_128s': published_size((128, 256, 384), (4, 6, 8), (2, 3, 4), 16),
+        'vit_pytorch_levit_128': published_size((128, 256, 384), (4, 8, 12), (4, 4, 4), 16),
+        'vit_pytorch_levit_192': published_size((192, 288, 384), (3, 5, 6), (4, 4, 4), 32),
+        'vit_pytorch_levit_256': published_size((256, 384, 512), (4, 6, 8), (4, 4, 4), 32),
+        'vit_pytorch_levit_384': published_size((384, 512, 768), (6, 9, 12), (4, 4, 4), 32),
     },
 )

@@ -101,6 +101,7 @@ class Attention(Module):
       norms_heads: normalise queries and keys of each head.
       norms_output: normalise the heads' outputs together.
       scale: of the scores; None is the head width to the power -1/2.
+      linear: constructor of the linear maps.
     """
 
     heads: int
@@ -112,11 +113,12 @@ class Attention(Module):
     scale: float | None
     map_dropout: float
     dropout: float
+    linear: Callable[..., nn.Module] = Linear
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         dim = x.shape[-1]
-        qkv = Linear(3 * dim, use_bias=self.qkv_bias, **self.precision, name='to_qkv')(x)
+        qkv = self.linear(3 * dim, use_bias=self.qkv_bias, **self.precision, name='to_qkv')(x)
         q, k, v = split_qkv(qkv, self.heads)
         if self.norms_heads:
             q, k = self.norm(name='q_norm')(q), self.norm(name='k_norm')(k)
@@ -124,7 +126,7 @@ class Attention(Module):
         x = merge_heads(attend(self, q, k, v, scale=scale, dropout=self.map_dropout, train=train))
         if self.norms_output:
             x = self.norm(name='norm')(x)
-        x = Linear(dim, use_bias=self.proj_bias, **self.precision, name='to_out')(x)
+        x = self.linear(dim, use_bias=self.proj_bias, **self.precision, name='to_out')(x)
         return nn.Dropout(self.dropout, name='output_dropout')(x, deterministic=not train)
 
     torch_names = {'to_qkv': 'qkv', 'to_out': 'proj'}
@@ -137,7 +139,8 @@ class Mlp(Module):
       kind: 'mlp'; or gated (arXiv:2002.05202), with a second linear map that multiplies the activation: 'swiglu' has
         it apart, 'swiglu_packed' behind the gate in one map of `hidden_dim` together, 'glu' before the gate.
       norm: constructor of a norm before the second Linear.
-      gate, contract: constructors of the gate that stands apart, and of the second Linear.
+      linear, gate, contract: constructors of the linear maps, of the gate that stands apart, and of the last map, if it
+        is another one.
     """
 
     hidden_dim: int
@@ -147,13 +150,14 @@ class Mlp(Module):
     dropout: float
     norm: Callable[..., nn.Module] | None
     gate: Callable[..., nn.Module] = partial(Linear, **GATE)
-    contract: Callable[..., nn.Module] = Linear
+    linear: Callable[..., nn.Module] = Linear
+    contract: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         dim, act = x.shape[-1], ACTIVATIONS[self.act]
         settings = dict(use_bias=self.use_bias, **self.precision)
-        linear = partial(Linear, **settings)
+        linear = partial(self.linear, **settings)
         if self.kind == 'mlp':
             x = act(linear(self.hidden_dim, name='expand')(x))
         elif self.kind == 'swiglu':
@@ -165,7 +169,7 @@ class Mlp(Module):
         x = nn.Dropout(self.dropout, name='hidden_dropout')(x, deterministic=not train)
         if self.norm is not None:
             x = self.norm(name='norm')(x)
-        x = self.contract(dim, **settings, name='contract')(x)
+        x = (self.contract or self.linear)(dim, **settings, name='contract')(x)
         return nn.Dropout(self.dropout, name='output_dropout')(x, deterministic=not train)
 
     torch_names = {'expand': 'fc1', 'gate': 'fc1_g', 'value': 'fc1_x', 'contract': 'fc2'}
@@ -310,7 +314,10 @@ class PlainViT(Backbone, kw_only=True):
     can_embed_patches: ClassVar[bool] = True
     can_drop_tokens: ClassVar[bool] = True
     pools_without_classes: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = 'patch_embed/kernel'
+
+    @property
+    def input_kernel(self) -> str:
+        return 'patch_embed/kernel'
 
     def setup(self) -> None:
         self._check()

@@ -187,6 +187,10 @@ class HybridVisionTransformer(VisionTransformer, kw_only=True):
     can_embed_patches = False
     can_drop_tokens = False
 
+    @property
+    def input_kernel(self) -> str:
+        return 'patch_embed/backbone/' + ('stem/conv/kernel' if self.layers else 'conv/kernel')
+
     def _check(self) -> None:
         super()._check()
         if len(self.layers) > len(self.widths):

@@ -19,7 +19,7 @@ from flax import linen as nn
 from jax import Array
 from jax.nn.initializers import constant, ones
 
-from vit_flax.blocks.attention import attend, merge_heads, split_heads
+from vit_flax.blocks.attention import attend
 from vit_flax.blocks.backbone import Backbone
 from vit_flax.blocks.grids import Grid, TokenGrid, image_grid
 from vit_flax.blocks.module import Module
@@ -29,6 +29,7 @@ from vit_flax.blocks.torch_like import BatchNorm, Conv, Dense, LayerNorm, gelu
 from vit_flax.blocks.transformer import Remat, Transformer
 from vit_flax.blocks.weight_ops import POINTWISE, UnitAxes
 from vit_flax.card import ModelCard
+from vit_flax.models.cait_published import ClassAttention
 from vit_flax.models.vision_transformer import STANDARD, Linear, Mlp
 from vit_flax.weights.timm import sizes
 
@@ -160,28 +161,6 @@ class XCABlock(Module):
     }
 
 
-class ClassAttention(Module):
-    """The first token attends to all, `[b n d] -> [b 1 d]` (arXiv:2103.17239)."""
-
-    heads: int
-    qkv_bias: bool
-    map_dropout: float
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        dim = x.shape[-1]
-        linear = partial(Linear, dim, use_bias=self.qkv_bias, **self.precision)
-        q = linear(name='to_q')(x[:, :1])
-        q, k, v = (split_heads(t, self.heads) for t in (q, linear(name='to_k')(x), linear(name='to_v')(x)))
-        scale = (dim // self.heads) ** -0.5
-        x = merge_heads(attend(self, q, k, v, scale=scale, dropout=self.map_dropout, train=train))
-        x = Linear(dim, **self.precision, name='to_out')(x)
-        return nn.Dropout(self.dropout, name='output_dropout')(x, deterministic=not train)
-
-    torch_names = {'to_q': 'q', 'to_k': 'k', 'to_v': 'v', 'to_out': 'proj'}
-
-
 class ClassBlock(Module):
     """Class attention and a feed-forward network for the class token, `[b 1+n d] -> [b 1+n d]`.
 
@@ -283,7 +262,10 @@ class Xcit(Backbone, kw_only=True):
     remat: Remat = False
 
     pools_without_classes: ClassVar[bool] = True
-    input_kernel: ClassVar[str] = 'patch_embed/conv_0/kernel'
+
+    @property
+    def input_kernel(self) -> str:
+        return 'patch_embed/conv_0/kernel'
 
     def setup(self) -> None:
         if self.embed_dim % self.num_heads:

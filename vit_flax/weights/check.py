@@ -13,8 +13,7 @@ def problems(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[
     """A line for each name on one side alone, with the nearest of those on the other side alone, and for each shape."""
     missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     found = []
-    for kind, names, others in (('missing', missing, unexpected), ('unexpected', unexpected, missing)):
-        others = others or [*expected]
+    for kind, names, others in (('missing', missing, unexpected), ('unexpected', unexpected, missing or [*expected])):
         # each pair takes some ten microseconds
         some = others if len(names) * len(others) < MAX_PAIRS else []
         for name in names:

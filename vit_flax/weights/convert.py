@@ -58,7 +58,7 @@ def from_torch(
     chosen = _chosen(model, source)
     say = report or (lambda line: None)
     table = build_table(model, *_inputs(model, example_inputs), **kwargs)
-    given = _flat(state_dict, say)
+    given = flat(state_dict, say)
     try:
         arrays = chosen.read(model, given, _shapes(table), say)
         _check(table, arrays)
@@ -123,7 +123,7 @@ def _chosen(model: nn.Module, source: str) -> Source:
     own = getattr(model, 'torch_source', OWN[0])
     if name in OWN and name != own:
         raise ValueError(f'source={source!r}: {type(model).__name__} is a model of source={own!r}')
-    if not family:
+    if '/' not in source:
         return SOURCES[name]
     check_choice('source', source, tuple(f'{name}/{one.title}' for one in SOURCES[name].families))
     families = tuple(one for one in SOURCES[name].families if one.title == family)
@@ -144,7 +144,7 @@ def _in_dtype(constant: np.ndarray, dtypes: set[Any]) -> np.ndarray:
     return constant.astype(floating[0]) if len(floating) == 1 and constant.dtype.kind == 'f' else constant
 
 
-def _flat(state_dict: Mapping[str, Any], report: Report) -> dict[str, np.ndarray]:
+def flat(state_dict: Mapping[str, Any], report: Report) -> dict[str, np.ndarray]:
     """The arrays of a state dict, or of mappings of such, with the names of levels joined by `/`."""
     nested = any(isinstance(value, Mapping) for value in state_dict.values())
     arrays, wrappers = {}, set()

@@ -109,6 +109,9 @@ def _translate(rows: Sequence[Row], arrays: Arrays, side: int) -> tuple[dict[str
         parts = [arrays[names[part]] for part in range(len(sources))]
         if side == 0:
             parts = [_apply(row.op.to_torch, name, part) for name, part in zip(names.values(), parts, strict=True)]
+        if len({part.shape[1:] for part in parts}) > 1:
+            shapes = ', '.join(f'{shown(names[part])} {arrays[names[part]].shape}' for part in sorted(names))
+            raise ValueError(f'the state dict holds parts of one array that do not fit each other: {shapes}')
         whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
         pieces = _split(whole, len(targets), row.shares) if len(targets) > 1 else [whole]
         if side == 1:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -26,6 +26,10 @@ GIVEN: tuple[Any, ...] = ('neither None nor 0',)
 PREFERRED = ('state_dict_ema', 'model_ema', 'ema', 'teacher', 'target_encoder', 'model', 'state_dict', 'student')
 
 
+# A stack of more is none: it may have no elements at all.
+MAX_LAYERS = 10_000
+
+
 def _none(model: Any) -> tuple[Row, ...]:
     return ()
 
@@ -38,7 +42,8 @@ class Family:
       title: what the source calls it.
       model: name of our class.
       also: other classes there with the same names.
-      marks: beginnings of names that all its state dicts have, of any release: they are found behind any prefix.
+      marks: beginnings of names that all its state dicts have, of any release; they are found behind any prefix. Of a
+        tuple any must be there.
       absent: beginnings of names that none of them has.
       rows: of a model; the first that fits a name is taken.
       heads: of a model, of arrays that stand beside the network, outside of `prefix`.
@@ -50,7 +55,8 @@ class Family:
       stack: beginning of names of arrays that hold all blocks along their first axis: as if `{stack}_0` and so on.
       spelling: name and array in PyTorch's form, of files that have another, such as Flax's.
       left_out: beginnings of names that such state dicts may hold and that our network has no use for.
-      zeros: of a model, arrays that our network has no use for and that theirs needs: written as zeros.
+      constants: of a model, arrays that our network has no use for and that theirs needs: what is written for them.
+      left_out_zero: beginnings of names that are left out too where they are zero.
       implied: our biases that theirs lack, each with the array that is as long: zero, or it cannot be written.
       positions: rows of their position table before those of the patches, where ours may have more or none; None where
         both have the same.
@@ -60,7 +66,7 @@ class Family:
 
     title: str
     model: str
-    marks: tuple[str, ...]
+    marks: tuple[str | tuple[str, ...], ...]
     rows: Callable[[Any], Sequence[Row]]
     also: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
@@ -73,7 +79,8 @@ class Family:
     stack: str = ''
     spelling: Callable[[str, Any], tuple[str, Any]] | None = None
     left_out: tuple[str, ...] = ()
-    zeros: Callable[[Any], Shapes] = lambda model: {}
+    constants: Callable[[Any], Arrays] = lambda model: {}
+    left_out_zero: tuple[str, ...] = ()
     implied: Mapping[str, str] = field(default_factory=dict)
     positions: int | None = None
     configuration: Callable[[Shapes], dict[str, Any]] | None = None
@@ -96,9 +103,10 @@ class Family:
         """The beginnings under which a state dict holds such networks; `['']` for one without a prefix."""
         if self.spelling is not None:
             names = [self.spelling(name, None)[0] for name in names]
-        text = '\n'.join(name for name in names if '\n' not in name)
-        found = set.intersection(*({*_behind(mark).findall(text)} for mark in self.marks))
-        return sorted(found.difference(*({*_behind(mark).findall(text)} for mark in self.absent)))
+        names = [*names]
+        each = ((mark,) if isinstance(mark, str) else mark for mark in self.marks)
+        found = set.intersection(*({place for one in mark for place in _before(one, names)} for mark in each))
+        return sorted(found.difference(*(_before(mark, names) for mark in self.absent)))
 
     def read(self, model: Any, arrays: Arrays, prefix: str, shapes: Shapes, report: Report) -> dict[str, np.ndarray]:
         """The network below a prefix in our names.
@@ -136,7 +144,7 @@ class Family:
         """
         trunk, beside = self._written(model, arrays)
         dtype = next(iter(trunk.values())).dtype
-        trunk |= {name: np.zeros(shape, dtype) for name, shape in self.zeros(model).items()}
+        trunk |= {name: array.astype(dtype) for name, array in self.constants(model).items()}
         prefix = self.prefix if beside or self.always_prefixed else ''
         theirs = {prefix + name: array for name, array in trunk.items()} | beside
         # memory of its own for each, as torch.from_numpy wants it
@@ -161,7 +169,7 @@ class Family:
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
         """The arrays of the network and those beside it, both without prefixes, and the prefix of the latter."""
         if self.spelling is not None:
-            arrays = dict(self.spelling(name, array) for name, array in arrays.items())
+            arrays = _once(self.spelling(name, array) for name, array in arrays.items())
         outer = prefix.removesuffix(self.prefix) if prefix.endswith(self.prefix) else prefix
         trunk, beside, outside = {}, {}, []
         for name, array in arrays.items():
@@ -176,7 +184,7 @@ class Family:
         if outside:
             report(f'left out {len(outside)} arrays beside these: {summary(outside)}')
         if self.stack:
-            trunk = {one: layer for name, array in trunk.items() for one, layer in self._unstacked(name, array)}
+            trunk = _once(layer for name, array in trunk.items() for layer in self._unstacked(name, array))
         return self._newest(trunk), self._newest(beside), outer
 
     def _newest(self, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -186,7 +194,7 @@ class Family:
         return {**rest, **found}
 
     def _unstacked(self, name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        if not name.startswith(f'{self.stack}/') or not array.ndim:
+        if not name.startswith(f'{self.stack}/') or array.ndim == 0 or len(array) > MAX_LAYERS:
             return [(name, array)]
         return [(f'{self.stack}_{i}{name.removeprefix(self.stack)}', layer) for i, layer in enumerate(array)]
 
@@ -194,12 +202,16 @@ class Family:
         self, rows: Sequence[Row], arrays: dict[str, np.ndarray], prefix: str, model: Any, report: Report
     ) -> dict[str, np.ndarray]:
         """The arrays without those that our network has no use for."""
-        useless = (*self.left_out, *self.zeros(model))
-        dropped = [
-            name
-            for name in arrays
-            if any(match(pattern, name) is not None for pattern in useless) and not _is_named(rows, name)
-        ]
+        useless = (*self.left_out, *self.constants(model))
+
+        def is_dropped(name: str) -> bool:
+            if _is_named(rows, name):
+                return False
+            if _begins(self.left_out_zero, name):
+                return not arrays[name].any()
+            return _begins(useless, name)
+
+        dropped = [name for name in arrays if is_dropped(name)]
         if dropped:
             report(f'left out {len(dropped)} arrays without use here: {summary(prefix + name for name in dropped)}')
         return {name: array for name, array in arrays.items() if name not in dropped}
@@ -268,7 +280,9 @@ class Source:
         of_class = [one for one in self.families if one.is_written and one.model == type(model).__name__]
         if not of_class:
             known = ', '.join(dict.fromkeys(family.model for family in self.families))
-            raise ValueError(f'source={self.name!r} has names for {known}, not for {type(model).__name__}')
+            alone = ', but is read alone' if type(model).__name__ in known.split(', ') else ''
+            not_for = alone or f', not for {type(model).__name__}'
+            raise ValueError(f'source={self.name!r} has names for {known}{not_for}')
         reasons = [family.reason(model) for family in of_class]
         if all(reasons):
             each = '; '.join(f'{one.title}: {reason}' for one, reason in zip(of_class, reasons, strict=True))
@@ -288,12 +302,28 @@ class Source:
         found = self.found(given)
         if not found:
             raise ValueError(f'source={self.name!r}: the state dict has none of the networks of {self.described()}')
-        family, prefixes = found[0]
+        family, prefixes = next((each for each in found if each[0].configuration), found[0])
         if family.configuration is None:
             raise ValueError(f'source={self.name!r}: the shapes of {family.title} do not tell its arguments')
         arrays = {name: np.broadcast_to(np.zeros((), np.int8), np.shape(array)) for name, array in given.items()}
         trunk, beside, _ = family._parts(arrays, preferred(prefixes), lambda line: None)
-        return stem_of(family.model), family.configuration({name: np.shape(a) for name, a in (beside | trunk).items()})
+        shapes = {name: np.shape(array) for name, array in (beside | trunk).items()}
+        try:
+            return stem_of(family.model), family.configuration(shapes)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f'the shapes do not tell the arguments of {family.title}: {error}') from error
+
+    def array_names(self, model: Any, names: Iterable[str]) -> dict[str, str]:
+        """Names of a network's arrays there to those that hold them here; names that are not of it are left out."""
+        fitting = [family for family in self.families if family.reason(model) is None]
+        found = {}
+        for name in names:
+            for family in fitting[:1]:
+                rows = (*family.heads(model), *family.rows(model))
+                newest = renamed(family.vintages, name.removeprefix(family.prefix))
+                if _is_named(rows, newest) or any(row.theirs == '' for row in rows):
+                    found[name] = renamed(rows, newest)
+        return found
 
     def described(self) -> str:
         """Its networks, in one line."""
@@ -322,9 +352,30 @@ def _rank(prefix: str) -> int:
 
 @cache
 def _behind(pattern: str) -> re.Pattern[str]:
-    """Finds what stands before names that begin with a pattern, in lines of names."""
+    """A name that begins with a pattern, and what stands before it."""
     text = re.sub(r'\\\{\w+\\\}', r'[0-9]+', re.escape(pattern))
-    return re.compile(rf'^((?:.*[./])?){text}(?:[./].*)?$', re.MULTILINE)
+    return re.compile(rf'((?:.*[./])?){text}(?:[./].*)?', re.DOTALL)
+
+
+def _before(pattern: str, names: Iterable[str]) -> set[str]:
+    """What stands before those of the names that begin with a pattern."""
+    literal = pattern.partition('{')[0]  # which is found a thousand times as fast
+    found = (_behind(pattern).fullmatch(name) for name in names if literal in name)
+    return {match[1] for match in found if match}
+
+
+def _once(pairs: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A dict of names that must all be different."""
+    found: dict[str, np.ndarray] = {}
+    for name, array in pairs:
+        if name in found:
+            raise ValueError(f'the state dict holds {shown(name)} twice, in two spellings')
+        found[name] = array
+    return found
+
+
+def _begins(patterns: Iterable[str], name: str) -> bool:
+    return any(match(pattern, name) is not None for pattern in patterns)
 
 
 def _is_named(rows: Sequence[Row], name: str) -> bool:
@@ -443,6 +494,8 @@ def sizes_of(
       prefix: rows of the table before those of the patches.
       head: kernel of the head, `[classes d]`; 0 classes without it.
     """
+    if len(shapes[kernel]) != 4:
+        raise ValueError(f'the shapes do not tell the sizes: {kernel} has shape {shapes[kernel]}, not 4 axes')
     width, channels, height, breadth = shapes[kernel]
     side = grid_of(shapes[positions][-2] - prefix)
     return dict(
@@ -455,12 +508,6 @@ def sizes_of(
         num_heads=heads_of(width),
         mlp_ratio=mlp_ratio_of(shapes[hidden][0], width),
     )
-
-
-def renamed_modules(family: Family, model: Any, names: Iterable[str]) -> dict[str, str]:
-    """Names of modules or arrays of a network of theirs, without its prefix, to ours."""
-    rows = (*family.heads(model), *family.rows(model))
-    return {name: renamed(rows, renamed(family.vintages, name)) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -477,7 +524,7 @@ class OwnSource(Source):
         self, model: Any, state_dict: Arrays, shapes: Shapes, report: Report = lambda line: None
     ) -> dict[str, np.ndarray]:
         """As `Source.read`, with whatever is missing or too much, which the caller reports."""
-        prefix = self._prefix(state_dict, shapes)
+        prefix = prefix_of(state_dict, shapes)
         outside = [name for name in state_dict if not name.startswith(prefix)]
         if prefix:
             report(f'read {len(state_dict) - len(outside)} arrays below {shown(repr(prefix))}')
@@ -490,13 +537,14 @@ class OwnSource(Source):
         """As it is."""
         return dict(state_dict)
 
-    def _prefix(self, names: Iterable[str], shapes: Shapes) -> str:
-        """The beginning of the names behind which most are the model's own."""
-        counts: Counter[str] = Counter()
-        for name in names:
-            starts = [0, *(found.end() for found in re.finditer(r'[./]', name))]
-            counts.update(name[:start] for start in starts if name[start:] in shapes)
-        # older releases have other names for some
-        if not counts or counts[''] * 2 >= max(counts.values()) or max(counts.values()) * 4 < len(shapes):
-            return ''
-        return preferred([prefix for prefix, count in counts.items() if count * 2 > max(counts.values())])
+
+def prefix_of(names: Iterable[str], wanted: Collection[str]) -> str:
+    """The beginning of the names behind which most of those that are wanted are found."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        starts = [0, *(found.end() for found in re.finditer(r'[./]', name))]
+        counts.update(name[:start] for start in starts if name[start:] in wanted)
+    # older releases have other names for some
+    if not counts or counts[''] * 2 >= max(counts.values()) or max(counts.values()) * 4 < len(wanted):
+        return ''
+    return preferred([prefix for prefix, count in counts.items() if count * 2 > max(counts.values())])

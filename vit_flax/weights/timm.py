@@ -8,11 +8,11 @@ from typing import Any
 
 @cache
 def published() -> dict[str, dict[str, Any]]:
-    """What timm publishes of `VisionTransformer`, by name: written by `parity_tests/timm_tags.py`.
+    """What timm publishes of plain vision transformers, by name: written by `parity_tests/timm_tags.py`.
 
-    `args` are the arguments of ours and `parameters` their number; `tags` the pretrained weights of this network, each
-    with the arguments that differ (None for the default), and how its images are prepared. A network that is not built
-    has a `reason` instead.
+    `module` is timm's; `stem` the model file, `args` the arguments of ours and `parameters` their number; `tags` are
+    the pretrained weights of this network, each with the arguments that differ (None for the default), and how its
+    images are prepared. A network that is not built has a `reason` instead.
     """
     table: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name('timm_tags.json').read_text())
     return table

@@ -1,6 +1,8 @@
-"""Names of facebookresearch/dinov2, arXiv:2304.07193, with registers too, arXiv:2309.16588."""
+"""Names of facebookresearch/dinov2, arXiv:2304.07193, with registers too, arXiv:2309.16588; TIPSv2 has them as well."""
 
 from typing import Any
+
+import numpy as np
 
 from vit_flax.blocks.positions import Resampling
 from vit_flax.weights.rows import Row
@@ -31,7 +33,7 @@ def arguments(shapes: Shapes) -> dict[str, Any]:
 
 SOURCE = Source(
     'dinov2',
-    "facebookresearch/dinov2's, with and without registers",
+    "facebookresearch/dinov2's, with and without registers, and TIPSv2's image encoder",
     (
         Family(
             'DINOv2',
@@ -49,7 +51,7 @@ SOURCE = Source(
             vintages=CHUNKS,
             # the heads of training
             left_out=('dino_head', 'ibot_head'),
-            zeros=lambda model: {'mask_token': (1, model.embed_dim)},
+            constants=lambda model: {'mask_token': np.zeros((1, model.embed_dim))},
             positions=1,
             configuration=arguments,
         ),

@@ -104,6 +104,8 @@ def big_vision(model: Any) -> tuple[Row, ...]:
 
 def configuration(shapes: Shapes) -> dict[str, Any]:
     """All arguments; GELU is its tanh form there, and epsilon flax's 1e-6."""
+    if len(shapes['embedding/kernel']) != 4:
+        raise ValueError(f'the shapes do not tell the sizes: embedding/kernel has shape {shapes["embedding/kernel"]}')
     height, breadth, channels, width = shapes['embedding/kernel']
     classic = 'Transformer/posembed_input/pos_embedding' in shapes
     table = shapes['Transformer/posembed_input/pos_embedding' if classic else 'pos_embedding']

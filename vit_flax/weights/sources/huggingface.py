@@ -7,6 +7,8 @@ read too, and those of Flax in `flax_model.msgpack`.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from vit_flax.blocks.positions import Resampling
 from vit_flax.blocks.weight_ops import kernel_op
 from vit_flax.weights.rows import Rearrange, Row
@@ -131,7 +133,11 @@ def dinov3(model: Any) -> tuple[Row, ...]:
         Row('embeddings.patch_embeddings', 'patch_embed.proj'),
         Row(f'{layer}.norm1', 'blocks.{i}.norm1'),
         Row(tuple(f'{layer}.attention.{part}_proj.weight' for part in 'qkv'), 'blocks.{i}.attn.qkv.weight'),
-        *(Row(f'{layer}.attention.{part}_proj.bias', f'blocks.{{i}}.attn.{part}_bias') for part in 'qv'),
+        *(
+            Row(f'{layer}.attention.{part}_proj.bias', f'blocks.{{i}}.attn.{part}_bias')
+            for part in 'qv'
+            if model.qkv_bias
+        ),
         Row(f'{layer}.attention.o_proj', 'blocks.{i}.attn.proj'),
         Row(f'{layer}.layer_scale1.lambda1', 'blocks.{i}.gamma_1'),
         Row(f'{layer}.norm2', 'blocks.{i}.norm2'),
@@ -143,10 +149,34 @@ def dinov3(model: Any) -> tuple[Row, ...]:
     )
 
 
-def dinov3_zeros(model: Any) -> dict[str, tuple[int, ...]]:
+def dinov3_constants(model: Any) -> dict[str, np.ndarray]:
     """A mask token, and no registers where there are none."""
-    registers = {} if model.num_reg_tokens else {'embeddings.register_tokens': (1, 0, model.embed_dim)}
-    return {'embeddings.mask_token': (1, 1, model.embed_dim), **registers}
+    none = {} if model.num_reg_tokens else {'embeddings.register_tokens': np.zeros((1, 0, model.embed_dim))}
+    return {'embeddings.mask_token': np.zeros((1, 1, model.embed_dim)), **none}
+
+
+def beit(model: Any) -> tuple[Row, ...]:
+    """Keys have no bias; positions may be biases of each block or of all together."""
+    inside, table = f'{BLOCK}.attention.attention', 'relative_position_bias_table'
+    behind = model.global_pool == 'avg' if model.use_fc_norm is None else model.use_fc_norm
+    return (
+        Row(tuple(f'{inside}.{part}.weight' for part in QKV), 'blocks.{i}.attn.qkv.weight'),
+        Row(f'{inside}.query.bias', 'blocks.{i}.attn.q_bias'),
+        Row(f'{inside}.value.bias', 'blocks.{i}.attn.v_bias'),
+        Row(f'{inside}.relative_position_bias.{table}', f'blocks.{{i}}.attn.{table}'),
+        Row(f'encoder.relative_position_bias.{table}', f'rel_pos_bias.{table}'),
+        Row(f'{BLOCK}.lambda_1', 'blocks.{i}.gamma_1'),
+        Row(f'{BLOCK}.lambda_2', 'blocks.{i}.gamma_2'),
+        *(row for row in VIT if not isinstance(row.theirs, tuple)),
+        Row('pooler.layernorm', 'fc_norm') if behind else Row('layernorm', 'norm'),
+    )
+
+
+BEIT_MODULES = (
+    Row('shared_position_bias', 'encoder.relative_position_bias'),
+    Row('layers.{i}.relative_position_bias', f'{BLOCK}.attention.attention.relative_position_bias'),
+    *VIT_MODULES,
+)
 
 
 def mae(model: Any) -> tuple[Row, ...]:
@@ -251,7 +281,7 @@ FAMILIES = (
         prefix='dinov2.',
         requires={**WITH_SCALE, 'reg_tokens': (0,)},
         vintages=DINOV2_MODULES,
-        zeros=lambda model: {'embeddings.mask_token': (1, model.embed_dim)},
+        constants=lambda model: {'embeddings.mask_token': np.zeros((1, model.embed_dim))},
         positions=1,
     ),
     of_vision_transformer(
@@ -263,7 +293,7 @@ FAMILIES = (
         prefix='dinov2_with_registers.',
         requires={**WITH_SCALE, 'reg_tokens': GIVEN},
         vintages=DINOV2_MODULES,
-        zeros=lambda model: {'embeddings.mask_token': (1, model.embed_dim)},
+        constants=lambda model: {'embeddings.mask_token': np.zeros((1, model.embed_dim))},
         positions=1,
     ),
     Family(
@@ -290,7 +320,30 @@ FAMILIES = (
             'norm': ('layer',),
         },
         vintages=(Row('model.layer.{i}', 'layer.{i}'),),
-        zeros=dinov3_zeros,
+        left_out_zero=('layer.{i}.attention.q_proj.bias', 'layer.{i}.attention.v_proj.bias'),
+        constants=dinov3_constants,
+    ),
+    Family(
+        'BEiT',
+        'Beit',
+        ('embeddings.cls_token', 'embeddings.patch_embeddings.projection', BEIT),
+        beit,
+        heads=lambda model: HEAD,
+        prefix='beit.',
+        spelling=spelling,
+        requires={
+            'init_values': GIVEN,
+            'swiglu_mlp': (False,),
+            'scale_mlp': (False,),
+            'norm': ('layer',),
+            'global_pool': ('avg', 'token'),
+        },
+        vintages=BEIT_MODULES,
+        left_out=(
+            'embeddings.mask_token',
+            f'{BLOCK}.attention.attention.relative_position_bias.relative_position_index',
+            'encoder.relative_position_bias.relative_position_index',
+        ),
     ),
     of_vision_transformer(
         'IJepa',
@@ -412,6 +465,16 @@ def _dinov3_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def _beit_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(
+        init_values=config.get('layer_scale_init_value', 0.1),
+        global_pool='avg' if config.get('use_mean_pooling', True) else 'token',
+        use_abs_pos_emb=config.get('use_absolute_position_embeddings', False),
+        use_rel_pos_bias=config.get('use_relative_position_bias', False),
+        use_shared_rel_pos_bias=config.get('use_shared_relative_position_bias', False),
+    )
+
+
 def _ijepa_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {'class_token': False, 'global_pool': 'avg', 'fc_norm': False}
 
@@ -437,6 +500,7 @@ TYPES: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], float, str
     'dinov2': (_dinov2_arguments, 1e-6, 'gelu', 224),
     'dinov2_with_registers': (_dinov2_arguments, 1e-6, 'gelu', 224),
     'dinov3_vit': (_dinov3_arguments, 1e-5, 'gelu', 224),
+    'beit': (_beit_arguments, 1e-12, 'gelu', 224),
     'ijepa': (_ijepa_arguments, 1e-12, 'gelu', 224),
     'clip_vision_model': (_clip_arguments, 1e-5, 'quick_gelu', 224),
     'siglip_vision_model': (_siglip_arguments, 1e-6, 'gelu_pytorch_tanh', 224),
@@ -456,14 +520,21 @@ class HuggingFace(Source):
         Raises:
           ValueError: of a model that is none of these, or with an activation that we do not have.
         """
+        try:
+            return self._configuration(given, names)
+        except (AttributeError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(f'the configuration does not tell the arguments: {error}') from error
+
+    def _configuration(self, given: Mapping[str, Any], names: Iterable[str]) -> Configuration:
         config, kind = given, given.get('model_type')
         if 'vision_config' in given:  # of CLIP and SigLIP as a whole
             config = {**given['vision_config'], 'architectures': given.get('architectures')}
-            config.setdefault('projection_dim', given.get('projection_dim', 512))
+            # the part has a width of its own, which is not that of the whole
+            config['projection_dim'] = given.get('projection_dim', 512)
             config |= {key: given[key] for key in ('id2label', 'num_labels') if key in given}
             kind = config.get('model_type') or f'{kind}_vision_model'
             kind = f'{kind}_vision_model' if kind in ('clip', 'siglip') else kind
-        if kind not in TYPES:
+        if not isinstance(kind, str) or kind not in TYPES:
             raise ValueError(f'model_type={kind!r} is none of {", ".join(TYPES)}')
         arguments, epsilon, act, size = TYPES[kind]
         act = config.get('hidden_act', act)
@@ -494,12 +565,13 @@ class HuggingFace(Source):
         has_pooler = has_pooler and not classified
         told = {'hidden_size': width, 'has_pooler': has_pooler, 'classified': classified}
         kwargs |= arguments({**config, **told})
-        if kind != 'dinov3_vit':
-            return 'vision_transformer', kwargs
+        stem = {'dinov3_vit': 'eva', 'beit': 'beit'}.get(kind, 'vision_transformer')
+        if stem == 'vision_transformer':
+            return stem, kwargs
         wanted = 'silu' if kwargs.get('swiglu_mlp') else 'gelu'
         if kwargs.pop('act') != wanted:
             raise ValueError(f'hidden_act={act!r} should be {wanted!r}, which is built in')
-        return 'eva', kwargs
+        return stem, kwargs
 
 
 def _size(value: Any) -> Any:

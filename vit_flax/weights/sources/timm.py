@@ -1,5 +1,6 @@
 """timm's names, which `VisionTransformer` has itself, and those of its older releases and of OpenCLIP around it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from vit_flax.weights.timm import published, sizes, tagged
 
 # LayerScale before it was a module.
 OLDER = (Row('blocks.{i}.gamma_1', 'blocks.{i}.ls1.gamma'), Row('blocks.{i}.gamma_2', 'blocks.{i}.ls2.gamma'))
+# Indices of relative positions, and angles and frequencies of rotary ones that are not learned.
+COMPUTED = re.compile(r'(^|\.)relative_position_index$|^rope\.(?!freqs$)')
 # OpenCLIP has the network in `visual.trunk` and its projection beside it.
 OPEN_CLIP = Row('visual.head.proj', 'visual.trunk.head')
 
@@ -18,11 +21,13 @@ OPEN_CLIP = Row('visual.head.proj', 'visual.trunk.head')
 def newest(model: Any, arrays: Arrays) -> dict[str, np.ndarray]:
     """A state dict of timm since 0.1 in today's names and shapes.
 
-    Patches were embedded by a linear map before they were by a convolution; LayerScale was a parameter of the block.
-    The last norm is `norm` before the pooling and `fc_norm` behind it, which is the same for a class token.
+    Tables that follow from the sizes were stored. Patches were embedded by a linear map before they were by a
+    convolution; LayerScale was a parameter of the block. The last norm is `norm` before the pooling and `fc_norm`
+    behind it, which is the same for a class token.
     """
+    arrays = {name: array for name, array in arrays.items() if not COMPUTED.search(name)}
     if type(model).__name__ not in ('VisionTransformer', 'HybridVisionTransformer'):
-        return dict(arrays)
+        return arrays
     found, rest = to_ours(OLDER, arrays)
     ours = {**rest, **found}
     kernel = ours.get('patch_embed.proj.weight')

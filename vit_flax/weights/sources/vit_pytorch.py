@@ -79,7 +79,12 @@ def _names(*marks: str) -> Family:
 
 SOURCE = OwnSource(
     'vit_pytorch',
-    'vit-pytorch, 1.0 to 1.26',
-    (_names('to_patch_embedding'), _names('to_patch_embed', 'layers'), _names('transformer.layers', 'mlp_head')),
+    'vit-pytorch, 1.0 to 1.26, and the authors of CCT',
+    (
+        _names('to_patch_embedding.{i}'),
+        _names('to_patch_embed.{i}', 'layers.{i}'),
+        _names('transformer.layers', 'mlp_head'),
+        _names('tokenizer.conv_layers', 'classifier.attention_pool'),  # also the authors' of CCT
+    ),
     newest=newest,
 )
