@@ -131,7 +131,7 @@ def test_two_processes_save_together_at_a_signal_and_end_together_at_a_death(sev
 def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits(several, tmp_path):
     """One after the other, in one run: in the compiler, in saves, in a step."""
     folder, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
-    quick = ('--mesh.heartbeat-timeout=3',)
+    quick = ('--mesh.heartbeat-timeout=5',)
 
     # While they compile: the folder is there, and no step yet.
     processes = several(2, folder, *quick)
@@ -151,7 +151,7 @@ def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits
     processes = several(2, folder, *quick)
     wait_for_rows(folder, processes, after=max(steps_of(folder)))
     processes[1].send_signal(signal.SIGSTOP)
-    assert_lost(ends(processes[:1], WITHIN)[0], 1, 'no heartbeat for 3 s')
+    assert_lost(ends(processes[:1], WITHIN)[0], 1, 'no heartbeat for 5 s')
     processes[1].send_signal(signal.SIGCONT)
     assert_lost(ends(processes[1:], WITHIN)[0], 0)
     assert_whole(folder)
@@ -166,7 +166,7 @@ def test_whatever_ends_one_ends_all_and_the_same_command_ends_with_the_same_bits
 
 @pytest.mark.exhaustive
 def test_four_processes_read_the_same_data_and_lose_one(several, whole, tmp_path):
-    """As one process does, whose rows they repeat: each element of a batch has its position and its randomness."""
+    """As two and one do, whose rows they repeat: each element of a batch has its position and its randomness."""
     folder = tmp_path / 'run'
     processes = several(4, folder, '--mesh.fsdp=2', *SPLIT)
     wait_for_rows(folder, processes, after=6)
@@ -177,7 +177,7 @@ def test_four_processes_read_the_same_data_and_lose_one(several, whole, tmp_path
         assert_lost(outcome[process], 2)
     assert_whole(folder)
 
-    outcome = ends(several(4, folder, '--mesh.fsdp=2', *SPLIT))
+    outcome = ends(several(2, folder, '--mesh.fsdp=2', *SPLIT))
     assert_finished(outcome)
     assert number_in(r'continuing after step (\d+)', outcome[0][1]) >= 4
     ours, theirs = rows_without_speed(folder), rows_without_speed(whole[0])
@@ -216,7 +216,6 @@ def test_checkpoints_move_between_any_numbers_of_processes(several, tiny, whole,
     restored_and_saved(on(2, 1, '--mesh.fsdp=2'))
     restored_and_saved(on(4, 2, '--mesh.fsdp=4', '--mesh.tensor=2'))
     restored_and_saved(lambda: tiny('--out', str(folder), *SPLIT, '--mesh.fsdp=8'))
-    restored_and_saved(on(2, 2, '--mesh.tensor=2'))
 
 
 # ---------------------------------------------------------------------- refusals
@@ -239,21 +238,17 @@ def test_what_one_process_refuses_ends_all(several, tmp_path):
     assert os.listdir(foreign) == ['thesis.tex']
 
     run, elsewhere = tmp_path / 'run', tmp_path / 'elsewhere'
-    here, other, missing = tmp_path / 'mnist', tmp_path / 'other', tmp_path / 'no'
+    here, missing = tmp_path / 'mnist', tmp_path / 'no'
     said = 'is not the folder that process 0 has under this path'
     outcome = ends(several(2, run, own={1: (f'--out={elsewhere}',)}))
     assert_refused(outcome, 1, said)
     assert not elsewhere.exists()
 
     images = np.zeros((20, 8, 8, 3), np.uint8)
-    for path, count in ((here, 20), (other, 19)):
-        np.savez(path.with_suffix('.npz'), train_images=images[:count], train_labels=np.arange(count) % 2,
-                 val_images=images, val_labels=np.arange(20) % 2)  # fmt: skip
+    np.savez(here.with_suffix('.npz'), train_images=images, train_labels=np.arange(20) % 2)
     data = ('--data.name=npz', f'--data.path={here}.npz')
-    outcome = ends(several(2, tmp_path / 'data', *data, own={1: (f'--data.path={missing}.npz',)}))
-    assert_refused(outcome, 1, str(missing))
-    outcome = ends(several(2, tmp_path / 'data', *data, own={1: (f'--data.path={other}.npz',)}))
-    assert_refused(outcome, 1, 'train data of npz: 19 images here, 20 for process 0: every host needs')
+    outcome = ends(several(2, tmp_path / 'data', *data, own={0: (f'--data.path={missing}.npz',)}))
+    assert_refused(outcome, 0, str(missing))
     assert not (tmp_path / 'data').exists()
 
 

@@ -31,6 +31,8 @@ PATIENCE = 3.0, 30.0
 PROTOCOL = 'vit_flax hosts 1'
 # JAX's own signs of life would abort the process in C++; those here come first.
 NEVER = 24 * 3600
+# Seconds in which all leave JAX's service once all are done.
+SHUTDOWN = 30
 # Addresses to listen at that stand for all of a host.
 EVERYWHERE = '[::]', '0.0.0.0'
 
@@ -126,14 +128,15 @@ def joined(config: Config, dry_run: bool = False, say: Callable[[str], None] = _
             cluster_detection_method='deactivate',
             initialization_timeout=max(int(config.mesh.timeout), 1),
             heartbeat_timeout_seconds=NEVER,
-            shutdown_timeout_seconds=FAREWELL,
+            shutdown_timeout_seconds=SHUTDOWN,
             coordinator_bind_address=f'{host}:{port}',
         )
         yield
         peers.finish()
     except BaseException as error:
         peers.fail(error)
-    jax.distributed.shutdown()
+    with contextlib.suppress(RuntimeError):  # one that died since all were done
+        jax.distributed.shutdown()
 
 
 def meet(

@@ -3,7 +3,7 @@
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,18 +22,19 @@ def blocks(page: str) -> list[str]:
     return [text.replace('\\\n', ' ') for text in re.findall(r'```(?:console|bash)\n(.*?)```', page, re.DOTALL)]
 
 
-def train_commands() -> Iterator[list[str]]:
+def train_commands(page: Path) -> set[tuple[str, ...]]:
     """Arguments of every `python -m train`."""
-    for page in (SCALE, ROOT / 'README.md'):
-        for line in '\n'.join(blocks(page.read_text())).splitlines():
-            for arguments in re.findall(r'python -m train (.*)', line):
-                yield shlex.split(AFTER.split(arguments)[0].replace('$NODE', '0'), comments=True)
+    found = re.findall(r'python -m train (.*)', '\n'.join(blocks(page.read_text())))
+    return {tuple(shlex.split(AFTER.split(args)[0].replace('$NODE', '0'), comments=True)) for args in found}
 
 
-COMMANDS = sorted(set(map(tuple, train_commands())))
+COMMANDS = sorted(train_commands(SCALE))
+OTHERS = sorted(train_commands(ROOT / 'README.md') - {*COMMANDS})
 
 
-@pytest.mark.parametrize('command', COMMANDS, ids=' '.join)
+@pytest.mark.parametrize(
+    'command', [*COMMANDS, *(pytest.param(command, marks=pytest.mark.exhaustive) for command in OTHERS)], ids=' '.join
+)
 def test_every_command_is_one(command):
     name, *args = command
     if name in commands.names():
