@@ -19,6 +19,7 @@ from parity_tests.test_upstream import compare_with_upstream
 from parity_tests.timm_side import VERSION, timm
 from parity_tests.timm_tags import MODULES, OTHERS, PAGE, SIZES, names, ours, page, parameters, tags_built
 from vit_flax.models.vision_transformer import VisionTransformer
+from vit_flax.registry import model_info, stems
 from vit_flax.weights.timm import published
 
 BUILT = {name: entry for name, entry in published().items() if 'args' in entry}
@@ -157,3 +158,10 @@ def test_dropped_paths_and_patches():
     assert kept.shape == (2, 1 + 12, 20)
     found = {row.tobytes() for row in np.asarray(kept[0, 1:])}
     assert len(found) == 12 and found < {row.tobytes() for row in np.asarray(tokens[0, 1:])}
+
+
+def test_a_name_of_timm_is_its_network():
+    """No preset of another model has one."""
+    names = set(timm().list_models())
+    of_others = {name for stem in stems() for name in (stem, *model_info(stem).presets)} - published().keys()
+    assert not names & of_others

@@ -16,7 +16,7 @@ from train.commands.command import console
 from train.config import Config, Loader
 from train.data.stream import host_rows, place, train_batches
 from train.errors import UserError
-from train.flops import flops, model_flops
+from train.flops import model_flops
 from train.init import begin, inherit
 from train.log import duration
 from train.optim import assign, paths
@@ -26,6 +26,7 @@ from train.setup import Setup, set_up
 from train.sharding import abstract, traced_for
 from train.sources.source import InMemory, Record
 from vit_flax.cli.text import fold
+from vit_flax.flops import flops
 
 
 def dry_run(config: Config) -> None:
@@ -154,7 +155,7 @@ def _memory(compiled: Any) -> Table | str:
 
 
 def _flops(config: Config, setup: Setup) -> list[str]:
-    """Of one step and of the forward pass, for all devices together; see `train.flops`."""
+    """Of one step and of the forward pass, for all devices together; see `vit_flax.flops`."""
 
     images = jax.eval_shape(setup.scale.leaf, setup.batch['image'])
     variables = config.objective.network(setup.state.variables)

@@ -13,11 +13,12 @@ import pytest
 from jax import lax
 
 from train.cli import parse
-from train.flops import count, flops, model_flops, peak_flops
+from train.flops import model_flops, peak_flops
 from train.setup import set_up
 from vit_flax.blocks.backend import compiling_for
 from vit_flax.blocks.kernels import query_blocks
 from vit_flax.blocks.module import example_inputs
+from vit_flax.flops import count, flops
 from vit_flax.registry import model_info, stems
 
 FEW = ('cct', 'vit')

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from train.flops import valid_pairs
 from train.plan.instruction import Instruction, instruction
 from train.plan.loops import trip_count
+from vit_flax.flops import valid_pairs
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute',
          'collective-broadcast')  # fmt: skip

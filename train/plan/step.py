@@ -12,13 +12,14 @@ from typing import Any
 import jax
 
 from train.config import Config
-from train.flops import count, model_flops
+from train.flops import model_flops
 from train.plan import hlo
 from train.plan.chips import GIB
 from train.plan.topologies import Topology
 from train.setup import Setup, set_up
 from train.sharding import abstract
 from train.state import TrainState
+from vit_flax.flops import count
 
 
 @dataclass(frozen=True)

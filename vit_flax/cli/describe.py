@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vit_flax.blocks.module import example_inputs
     from vit_flax.cli.arguments import find, options
+    from vit_flax.flops import flops
 
     stem, info, preset = find(args.name)
     module = importlib.import_module(info.build.__module__)
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     leaves = jax.tree.leaves(output)
     write(f'output\n  {first_sentence(info.build)}\n  {", ".join(_shape(leaf.shape) for leaf in leaves)}\n')
 
-    write(f'\nsize{"" if of_preset else " that the paper leads with"}: {parameters:,} parameters\n')
+    forward = flops(model.apply, variables, *examples)
+    write(f'\nsize{"" if of_preset else " that the paper leads with"}: {parameters:,} parameters')
+    write(f', {number(forward)}FLOPs of a forward pass\n')
     write(f'  {sizes(shown) or "all arguments as above"}\n')
     write(weights_of(args.name))
     if len(info.presets) > MANY and not of_preset:
@@ -64,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
         width = _width() - 4
         write(''.join('  - ' + '\n    '.join(columns(quirk, width)) + '\n' for quirk in found))
     return 0
+
+
+def number(value: float) -> str:
+    """With three digits and a prefix of the SI, and a space behind: `8.5 G`."""
+    for prefix, unit in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
+        if value >= unit:
+            return f'{value / unit:.3g} {prefix}'
+    return f'{value:.3g} '
 
 
 def weights_of(name: str) -> str:

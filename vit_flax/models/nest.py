@@ -267,8 +267,8 @@ CARD = ModelCard(
     takes='image [b h w c]',
     paper_size=published_size(96, 3, (2, 2, 8)),
     presets={
-        'nest_tiny': published_size(96, 3, (2, 2, 8)),
-        'nest_small': published_size(96, 3, (2, 2, 20)),
-        'nest_base': published_size(128, 4, (2, 2, 20)),
+        'vit_pytorch_nest_tiny': published_size(96, 3, (2, 2, 8)),
+        'vit_pytorch_nest_small': published_size(96, 3, (2, 2, 20)),
+        'vit_pytorch_nest_base': published_size(128, 4, (2, 2, 20)),
     },
 )
