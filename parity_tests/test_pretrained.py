@@ -219,8 +219,12 @@ def test_shards_and_single_files(folder, tmp_path):
     alone = tmp_path / 'alone.npz'
     write_arrays(alone, arrays)
     same(from_pretrained(alone, model=NAME)[1])
-    with pytest.raises(ValueError, match=f'name the network, model=..., such as {NAME}'):
+    with pytest.raises(ValueError, match=f'name the network, model=..., such as {NAME}; or say .* source=.*dino'):
         from_pretrained(alone)
+    said: list[str] = []
+    write_arrays(tmp_path / 'wrapped.npz', {f'module.{name}': array for name, array in arrays.items()})
+    same(from_pretrained(tmp_path / 'wrapped.npz', model=NAME, report=said.append)[1])
+    assert said == [f"read {len(arrays)} arrays below 'module.'"]
     with pytest.raises(ValueError, match='no configuration says how its images'):
         preprocessing(alone)
     assert preprocessing(alone, model=f'{NAME}.r160_in1k').size == (160, 160)

@@ -124,6 +124,7 @@ def from_pretrained(
     cache: str | None = None,
     offline: bool = False,
     key: Any = None,
+    report: Report | None = None,
     **kwargs: Any,
 ) -> tuple[Backbone, dict[str, Any]]:
     """A network with published weights.
@@ -144,6 +145,7 @@ def from_pretrained(
       cache: folder of the hub's cache.
       offline: take it from the cache alone.
       key: for what is drawn, `jax.random.key(0)` if left out.
+      report: called with a line about each thing that is taken off or left out, such as `print`.
       **kwargs: other arguments of the network, such as `scan=True` or `drop_path_rate=0.1`.
 
     Returns:
@@ -156,7 +158,7 @@ def from_pretrained(
     if resize_as:
         check_choice('resize_as', resize_as, tuple(SOURCES))
     found = open_checkpoint(name, model=model, source=source, revision=revision, cache=cache, offline=offline)
-    old, variables, own = found.load(**kwargs, **({} if dtype is None else {'dtype': dtype}))
+    old, variables, own = found.load(report, **kwargs, **({} if dtype is None else {'dtype': dtype}))
     sizes = {'image_size': image_size, 'patch_size': patch_size, 'num_classes': num_classes, 'in_chans': in_chans}
     new = old.clone(**_arguments(old, sizes))
     if new != old:
@@ -324,6 +326,8 @@ def _completed(found: Checkpoint, arrays: Mapping[str, np.ndarray]) -> Checkpoin
             total = sum(array.size for array in arrays.values())
             same = [name for name, entry in timm.published().items() if entry.get('parameters') == total]
             hint = f', such as {", ".join(same[:SHOWN])}' if same else ''
+            others = [name for name, one in SOURCES.items() if name != source and one.matches(arrays)]
+            hint += f'; or say whose file it is, source={" or ".join(others)}' if others else ''
             raise ValueError(f'{found.name}: {error}: name the network, model=...{hint}') from error
     return replace(found, model=model, args=args, source=source)
 
