@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+# What vit-pytorch's tests have stand-ins of.
+REPLACED = 'torchvision', 'torchaudio'
+
 
 @contextmanager
 def torchvision_without_operators() -> Iterator[None]:
-    """The package torchvision, importable. What stands in for it elsewhere is put back."""
-    before = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'torchvision'}
+    """The package torchvision, importable. What stands in for it or torchaudio elsewhere is put back."""
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] in REPLACED}
     sys.modules['torchvision._meta_registrations'] = ModuleType('torchvision._meta_registrations')
     try:
         yield
     finally:
-        for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
+        for name in [name for name in sys.modules if name.partition('.')[0] in REPLACED]:
             del sys.modules[name]
         sys.modules.update(before)
 
