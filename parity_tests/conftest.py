@@ -1,11 +1,13 @@
 """Doubles, and the tests of each model: the flags and devices are those of the conftest.py above."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import jax
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from conftest import subject
 from vit_flax.weights import convert, table
@@ -36,6 +38,7 @@ from parity_tests.case import (  # noqa: E402
     scannable_cases,
 )
 from parity_tests.objective_case import (  # noqa: E402
+    ObjectiveCase,
     all_objective_cases,
     all_objective_refusals,
     encoder_cases,
@@ -60,6 +63,12 @@ def float64():
         yield
 
 
+def firsts_always(cases: Iterable[ObjectiveCase]) -> list[ParameterSet]:
+    """The cases, of which the first of each objective always run."""
+    firsts = {case.stem: case for case in reversed([*cases])}.values()
+    return [pytest.param(case, marks=() if case in firsts else pytest.mark.exhaustive) for case in cases]
+
+
 PER_MODEL = {
     'case': lambda: (all_cases(), lambda case: case.id),
     'first_case': lambda: (first_cases(), lambda case: case.stem),
@@ -72,7 +81,7 @@ PER_MODEL = {
     'objective_case': lambda: (all_objective_cases(), lambda case: case.id),
     'first_objective_case': lambda: (first_objective_cases(), lambda case: case.stem),
     'representative_objective': lambda: (others_exhaustive(first_objective_cases()), lambda case: case.stem),
-    'encoder_case': lambda: (encoder_cases(), lambda case: case.id),
+    'encoder_case': lambda: (firsts_always(encoder_cases()), lambda case: case.id),
     'refused_objective': lambda: (all_objective_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
 }
 

@@ -17,6 +17,7 @@ def events(folder: Path) -> list[str]:
     return [event.get('name', '') for event in json.loads(gzip.decompress(path.read_bytes()))['traceEvents']]
 
 
+@pytest.mark.exhaustive
 def test_a_run_writes_a_trace_of_its_steps(whole):
     run, out = whole
     assert f'traced 2 steps: {run / "profile"} (tensorboard --logdir' in out

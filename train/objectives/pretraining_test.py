@@ -171,6 +171,7 @@ def test_a_run_without_labels_begins_with_what_another_learned(pretrained):
                 np.testing.assert_array_equal(leaf, learned[name], err_msg=name)
 
 
+@pytest.mark.exhaustive
 def test_continued_it_ends_with_the_same_bits(pretrained, tmp_path):
     whole, broken = pretrained('dino'), tmp_path / 'broken'
     shutil.copytree(whole, broken)

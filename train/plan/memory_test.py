@@ -43,6 +43,7 @@ print(json.dumps({'predicted': plan.temporaries + plan.program, 'taken': status(
 
 
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='Linux counts the peak of its memory')
+@pytest.mark.exhaustive
 def test_a_step_on_this_cpu_takes_the_memory_that_is_planned():
     environment = {**os.environ, 'XLA_FLAGS': ' '.join(FLAGS), 'GLIBC_TUNABLES': ''}
     command = [sys.executable, '-c', PROGRAM]
