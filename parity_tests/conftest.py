@@ -63,6 +63,15 @@ def float64():
         yield
 
 
+# Convolutional networks on views of two sizes, which take ten seconds each to compile.
+HEAVY = 'es_vit-paper', 'dino-paper_map'
+
+
+def light_always(cases: Iterable[ObjectiveCase]) -> list[ParameterSet]:
+    """The cases, of which `HEAVY` run more rarely."""
+    return [pytest.param(case, marks=pytest.mark.exhaustive if case.id in HEAVY else ()) for case in cases]
+
+
 def firsts_always(cases: Iterable[ObjectiveCase]) -> list[ParameterSet]:
     """The cases, of which the first of each objective always run."""
     firsts = {case.stem: case for case in reversed([*cases])}.values()
@@ -75,10 +84,10 @@ PER_MODEL = {
     'representative_case': lambda: (others_exhaustive(first_cases()), lambda case: case.stem),
     'scannable_case': lambda: (scannable_cases(), lambda case: case.stem),
     'scannable_representative': lambda: (others_exhaustive(scannable_cases()), lambda case: case.stem),
-    'batch_norm_case': lambda: (batch_norm_cases(), lambda case: case.stem),
+    'batch_norm_case': lambda: (others_exhaustive(batch_norm_cases()), lambda case: case.stem),
     'class_case': lambda: (constructors().values(), lambda case: f'{case.whole.path}.{case.class_name}'),
     'refused': lambda: (all_refusals(), lambda refused: f'{refused.stem}-{refused.says[:30]}'),
-    'objective_case': lambda: (all_objective_cases(), lambda case: case.id),
+    'objective_case': lambda: (light_always(all_objective_cases()), lambda case: case.id),
     'first_objective_case': lambda: (first_objective_cases(), lambda case: case.stem),
     'representative_objective': lambda: (others_exhaustive(first_objective_cases()), lambda case: case.stem),
     'encoder_case': lambda: (firsts_always(encoder_cases()), lambda case: case.id),

@@ -55,13 +55,14 @@ def test_head(representative_case: Case):
     assert changed == {path for path in ours if any(f'{path}/'.startswith(f'{part}/') for part in model.head)}
 
 
-def test_token_grids(first_case: Case, model: Backbone):
+def test_token_grids(representative_case: Case):
     """Attention maps, or what blocks put out, have each of the declared grids."""
+    model = representative_case.flax_model()
     example = module_inputs(model)[0]
-    if first_case.listed is None:
+    if representative_case.listed is None:
         assert example.ndim == len(model.layout.split())
-        example = example_inputs(first_case)[0]
-    _, taps = result_shapes(model, first_case, specimen(first_case).pair.variables)
+        example = example_inputs(representative_case)[0]
+    _, taps = result_shapes(model, representative_case, specimen(representative_case).pair.variables)
     found = set()
     for path, values in flatten_dict(taps, sep='/').items():
         for value in jax.tree.leaves(values):

@@ -180,17 +180,18 @@ def test_a_batch_may_be_empty(representative_case: Case):
     assert jax.tree.map(jnp.shape, sizes) == jax.tree.map(jnp.shape, params)
 
 
-def test_scanned_equals_torch(scannable_case: Case):
+def test_scanned_equals_torch(scannable_representative: Case):
     """Outputs, and the statistics of a training step if the model has any."""
-    one = specimen(scannable_case)
+    case = scannable_representative
+    one = specimen(case)
     loop, scanned, want = one.pair, one.scanned, one.wanted(one.scanned)
-    both_ways(loop.flax, loop.variables, scanned.variables, example_inputs(scannable_case))
-    result, new = jax.jit(partial(apply_flax, scanned))(scanned.variables, scanned.inputs, dict(scannable_case.call))
-    assert_close(jax.tree.leaves(result), want.outputs, scannable_case.tolerance)
-    state = flatten_dict(new, sep='/') if scannable_case.train else {}
+    both_ways(loop.flax, loop.variables, scanned.variables, example_inputs(case))
+    result, new = jax.jit(partial(apply_flax, scanned))(scanned.variables, scanned.inputs, dict(case.call))
+    assert_close(jax.tree.leaves(result), want.outputs, case.tolerance)
+    state = flatten_dict(new, sep='/') if case.train else {}
     assert state.keys() == want.state.keys()
     for name, value in want.state.items():
-        assert relative_error(state[name], value) <= scannable_case.tolerance, name
+        assert relative_error(state[name], value) <= case.tolerance, name
 
 
 def test_gradients_of_a_scanned_rematerialised_trunk_equal_torch(scannable_representative: Case):
