@@ -257,6 +257,51 @@ NOT_LOADED = {
     'own files of RADIO': "their networks load in timm's conversions, `source='timm'`",
     'writing BEiT-3': 'its files hold an expert of texts beside that of images',
 }
+# Published networks of the same papers that are not those of vit-pytorch.
+DIFFERENT = {
+    'twins_svt': (
+        "timm's Twins-SVT",
+        'its convolution of positions follows the first block of a stage, its last stage has local attention too, and '
+        'keys and values are normed where they are reduced; biases on queries, keys and values',
+    ),
+    'nest': (
+        "timm's NesT",
+        'positions for each block of patches (`paper_positions=True`), padding on one side of the pooling, and the '
+        'heads in another order',
+    ),
+    'max_vit': (
+        "timm's MaxViT",
+        'norms before each convolution with a shortcut that is pooled, biases, another squeeze and excitation, and a '
+        'tanh before the head',
+    ),
+    'cross_vit': (
+        "timm's CrossViT",
+        'projections between the branches are a norm, GELU and a linear map; no norm at the end of a branch; the '
+        "mean, not the sum, of both heads; a branch's images have another size",
+    ),
+    'cvt': (
+        "Hugging Face's CvT",
+        'keys and values have convolutions of their own; a class token in the last stage; biases',
+    ),
+    'simple_vit': (
+        "big_vision's SimpleViT",
+        'no norms around the patch projection, biases on all projections, GELU in its tanh form',
+    ),
+    'na_vit': (
+        "timm's NaFlexViT",
+        'no norms of queries and keys, biases, one table of positions that is resized for each image, and no query '
+        'that pools',
+    ),
+    'vivit': ("Hugging Face's ViViT", 'attention over space and time together'),
+    'mobile_vit': (
+        "timm's MobileViT",
+        'biases, a norm behind the blocks, heads of a quarter of the width; not built yet',
+    ),
+    't2t': (
+        "the authors' T2T-ViT_t",
+        'the first transformers work at a width of 64 and skip from the values; not built yet',
+    ),
+}
 FOLDED = """
 A position of the class token that a network of ours does not have (`no_embed_class=True`) is added to the token, as
 timm does: what is then written has the sum as its token, and a position of zero. All else comes back bit for bit.
@@ -298,6 +343,14 @@ def weights() -> str:
             lines.append(f'| {" | ".join(cells)} |')
     lines += ['', '## What does not load, and why', '', '| what | why |', '|---|---|']
     lines += [f'| {what} | {why} |' for what, why in NOT_LOADED.items()]
+    lines += [
+        '',
+        '## Networks of the same papers that differ',
+        '',
+        '| here | published | what differs |',
+        '|---|---|---|',
+    ]
+    lines += [f'| `{stem}` | {whose} | {what} |' for stem, (whose, what) in DIFFERENT.items()]
     return WEIGHTS.replace('<!-- resampling -->\n', resampling()) + '\n'.join(lines) + '\n' + FOLDED
 
 
