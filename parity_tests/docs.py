@@ -344,6 +344,7 @@ def weights() -> str:
     lines += ['', '## What does not load, and why', '', '| what | why |', '|---|---|']
     lines += [f'| {what} | {why} |' for what, why in NOT_LOADED.items()]
     lines += [
+        *FOLDED.splitlines(),
         '',
         '## Networks of the same papers that differ',
         '',
@@ -351,7 +352,7 @@ def weights() -> str:
         '|---|---|---|',
     ]
     lines += [f'| `{stem}` | {whose} | {what} |' for stem, (whose, what) in DIFFERENT.items()]
-    return WEIGHTS.replace('<!-- resampling -->\n', resampling()) + '\n'.join(lines) + '\n' + FOLDED
+    return WEIGHTS.replace('<!-- resampling -->\n', resampling()) + '\n'.join(lines) + '\n'
 
 
 def main() -> None:
