@@ -53,7 +53,9 @@ class Attention(nn.Module):
         else:
             self.kv = LinearNorm(dim, both, conv)
             self.q = nn.Sequential(OrderedDict(ln=LinearNorm(dim, heads * key, conv)))
-        self.proj = nn.Sequential(OrderedDict(act=act(), ln=LinearNorm(heads * self.value, out, conv, 0.0)))
+        self.proj = nn.Sequential(
+            OrderedDict(act=act(), ln=LinearNorm(heads * self.value, out, conv, float(stride > 1)))
+        )
         rows, columns = grid
         self.attention_biases = nn.Parameter(torch.zeros(heads, rows * columns))
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
