@@ -123,7 +123,7 @@ class Attention(Module):
         x = attend(self, q, k, v, scale=self.dim_key**-0.5, bias=bias, train=train)
         x = ACTIVATIONS[self.act](rearrange(x, 'b e (h w) k -> b h w (e k)', h=height))
         # where it is a residual branch
-        start = dict(starts_at_zero=self.stride == 1)
+        start: dict[str, Any] = dict(starts_at_zero=self.stride == 1)
         return LinearNorm(self.dim_out, self.use_conv, **start, **self.precision, name='to_out')(x, train)
 
     def position_tables(self) -> dict[str, PositionTable]:
