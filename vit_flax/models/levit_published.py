@@ -122,9 +122,9 @@ class Attention(Module):
         bias = rearrange(to_float32(table)[distances(self.grid, self.stride)], 'n m e -> e n m')
         x = attend(self, q, k, v, scale=self.dim_key**-0.5, bias=bias, train=train)
         x = ACTIVATIONS[self.act](rearrange(x, 'b e (h w) k -> b h w (e k)', h=height))
-        # where it is a residual branch
-        start: dict[str, Any] = dict(starts_at_zero=self.stride == 1)
-        return LinearNorm(self.dim_out, self.use_conv, **start, **self.precision, name='to_out')(x, train)
+        is_residual = self.stride == 1
+        to_out = LinearNorm(self.dim_out, self.use_conv, starts_at_zero=is_residual, **self.precision, name='to_out')
+        return to_out(x, train)
 
     def position_tables(self) -> dict[str, PositionTable]:
         return {'biases': PositionTable(self.grid, offsets=True)}
