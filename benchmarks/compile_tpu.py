@@ -77,6 +77,8 @@ def shallow(size: Mapping[str, Any]) -> dict[str, Any]:
             return tuple(value[:2]) if len(value) == size.get('depth') else tuple(map(at_most_two, value))
         return min(value, 2) if isinstance(value, int) else value
 
+    if 'vit_layer_indices' in size:  # which layer reads which: of networks that fit one another
+        return dict(size)
     depth = size.get('depth')
     deep = {key for key in size if 'depth' in key or 'num_layers' in key}
     # one entry for each block
