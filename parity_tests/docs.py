@@ -207,8 +207,9 @@ WEIGHTS = """# Weights of others
 as timm and Hugging Face save it; a repository of the Hugging Face hub, `google/vit-base-patch16-224`; or one of timm's
 with its tag, `vit_small_patch16_224.augreg_in1k` ([timm.md](timm.md) has them). The hub needs
 `pip install 'vit-linen[hub]'`: its cache is used, `revision=` pins a commit, `offline=True` asks nobody, and what does
-not have the content that the hub announced is never read. A file without a configuration is told by its names and
-shapes where these suffice; otherwise `model='vit_small_patch16_224'` names the network.
+not have the hash that the hub announced is deleted unread (a cache without links, as on Windows, keeps no hash to
+check). A file without a configuration is told by its names and shapes where these suffice; otherwise
+`model='vit_small_patch16_224'` names the network.
 
 - `image_size=(h, w)` resamples position tables between the true grids, by the convention of the source:
 

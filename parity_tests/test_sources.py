@@ -637,7 +637,7 @@ def timm_filter() -> Callable[..., Any]:
     return imported('timm.models.vision_transformer').checkpoint_filter_fn
 
 
-@pytest.mark.parametrize('name', some(['clip', 'dinov2_gated', 'deit_distilled', 'dinov2', 'mae_fine_tuned'], 2))
+@pytest.mark.parametrize('name', some(['dinov2_gated', 'deit_distilled', 'dinov2', 'mae_fine_tuned'], 2))
 def test_arguments_from_shapes(name: str):
     source, extra = AUTHORS[name]
     args = {**OURS, **extra, 'embed_dim': 64, 'num_heads': 1}
@@ -647,6 +647,14 @@ def test_arguments_from_shapes(name: str):
     written = vit_flax.to_torch(model, zeros, source=source)
     stem, kwargs = SOURCES[source].configuration(written)
     assert vit_flax.create_model(stem, **kwargs) == model
+
+
+def test_shapes_do_not_tell_clips_activation():
+    """OpenCLIP has OpenAI's names, and GELU in most networks where OpenAI has x sigmoid(1.702 x)."""
+    model = VisionTransformer(**{**OURS, 'pre_norm': True, 'num_classes': 0})
+    written = vit_flax.to_torch(model, random_variables(model), source='clip')
+    with pytest.raises(ValueError, match='the shapes of image encoder do not tell its arguments'):
+        SOURCES['clip'].configuration(written)
 
 
 # wrappers, older releases and mistakes --------------------------------------------------------------------------------

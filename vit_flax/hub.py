@@ -27,7 +27,8 @@ def download(
 ) -> Path:
     """One file of a repository, from the cache or the hub.
 
-    What the cache holds is hashed each time, so that a damaged or exchanged file is never read; such a file is deleted.
+    What the cache holds is hashed each time and deleted where it is not what the hub announced. A cache without links
+    (Windows) and a file that the hub announced without a hash cannot be checked.
 
     Args:
       repository: `owner/name`.

@@ -166,6 +166,8 @@ def geometric_matrix(old: int, new: int) -> np.ndarray:
     The old values stand at distances 0, 1, 1 + q, 1 + q + q^2, ..., of which the last is about the new largest; between
     two of them the new ones are interpolated linearly, beyond the last they are its value.
     """
+    if old == 1:  # no distance to grow
+        return np.ones((new, 1))
     far, low, high = old // 2, 1.01, 1.5
     while high - low > 1e-6:
         ratio = (low + high) / 2

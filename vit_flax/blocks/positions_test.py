@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_flax.blocks.positions import sincos_2d, sincos_grid
+from vit_flax.blocks.positions import geometric_matrix, sincos_2d, sincos_grid
 
 
 def test_two_axes_are_those_of_images():
@@ -31,3 +31,8 @@ def test_the_last_axis_comes_first():
 def test_too_narrow():
     with pytest.raises(ValueError, match='dim=11 must be at least 12 for sine-cosine positions along 3 axes'):
         sincos_grid((2, 2, 2), 11)
+
+
+@pytest.mark.parametrize('old, new', [(1, 1), (1, 5), (3, 1), (3, 3), (5, 9)])
+def test_geometric_offsets_keep_constants(old, new):
+    np.testing.assert_allclose(geometric_matrix(old, new) @ np.ones(old), np.ones(new))

@@ -1,10 +1,8 @@
 """Names of CLIP's authors, which OpenCLIP kept: the image encoder of openai/CLIP, arXiv:2103.00020."""
 
-from typing import Any
-
 from vit_flax.blocks.weight_ops import Permute
 from vit_flax.weights.rows import Rearrange, Row
-from vit_flax.weights.source import Family, Shapes, Source, sizes_of
+from vit_flax.weights.source import Family, Source
 
 BLOCK = 'transformer.resblocks.{i}'
 ROWS = (
@@ -25,21 +23,6 @@ ROWS = (
     # the projection to the space of texts and images
     Row('proj', 'head.weight', Permute((1, 0))),
 )
-
-
-def configuration(shapes: Shapes) -> dict[str, Any]:
-    """As OpenAI trained them, with x sigmoid(1.702 x); OpenCLIP's later ones have GELU."""
-    sizes = sizes_of(
-        shapes,
-        kernel='conv1.weight',
-        positions='positional_embedding',
-        block=BLOCK,
-        hidden='transformer.resblocks.0.mlp.c_fc.weight',
-        prefix=1,
-    )
-    classes = shapes['proj'][1] if 'proj' in shapes else 0
-    return sizes | dict(num_classes=classes, pre_norm=True, norm_eps=1e-5, act='quick_gelu')
-
 
 SOURCE = Source(
     'clip',
@@ -82,7 +65,7 @@ SOURCE = Source(
             ),
             implied={'head.bias': 'head.weight'},
             positions=1,
-            configuration=configuration,
+            # no configuration: OpenAI's networks have x sigmoid(1.702 x), most of OpenCLIP's GELU, under the same names
         ),
     ),
 )
